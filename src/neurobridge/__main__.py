@@ -1,0 +1,7 @@
+"""python -m neurobridge is the neurobridge command."""
+
+import sys
+
+from neurobridge.cli import main
+
+sys.exit(main())

@@ -1,0 +1,90 @@
+"""Baselines without connections between units: the mean rate, and population coupling. Also the smoothing they share.
+
+Shapes: ``W`` windows, ``N`` units, ``T`` bins. Counts [W, N, T] (or one stretch [N, T]); predictions are expected
+counts per bin of the same shape. Fitted on the training counts, predicted on the test counts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+SMOOTHING_S = 0.05  # standard deviation of the Gaussian that turns counts into activity
+
+
+def as_windows(counts: np.ndarray) -> np.ndarray:
+    """Counts [W, N, T] float64 from [W, N, T] or [N, T]. Raises ValueError for other shapes, NaN or negative counts."""
+    counts = np.asarray(counts, np.float64)
+    counts = counts[None] if counts.ndim == 2 else counts
+    if counts.ndim != 3 or not counts.size:
+        raise ValueError(f"counts must be [W, N, T] or [N, T] and not empty, got shape {counts.shape}")
+    if not np.isfinite(counts).all() or counts.min() < 0:
+        raise ValueError("counts must be finite and not negative")
+    return counts
+
+
+def mean_counts(train: np.ndarray) -> np.ndarray:
+    """Mean count per bin [N] of windows [W, N, T]; a silent unit gets half a spike over the training data."""
+    spikes = train.sum((0, 2))
+    return np.maximum(spikes, 0.5) / (train.shape[0] * train.shape[2])
+
+
+def smooth(counts: np.ndarray, *, bin_s: float, sigma_s: float = SMOOTHING_S) -> np.ndarray:
+    """Gaussian-smoothed counts along time within each window [W, N, T], renormalised at the window's edges."""
+    if sigma_s <= 0:
+        return counts
+    sigma = sigma_s / bin_s
+    mass = gaussian_filter1d(np.ones(counts.shape[-1]), sigma, mode="constant")
+    return gaussian_filter1d(counts, sigma, axis=-1, mode="constant") / mass
+
+
+def fit_predict_mean_rate(train_counts: np.ndarray, test_counts: np.ndarray) -> np.ndarray:
+    """Each unit's mean training count in every bin: expected counts of the shape of ``test_counts``."""
+    train, test = as_windows(train_counts), as_windows(test_counts)
+    prediction = np.broadcast_to(mean_counts(train)[:, None], test.shape).copy()
+    return prediction.reshape(np.shape(test_counts))
+
+
+def fit_predict_population_coupling(
+    train_counts: np.ndarray,
+    test_counts: np.ndarray,
+    *,
+    bin_s: float,
+    sigma_s: float = SMOOTHING_S,
+    iterations: int = 25,
+) -> np.ndarray:
+    """Population coupling: ``exp(b + g log p(t))`` with p the smoothed activity of all *other* units over its mean.
+
+    After Okun et al. 2015 (Nature 521:511). b (starting at the log mean) and g of every unit by Newton's method on the
+    Poisson likelihood of the training counts. ``bin_s`` and ``sigma_s`` in seconds. Returns expected counts.
+    """
+    train, test = as_windows(train_counts), as_windows(test_counts)
+    mean = mean_counts(train)
+    others = mean.sum() - mean
+    x_train, x_test = (_log_population(counts, others, bin_s, sigma_s) for counts in (train, test))
+
+    base, gain = np.log(mean), np.zeros_like(mean)
+    ridge = 1e-3 * mean * train.shape[0] * train.shape[2]  # keeps the gain of near-silent units finite
+    for _ in range(iterations):
+        residual = train - (rate := np.exp(np.minimum(base[:, None] + gain[:, None] * x_train, 5.0)))
+        slope_b, slope_g = residual.sum((0, 2)), (residual * x_train).sum((0, 2)) - ridge * gain
+        h_bb, h_bg = rate.sum((0, 2)), (rate * x_train).sum((0, 2))
+        h_gg = (rate * x_train**2).sum((0, 2)) + ridge
+        determinant = np.maximum(h_bb * h_gg - h_bg**2, 1e-12)
+        step_b = (h_gg * slope_b - h_bg * slope_g) / determinant
+        step_g = (h_bb * slope_g - h_bg * slope_b) / determinant
+        scale = np.minimum(1.0, 1.0 / np.maximum(np.maximum(np.abs(step_b), np.abs(step_g)), 1e-12))
+        base, gain = base + scale * step_b, gain + scale * step_g
+        if max(np.abs(step_b).max(), np.abs(step_g).max()) < 1e-6:
+            break
+    ceiling = np.log(np.maximum(train.max((0, 2)), 1.0))[:, None]
+    prediction = np.exp(np.minimum(base[:, None] + gain[:, None] * x_test, ceiling))
+    return prediction.reshape(np.shape(test_counts))
+
+
+def _log_population(counts: np.ndarray, others: np.ndarray, bin_s: float, sigma_s: float) -> np.ndarray:
+    """log p [W, N, T]: smoothed sum of the other units over its training mean ``others`` [N], floored at 5 %."""
+    population = counts.sum(1, keepdims=True) - counts
+    return np.log(
+        np.maximum(smooth(population, bin_s=bin_s, sigma_s=sigma_s) / np.maximum(others[:, None], 1e-9), 0.05)
+    )

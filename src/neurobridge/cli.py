@@ -1,0 +1,55 @@
+"""The command line, built from signatures: one dictionary of commands, typed options, YAML, no parser code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from jsonargparse import auto_cli
+
+from neurobridge.errors import UserError, is_disk_full
+from neurobridge.pipeline import commands
+
+COMMANDS = {
+    "demo": commands.demo,
+    "run": commands.run,
+    "pretrain": commands.pretrain,
+    "adapt": commands.adapt,
+    "align": commands.align,
+    "adapter": commands.adapter,
+    "reconstruct": commands.reconstruct,
+    "evaluate": commands.evaluate,
+    "report": commands.report,
+    "data": {
+        "_help": "Simulate, import and list recordings.",
+        "simulate": commands.simulate,
+        "import": {"_help": "Bring raw files into the on-disk format.", "v4": commands.import_v4},
+        "list": commands.list_sessions,
+    },
+    "generator": {"_help": "Picture generators.", "train": commands.train_scene_generator},
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns 0, 2 for a mistake that the user can mend, 130 after Ctrl-C."""
+    try:
+        auto_cli(COMMANDS, args=argv, prog="neurobridge", description="Spike trains to pictures.")
+    except UserError as error:
+        print(f"neurobridge: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        where = Path(error.filename).parent if error.filename else "the output folder"
+        print(
+            f"neurobridge: the disk that holds {where} is full: free some space or choose another --out",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("neurobridge: stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,129 @@
+"""Sessions to batches: which windows a step sees is a function of (seed, step) alone, so a resumed run repeats none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from neurobridge.data.store import Session
+from neurobridge.errors import UserError
+from neurobridge.neuro.batch import SpikeBatch, bin_events
+
+
+def open_sessions(folder: Path, names: Sequence[str] = (), *, window_ms: int, offset_ms: int = 0) -> list[Session]:
+    """The sessions of a data folder, all or by name, in alphabetical order. Raises UserError for what is not there."""
+    files = {path.stem: path for path in sorted((folder / "sessions").glob("*.h5"))}
+    if not files:
+        raise UserError(
+            f"no sessions under {folder / 'sessions'}: simulate or import a data set first ('neurobridge data --help')"
+        )
+    unknown = [name for name in names if name not in files]
+    if unknown:
+        raise UserError(f"session '{unknown[0]}' is not in {folder}; there are: {', '.join(files)}")
+    return [Session.open(files[name], window_ms=window_ms, offset_ms=offset_ms) for name in (names or files)]
+
+
+def region_codes(sessions: Sequence[Session]) -> dict[str, int]:
+    """Region name -> code, over all sessions; 'unknown' has none."""
+    names = sorted({region for s in sessions for region in s.recording.regions.tolist()} - {"unknown"})
+    return {name: code for code, name in enumerate(names)}
+
+
+class Batcher:
+    """Makes SpikeBatches of one or several sessions.
+
+    rows_of_units: session name -> vocabulary row of each unit. Sessions of a batch give equal numbers of windows.
+    """
+
+    def __init__(self, sessions: Sequence[Session], *, rows_of_units: dict[str, list[int]], bin_ms: int) -> None:
+        self.sessions = list(sessions)
+        self.bin_ms = bin_ms
+        codes = region_codes(sessions)
+        self.unit_rows = [np.asarray(rows_of_units[s.name]) for s in self.sessions]
+        self.regions = [np.array([codes.get(r, -1) for r in s.recording.regions.tolist()]) for s in self.sessions]
+
+    def batch(self, picks: Sequence[tuple[int, np.ndarray]]) -> SpikeBatch:
+        """picks: (index of a session, rows of its windows), equally many rows each."""
+        per_group = len(picks[0][1])
+        assert all(len(rows) == per_group for _, rows in picks), "sessions of a batch give equal numbers of windows"
+        widest = max(self.sessions[i].units for i, _ in picks)
+        unit_row = np.zeros((len(picks), widest), dtype=np.int64)
+        region = np.full((len(picks), widest), -1, dtype=np.int64)
+        unit_mask = np.zeros((len(picks), widest), dtype=bool)
+        parts, stimulus = [], []
+        for g, (i, rows) in enumerate(picks):
+            session = self.sessions[i]
+            unit_row[g, : session.units] = self.unit_rows[i]
+            region[g, : session.units] = self.regions[i]
+            unit_mask[g, : session.units] = True
+            window, column, tick, value = session.events(rows)
+            parts.append((window + g * per_group, column, tick, value))
+            stimulus.append(session.image_row[rows])
+        window, column, tick = (torch.from_numpy(np.concatenate([p[k] for p in parts])) for k in range(3))
+        valued = self.sessions[picks[0][0]].valued
+        value = torch.from_numpy(np.concatenate([p[3] for p in parts])) if valued else None
+        first = self.sessions[picks[0][0]]
+        shape = (len(picks) * per_group, widest, first.window_ms // self.bin_ms)
+        return SpikeBatch(
+            unit_row=torch.from_numpy(unit_row),
+            unit_mask=torch.from_numpy(unit_mask),
+            region=torch.from_numpy(region),
+            event_window=window,
+            event_unit=column,
+            event_tick=tick,
+            event_value=value,
+            target=bin_events(window, column, tick, value, shape, self.bin_ms),
+            window_ms=first.window_ms,
+            bin_ms=self.bin_ms,
+            stimulus=torch.from_numpy(np.concatenate(stimulus)),
+            session=torch.tensor([i for i, _ in picks]),
+            row=torch.from_numpy(np.concatenate([rows for _, rows in picks])),
+        )
+
+    def sequence(self, index: int, rows: np.ndarray, size: int) -> Iterator[SpikeBatch]:
+        """All ``rows`` of session ``index`` in order, ``size`` windows a batch."""
+        for at in range(0, len(rows), size):
+            yield self.batch([(index, rows[at : at + size])])
+
+
+class StepBatches(IterableDataset):
+    """The training batches of steps first..last: each drawn by a generator seeded with (seed, step, rank).
+
+    groups sessions a batch (all of them if there are fewer), windows / groups windows of each, from ``split``.
+    Sessions are drawn with probability proportional to the square root of their number of windows.
+    """
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        *,
+        split: str,
+        windows: int,
+        groups: int,
+        seed: int,
+        first: int,
+        last: int,
+        rank: int = 0,
+    ) -> None:
+        super().__init__()
+        self.batcher, self.seed, self.first, self.last, self.rank = batcher, seed, first, last, rank
+        self.rows = [s.rows(split) for s in batcher.sessions]
+        root = np.sqrt([len(r) for r in self.rows])
+        self.share = root / root.sum()
+        self.groups = min(groups, len(self.rows))
+        self.per_group = max(1, windows // self.groups)
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __iter__(self) -> Iterator[SpikeBatch]:
+        worker = get_worker_info()
+        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for step in range(self.first + offset, self.last, stride):
+            rng = np.random.default_rng([self.seed, step, self.rank])
+            chosen = rng.choice(len(self.rows), size=self.groups, replace=False, p=self.share)
+            yield self.batcher.batch([(int(i), rng.choice(self.rows[i], size=self.per_group)) for i in chosen])

@@ -1,0 +1,79 @@
+"""A set of images in one HDF5 file, keyed by content. Splits are made on these keys, never on file names."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from neurobridge.errors import UserError, atomic_path
+
+
+def content_id(pixels: np.ndarray) -> str:
+    """16 hex digits of the SHA-1 of an RGB image [H, W, 3] uint8 (its shape and its bytes)."""
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3, "content_id takes [H, W, 3] uint8"
+    digest = hashlib.sha1(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(kw_only=True)
+class ImageSet:
+    """``ids`` [I] content hashes, unique; ``pixels`` [I, H, W, 3] uint8; ``labels`` name -> [I, ...] (optional)."""
+
+    ids: np.ndarray
+    pixels: np.ndarray
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Row of each id. Raises UserError for an id that is not in the set."""
+        index = {key: row for row, key in enumerate(self.ids.tolist())}
+        missing = [key for key in ids.tolist() if key not in index]
+        if missing:
+            raise UserError(
+                f"{len(missing)} stimuli name images that are not in the image set (first: '{missing[0]}'): "
+                "import the images together with the sessions"
+            )
+        return np.array([index[key] for key in ids.tolist()], dtype=np.int64)
+
+    @staticmethod
+    def from_pixels(pixels: np.ndarray, labels: dict[str, np.ndarray] | None = None) -> ImageSet:
+        """Hash ``pixels`` [I, H, W, 3] and drop repeated images (the first of each is kept)."""
+        ids = np.array([content_id(image) for image in pixels])
+        _, first = np.unique(ids, return_index=True)
+        first = np.sort(first)
+        return ImageSet(ids=ids[first], pixels=pixels[first], labels={k: v[first] for k, v in (labels or {}).items()})
+
+    def write(self, path: Path | str) -> None:
+        """Write to HDF5, atomically."""
+        with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+            file.create_dataset("ids", data=self.ids.astype("S16"))
+            file.create_dataset("pixels", data=self.pixels, chunks=(1, *self.pixels.shape[1:]), compression="gzip")
+            for name, column in self.labels.items():
+                file.create_dataset(f"labels/{name}", data=column.astype("S") if column.dtype.kind == "U" else column)
+
+    @staticmethod
+    def read(path: Path | str) -> ImageSet:
+        """Read a file written by :meth:`write`. Raises UserError if it is missing or broken."""
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(
+                f"no image set at {path}: import the images, or point --data at a folder that holds images.h5"
+            )
+        try:
+            with h5py.File(path, "r") as file:
+                labels = {
+                    name: column[:].astype(str) if column.dtype.kind == "S" else column[:]
+                    for name, column in file.get("labels", {}).items()
+                }
+                return ImageSet(ids=file["ids"][:].astype(str), pixels=file["pixels"][:], labels=labels)
+        except (OSError, KeyError, RuntimeError) as error:
+            raise UserError(
+                f"{path} is not a readable image set ({str(error).splitlines()[0]}): import the images again"
+            ) from error

@@ -1,0 +1,262 @@
+"""Macaque V4 of Cowley et al. 2023 (github.com/cowleygroup/V4_compact_models): repeat-averaged counts to images.
+
+Input folder: ``responses_mean/responses_<session>.npy`` [N, P] mean spike counts in 100 ms, and, for some sessions,
+``images/images_<session>.zip`` with P pictures whose order is that of their *base names* (the order inside the
+archive is arbitrary, and folders inside it mean nothing). Output: ``images.h5`` and ``sessions/<session>.h5``.
+
+Letters: N units, P presentations, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import re
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from rich.progress import Progress
+
+from neurobridge.data.images import ImageSet, content_id
+from neurobridge.data.recording import Recording, Stimuli, read_recording, write_recording
+from neurobridge.errors import UserError
+
+FORMAT = 1
+INTERVAL = 0.2
+WINDOW = 0.1
+TEST_FRACTION = 1 / 6
+VALID_FRACTION = 0.07
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def import_v4(path: Path, out: Path = Path("data/v4"), *, seed: int = 0) -> Path:
+    """Import the V4 sessions of ``path`` into the data folder ``out``; return ``out``.
+
+    One event per (unit, presentation): presentation i starts at 0.2 i s, the counting window is 100 ms, the event sits
+    at its centre and its value is the mean count. The clock is ours, for the release holds no times. Splits go by image
+    content and ``seed`` alone (:func:`split_of`), so one image has one split in every session. Sessions whose pictures
+    were not released get the image id "" and the split train: they serve self-supervision only. Sessions already
+    written from the same bytes with the same seed are skipped. Raises UserError for input that cannot be used.
+    """
+    path, out = Path(path), Path(out)
+    if not path.is_dir():
+        raise UserError(f"no folder at {path}: give the folder that holds responses_mean/ and images/")
+    sources = sorted((path / "responses_mean").glob("responses_*.npy"))
+    if not sources:
+        raise UserError(f"{path} holds no responses_mean/responses_<session>.npy: is it the V4 release's folder?")
+    archives = {session_of(file): path / "images" / f"images_{session_of(file)}.zip" for file in sources}
+    signatures = {session_of(file): _signature(file, archives[session_of(file)], seed) for file in sources}
+    pending = [file for file in sources if not _is_current(out, session_of(file), signatures[session_of(file)])]
+    shown = {session: archive for session, archive in archives.items() if archive.is_file()}
+    pending_images = any(session_of(file) in shown for file in pending) or not (out / "images.h5").is_file()
+    with Progress(transient=True) as progress:
+        ids: dict[str, np.ndarray] = {}
+        if shown and pending_images:
+            ids = _write_images(shown, out / "images.h5", progress)
+        task = progress.add_task("sessions", total=len(pending))
+        for file in pending:
+            session = session_of(file)
+            recording = _recording(file, ids.get(session), archives[session], seed)
+            recording.provenance["signature"] = signatures[session]
+            write_recording(recording, out / "sessions" / f"{session}.h5")
+            progress.advance(task)
+    return out
+
+
+def split_of(image_id: str, *, seed: int = 0) -> str:
+    """Split of an image by its content id alone: about 17 % test, 7 % valid, the rest train.
+
+    Near-duplicates are other content and split apart: session 210305 shows locally blurred variants of one photograph,
+    so its held-out images have twins in training. Of the other sessions only two pairs of pictures are that close.
+    """
+    digest = hashlib.sha1(f"{seed}:{image_id}".encode()).digest()
+    draw = int.from_bytes(digest[:8], "big") / 2**64
+    if draw < TEST_FRACTION:
+        return "test"
+    return "valid" if draw < TEST_FRACTION + VALID_FRACTION else "train"
+
+
+def subject_of(session: str) -> str:
+    """Animal of a session, from its date: WE in 2019, PE from October 2020 to March 2021, RA from June 2021."""
+    if session < "200000":
+        return "WE"
+    return "PE" if session < "210600" else "RA"
+
+
+def session_of(file: Path) -> str:
+    """Session name (yymmdd) of ``responses_<session>.npy``. Raises UserError if the name holds no such date."""
+    match = re.fullmatch(r"responses_(\d{6})", file.stem)
+    if match is None:
+        raise UserError(f"{file} is not named after a session date: expected responses_yymmdd.npy")
+    return match.group(1)
+
+
+def read_images(archive: Path) -> np.ndarray:
+    """Pictures [P, H, W, 3] uint8 of a zip, in the order of their base names. Raises UserError for a broken archive."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            names = [name for name in file.namelist() if _is_image_name(name)]
+            names.sort(key=lambda name: PurePosixPath(name).name)
+            pictures = [_decode(file.read(name), archive, name) for name in names]
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UserError(
+            f"{archive} is not a whole zip archive ({error}): it may be truncated; download it again"
+        ) from error
+    if not names:
+        raise UserError(f"{archive} holds no pictures ({', '.join(IMAGE_SUFFIXES)}): download it again")
+    bases = [PurePosixPath(name).name for name in names]
+    for left, right in itertools.pairwise(bases):
+        if left == right:
+            raise UserError(f"{archive} holds two pictures named {left}: their order is undefined; rename one of them")
+    for name, picture in zip(names, pictures, strict=True):
+        if picture.shape != pictures[0].shape:
+            raise UserError(
+                f"{archive}: '{name}' measures {picture.shape[1]}x{picture.shape[0]} pixels, the first picture "
+                f"{pictures[0].shape[1]}x{pictures[0].shape[0]}; bring all pictures to one size"
+            )
+    return np.stack(pictures)
+
+
+def _is_image_name(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
+
+
+def _decode(data: bytes, archive: Path, name: str) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise UserError(
+            f"'{name}' in {archive} is not an image that can be read: replace it, or download again"
+        ) from error
+
+
+def _write_images(archives: dict[str, Path], path: Path, progress: Progress) -> dict[str, np.ndarray]:
+    """Write the image set of all sessions; return the content ids [P] of each session."""
+    task = progress.add_task("images", total=len(archives) + 1)
+    ids: dict[str, np.ndarray] = {}
+    unique: dict[str, np.ndarray] = {}
+    shown: dict[str, int] = {}
+    for session, archive in archives.items():
+        pictures = read_images(archive)
+        ids[session] = np.array([content_id(picture) for picture in pictures])
+        for key, picture in zip(ids[session].tolist(), pictures, strict=True):
+            unique.setdefault(key, picture)
+        for key in set(ids[session].tolist()):
+            shown[key] = shown.get(key, 0) + 1
+        progress.advance(task)
+    shapes = {picture.shape for picture in unique.values()}
+    if len(shapes) > 1:
+        raise UserError(
+            f"the archives beside {archive} hold pictures of several sizes {sorted(shapes)}; bring them to one"
+        )
+    ImageSet(
+        ids=np.array(list(unique)),
+        pixels=np.stack(list(unique.values())),
+        labels={"sessions": np.array([shown[key] for key in unique], dtype=np.int64)},
+    ).write(path)
+    progress.advance(task)
+    return ids
+
+
+def _recording(file: Path, ids: np.ndarray | None, archive: Path, seed: int) -> Recording:
+    responses = _read_responses(file)
+    units, presentations = responses.shape
+    if ids is not None and len(ids) != presentations:
+        raise UserError(
+            f"{file} holds responses to {presentations} images but {archive} holds {len(ids)} images: "
+            "they are not of one session, or one of them is incomplete; download both again"
+        )
+    session = session_of(file)
+    provenance = {
+        "source": "Cowley et al. 2023, github.com/cowleygroup/V4_compact_models",
+        "time": "onsets are nominal (0.2 s apart): the release holds no times",
+        "values": "spike count in 100 ms, averaged over the repeats of an image",
+        "split": f"sha1 of seed {seed} and image content, over all sessions",
+    }
+    if ids is None:
+        provenance["images"] = (
+            "not released: image ids are empty, the split is train; some presentations may show an image that is a "
+            "test image of another session, whose picture is not leaked thereby"
+        )
+        ids = np.full(presentations, "", dtype="U16")
+        split = np.full(presentations, "train")
+    else:
+        split = np.array([split_of(key, seed=seed) for key in ids.tolist()])
+    start = INTERVAL * np.arange(presentations)
+    return Recording(
+        dataset="macaque_v4",
+        subject=subject_of(session),
+        session=session,
+        species="MACACA_MULATTA",
+        signal_kind="binned_count",
+        spike_times=np.repeat(start + WINDOW / 2, units),
+        spike_units=np.tile(np.arange(units), presentations),
+        spike_values=responses.T.ravel(),
+        unit_ids=np.array([f"{unit:03d}" for unit in range(units)]),
+        regions=np.full(units, "V4"),
+        duration=(0.0, INTERVAL * presentations),
+        stimuli=Stimuli(
+            start=start,
+            end=start + WINDOW,
+            image_id=ids,
+            repeat=_repeats(ids),
+            split=split,
+            valid=np.ones(presentations, dtype=bool),
+        ),
+        provenance=provenance,
+    )
+
+
+def _read_responses(file: Path) -> np.ndarray:
+    """Mean counts [N, P] float32. Raises UserError unless they are finite, non-negative and two-dimensional."""
+    try:
+        responses = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{file} is not a readable .npy array: it may be empty or truncated; download it again"
+        ) from error
+    if responses.ndim != 2 or 0 in responses.shape:
+        raise UserError(f"{file} has shape {responses.shape}, expected (units, images) of averaged counts")
+    bad = np.argwhere(~(np.isfinite(responses) & (responses >= 0)))
+    if len(bad):
+        unit, image = bad[0]
+        raise UserError(
+            f"{file}: unit {unit} has the response {responses[unit, image]} to image {image} ({len(bad)} such values); "
+            "averaged counts are finite and not negative: use responses_mean, or remove the unit"
+        )
+    return responses.astype(np.float32)
+
+
+def _repeats(ids: np.ndarray) -> np.ndarray:
+    """How often each image was shown before in the session [P]; zeros where the image is unknown."""
+    seen: dict[str, int] = {}
+    repeats = np.zeros(len(ids), dtype=np.int64)
+    for row, key in enumerate(ids.tolist()):
+        if key:
+            repeats[row] = seen.get(key, 0)
+            seen[key] = int(repeats[row]) + 1
+    return repeats
+
+
+def _signature(file: Path, archive: Path, seed: int) -> str:
+    """Hash of all that a session file is made from: format, seed, responses, pictures."""
+    digest = hashlib.sha1(json.dumps([FORMAT, seed, TEST_FRACTION, VALID_FRACTION, INTERVAL, WINDOW]).encode())
+    digest.update(file.read_bytes())
+    if archive.is_file():
+        digest.update(archive.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_current(out: Path, session: str, signature: str) -> bool:
+    """True if the session is already written, whole, from the same bytes and seed."""
+    try:
+        return read_recording(out / "sessions" / f"{session}.h5").provenance.get("signature") == signature
+    except UserError:
+        return False

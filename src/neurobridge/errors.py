@@ -1,0 +1,51 @@
+"""The one exception for mistakes that a user can mend: printed as a sentence, exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """Bad input. The message is one sentence: what was found, where, and what to do next."""
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it onto ``path`` on success, delete it on any failure.
+
+    Nothing half-written is ever visible under the final name. A full disk becomes a :class:`UserError`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(name, 0o666 & ~mask)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if is_disk_full(error):
+            raise UserError(
+                f"the disk that holds {path.parent} is full: free some space or choose another --out"
+            ) from error
+        raise
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """True if ``error``, or what caused it, says that no space is left on the device."""
+    while error is not None:
+        if isinstance(error, OSError) and (
+            error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

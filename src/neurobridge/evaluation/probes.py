@@ -1,0 +1,140 @@
+"""What a frozen representation holds: linear probes, nearest neighbours, and a picture of it in two dimensions.
+
+Shapes: ``I`` items, ``D`` features, ``Y`` targets. Every probe returns one value per item, for intervals over items.
+Standardisation and hyper-parameters are fitted on training folds only.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.manifold import TSNE
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+
+def linear_probe(
+    x: ArrayLike,
+    labels: ArrayLike,
+    *,
+    seed: int,
+    folds: int = 5,
+    groups: ArrayLike | None = None,
+    strengths: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0),
+) -> np.ndarray:
+    """Out-of-fold hits [I] of a multinomial logistic regression from ``x`` [I, D] to class ``labels`` [I].
+
+    ``strengths`` are scikit-learn's C, chosen by inner cross-validation within each training fold. ``groups`` [I]
+    (image content, trial) never straddle a fold. Its mean is the accuracy; compare with ``controls.majority_level``.
+    Raises ValueError when items are fewer than folds, or there is one class only.
+    """
+    x, labels = _items(x, labels)
+    if len(np.unique(labels)) < 2:
+        raise ValueError("a linear probe needs at least two classes")
+    hits = np.zeros(len(x))
+    for train, test in _folds(x, labels, folds, groups, seed, stratified=True):
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+        if len(strengths) == 1:
+            probe.set_params(logisticregression__C=strengths[0])
+        else:
+            inner = KFold(3, shuffle=True, random_state=seed)
+            splits = inner if groups is None else GroupKFold(3)
+            probe = GridSearchCV(probe, {"logisticregression__C": list(strengths)}, cv=splits)
+        if groups is not None and len(strengths) > 1:
+            probe.fit(x[train], labels[train], groups=np.asarray(groups)[train])
+        else:
+            probe.fit(x[train], labels[train])
+        hits[test] = probe.predict(x[test]) == labels[test]
+    return hits
+
+
+def ridge_probe(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    seed: int,
+    folds: int = 5,
+    groups: ArrayLike | None = None,
+    shuffle: bool = True,
+    alphas: tuple[float, ...] = tuple(np.logspace(-4, 4, 9)),
+) -> tuple[np.ndarray, float]:
+    """Out-of-fold predictions [I, Y] of a ridge regression from ``x`` [I, D] to ``y`` [I, Y], and their R2.
+
+    Alpha by efficient leave-one-out within each training fold; R2 is scikit-learn's uniform average over targets, over
+    all out-of-fold predictions. ``shuffle=False`` takes contiguous blocks as folds: right for time series.
+    """
+    x, y = _items(x, y)
+    y = y[:, None] if y.ndim == 1 else y
+    prediction = np.zeros(y.shape)
+    for train, test in _folds(x, y, folds, groups, seed, shuffle=shuffle):
+        probe = make_pipeline(StandardScaler(), RidgeCV(alphas=alphas))
+        prediction[test] = np.reshape(probe.fit(x[train], y[train]).predict(x[test]), (len(test), -1))
+    return prediction, float(r2_score(y, prediction))
+
+
+def knn_accuracy(
+    train_x: ArrayLike,
+    train_labels: ArrayLike,
+    test_x: ArrayLike,
+    test_labels: ArrayLike,
+    *,
+    k: int = 5,
+    metric: Literal["cosine", "euclidean"] = "cosine",
+) -> np.ndarray:
+    """Hits [I] of a k-nearest-neighbour vote (each neighbour one vote). Say k and the distance beside its mean."""
+    train_x, train_labels = _items(train_x, train_labels)
+    test_x, test_labels = _items(test_x, test_labels)
+    if k > len(train_x):
+        raise ValueError(f"k-NN with k = {k} needs at least as many training items, got {len(train_x)}")
+    vote = KNeighborsClassifier(k, metric=metric).fit(train_x, train_labels)
+    return (vote.predict(test_x) == test_labels).astype(float)
+
+
+def project_2d(x: ArrayLike, method: Literal["tsne", "pca", "umap"] = "tsne", seed: int = 0) -> np.ndarray:
+    """Map ``x`` [I, D] to [I, 2] for the eye: standardised, at most 50 principal components, then the method.
+
+    t-SNE (van der Maaten & Hinton 2008) with perplexity 30, or a third of the items if that is less; ``umap`` needs the
+    package umap-learn. Distances between far clusters mean nothing.
+    """
+    x = np.asarray(x, np.float64)
+    if x.ndim != 2 or len(x) < 4 or not np.isfinite(x).all():
+        raise ValueError(f"a projection takes finite features [I, D] of at least 4 items, got shape {x.shape}")
+    x = StandardScaler().fit_transform(x)
+    if x.shape[1] < 2:
+        x = np.pad(x, ((0, 0), (0, 1)))
+    components = min(2 if method == "pca" else 50, *x.shape)
+    x = PCA(components, random_state=seed).fit_transform(x)
+    if method == "pca":
+        return x
+    if method == "tsne":
+        return TSNE(perplexity=min(30, (len(x) - 1) / 3), init="pca", random_state=seed, n_jobs=1).fit_transform(x)
+    if method == "umap":
+        from umap import UMAP
+
+        return np.asarray(UMAP(random_state=seed, n_jobs=1).fit_transform(x))
+    raise ValueError(f"unknown projection '{method}': choose tsne, pca or umap")
+
+
+def _items(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(x, np.float64), np.asarray(y)
+    if x.ndim != 2 or len(x) != len(y) or not len(x):
+        raise ValueError(f"a probe takes features [I, D] and a target for each item, got {x.shape} and {y.shape}")
+    return x, y
+
+
+def _folds(x, y, folds, groups, seed, *, stratified: bool = False, shuffle: bool = True):
+    """Train and test rows of each fold: grouped if there are groups, else stratified if asked and possible."""
+    if len(x) < folds:
+        raise ValueError(f"cross-validation in {folds} folds needs at least as many items, got {len(x)}")
+    if groups is not None:
+        return GroupKFold(folds).split(x, y, np.asarray(groups))
+    if stratified and np.unique(y, return_counts=True)[1].min() >= folds:
+        return StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, y)
+    return KFold(folds, shuffle=shuffle, random_state=seed if shuffle else None).split(x)

@@ -1,0 +1,173 @@
+"""Events to latents: table attention over chunks, presence of visible units, a bidirectional backbone.
+
+The latent queries are constants and the key of an event depends on its unit alone, rotated by its tick within the
+chunk. So the score of an event is a function of (unit, tick): one table [N, P, L * H], built by small products.
+Softmax weights are summed per (chunk, unit) through that table before any value vector is touched: the cost does not
+grow with the number of events. Equal to plain rotary cross-attention on 1 ms times (tests/neuro/test_encoder.py).
+
+Shape letters: see the package docstring; K = L * H.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neurobridge.neuro.batch import SpikeBatch
+from neurobridge.neuro.layers import Block, rotary_angles, rotate
+from neurobridge.neuro.masking import MaskPlan
+
+
+class ChunkAttention(nn.Module):
+    """Perceiver over the events of each chunk: [events] -> [B, C, L, D].
+
+    A value-carrying event also adds ``value * second_value(unit)``; these z-scored terms have mean 0, so their weighted
+    sum is divided by the square root of the weights' sum, lest a large population average them away. One null key a
+    chunk is always on.
+    Queries and keys are normalised and scaled (clamped at ``max_scale``), so scores are bounded and no running
+    maximum over events is needed.
+    """
+
+    max_scale = 16.0
+
+    def __init__(self, *, width: int, unit_width: int, latents: int, heads: int, chunk_ms: int) -> None:
+        super().__init__()
+        self.latents, self.heads, self.chunk_ms = latents, heads, chunk_ms
+        head = width // heads
+        self.query = nn.Parameter(torch.randn(latents, heads, head))
+        self.key = nn.Linear(unit_width, width, bias=False)
+        self.value = nn.Linear(unit_width, width)
+        self.second_value = nn.Linear(unit_width, width, bias=False)
+        self.scale = nn.Parameter(torch.full((heads,), 4.0))
+        self.null_score = nn.Parameter(torch.zeros(latents, heads))
+        self.null_value = nn.Parameter(torch.zeros(heads, head))
+        self.out = nn.Linear(width, width, bias=False)
+
+    def table(self, unit: Tensor) -> Tensor:
+        """exp(score) of every (unit, tick, latent, head): unit [G, N, E] -> [G, N, P, K]."""
+        key = F.normalize(self.key(unit).unflatten(-1, (self.heads, -1)), dim=-1)
+        tick = torch.arange(self.chunk_ms, device=unit.device, dtype=unit.dtype)
+        angles = rotary_angles(tick, key.shape[-1], longest_ms=4.0 * self.chunk_ms)[:, None, None, :]
+        query = rotate(F.normalize(self.query, dim=-1)[None].expand(self.chunk_ms, -1, -1, -1), -angles)
+        query = query * self.scale.clamp(max=self.max_scale)[:, None]
+        score = torch.einsum("gnhd,plhd->gnplh", key, query)
+        return score.exp().flatten(-2)
+
+    def forward(self, batch: SpikeBatch, unit: Tensor, visible_event: Tensor) -> Tensor:
+        """unit [G, N, E] embeddings, visible_event [S] bool -> [B, C, L, D]."""
+        g, n, _ = unit.shape
+        b, p = batch.windows, self.chunk_ms
+        c, per_group = -(-batch.window_ms // p), b // g
+        weight = self.table(unit)
+        # Events as counts on [G, N, B/G * C, P]: the only step that touches every event, and it has no gradient.
+        window = batch.event_window[visible_event]
+        column = batch.event_unit[visible_event]
+        tick = batch.event_tick[visible_event]
+        chunk = (window % per_group) * c + tick // p
+        cell = ((window // per_group * n + column) * (per_group * c) + chunk) * p + tick % p
+
+        def on_grid(amount: Tensor) -> Tensor:
+            flat = torch.zeros(g * n * per_group * c * p, dtype=unit.dtype, device=unit.device)
+            return flat.index_add_(0, cell, amount).view(g * n, per_group * c, p)
+
+        table = weight.flatten(0, 1)
+        mass = torch.bmm(on_grid(torch.ones_like(cell, dtype=unit.dtype)), table).view(g, n, per_group * c, -1)
+        value = self.value(unit).unflatten(-1, (self.heads, -1))
+        null = self.null_score.clamp(-self.max_scale, self.max_scale).exp()
+        norm = (mass.sum(1).unflatten(-1, (self.latents, self.heads)) + null)[..., None]
+        mixed = (self._mix(mass, value) + null[..., None] * self.null_value) / norm
+        if batch.event_value is not None:
+            valued = torch.bmm(on_grid(batch.event_value[visible_event].to(unit.dtype)), table).view_as(mass)
+            mixed = mixed + self._mix(valued, self.second_value(unit).unflatten(-1, (self.heads, -1))) / norm.sqrt()
+        return self.out(mixed.flatten(-2)).reshape(b, c, self.latents, -1)
+
+    def _mix(self, mass: Tensor, value: Tensor) -> Tensor:
+        """sum over units: mass [G, N, R, K], value [G, N, H, d] -> [G, R, L, H, d]."""
+        return torch.einsum("gnrlh,gnhd->grlhd", mass.unflatten(-1, (self.latents, self.heads)), value)
+
+
+class Presence(nn.Module):
+    """Which units are there to be seen: one token a visible unit, read once a window -> [B, L, D].
+
+    Hidden units have no token, so "silent" and "hidden" differ. A null token is always there.
+    """
+
+    def __init__(self, *, width: int, unit_width: int, latents: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(torch.randn(latents, heads, width // heads))
+        self.key = nn.Linear(unit_width, width, bias=False)
+        self.value = nn.Linear(unit_width, width)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, unit: Tensor, visible: Tensor, per_group: int) -> Tensor:
+        """unit [G, N, E], visible [B, N] bool."""
+        g, n, _ = unit.shape
+        key = F.normalize(self.key(unit).unflatten(-1, (self.heads, -1)), dim=-1)
+        weight = torch.einsum("gnhd,lhd->gnlh", key, 4.0 * F.normalize(self.query, dim=-1)).exp()
+        weight = weight.flatten(2)  # [G, N, K]
+        seen = visible.view(g, per_group, n).to(unit.dtype)
+        value = self.value(unit).unflatten(-1, (self.heads, -1))
+        weighted = torch.einsum("gnlh,gnhd->gnlhd", weight.unflatten(-1, (-1, self.heads)), value).flatten(2)
+        total = torch.bmm(seen, weighted).view(g * per_group, -1, self.heads, value.shape[-1])
+        norm = torch.bmm(seen, weight).view(g * per_group, -1, self.heads, 1) + 1.0
+        return self.out((total / norm).flatten(-2))
+
+
+class Encoder(nn.Module):
+    """SpikeBatch and a mask plan -> contextual latents [B, M, D], M = C * L (+ 1 with ``cls``, in front)."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        unit_width: int,
+        depth: int,
+        heads: int,
+        latents: int,
+        chunk_ms: int,
+        dropout: float = 0.0,
+        memory_width: int | None = None,
+        cls: bool = False,
+    ) -> None:
+        super().__init__()
+        self.chunk_ms, self.latents, self.has_cls = chunk_ms, latents, cls
+        sizes = {"width": width, "unit_width": unit_width, "latents": latents, "heads": heads}
+        self.chunks = ChunkAttention(chunk_ms=chunk_ms, **sizes)
+        self.presence = Presence(**sizes)
+        self.hidden_time = nn.Linear(10, width, bias=False)
+        self.latent = nn.Parameter(torch.randn(latents, width) * 0.02)
+        self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02) if cls else None
+        self.blocks = nn.ModuleList(
+            Block(width, heads, dropout=dropout, memory_width=memory_width if i % 2 else None) for i in range(depth)
+        )
+        self.norm = nn.RMSNorm(width)
+
+    def forward(self, batch: SpikeBatch, unit: Tensor, plan: MaskPlan, *, memory: Tensor | None = None) -> Tensor:
+        """unit [G, N, E]; memory [B, K, memory_width] conditions the backbone where it was asked for."""
+        visible_unit = batch.per_window(batch.unit_mask) & ~plan.hidden_unit
+        # encode: chunks of 50 ms to latents
+        x = self.chunks(batch, unit, ~plan.hides_event(batch))
+        x = x + self.latent + self.presence(unit, visible_unit, batch.windows // batch.groups)[:, None]
+        x = x + self.hidden_time(self._hidden_share(plan.hidden_tick, x.shape[1]).to(x.dtype))[:, :, None]
+        # process: all latents of the window, both directions in time
+        time = self.latent_times(batch.window_ms, x.device)
+        x = x.flatten(1, 2)
+        if self.cls is not None:
+            x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1)
+        for block in self.blocks:
+            x = block(x, time=time, memory=memory)
+        return self.norm(x)
+
+    def latent_times(self, window_ms: int, device: torch.device | str = "cpu") -> Tensor:
+        """[M] ms: the centre of each latent's chunk (the centre of the window for [CLS])."""
+        chunks = -(-window_ms // self.chunk_ms)
+        centre = (torch.arange(chunks, device=device, dtype=torch.float32) + 0.5) * self.chunk_ms
+        time = centre.repeat_interleave(self.latents)
+        return torch.cat([time.new_tensor([window_ms / 2]), time]) if self.has_cls else time
+
+    def _hidden_share(self, hidden_tick: Tensor, chunks: int) -> Tensor:
+        """[B, C, 10]: the share of each tenth of each chunk that is hidden in time."""
+        padded = F.pad(hidden_tick.float(), (0, chunks * self.chunk_ms - hidden_tick.shape[1]))
+        return F.adaptive_avg_pool1d(padded.view(len(padded), chunks, self.chunk_ms), 10)

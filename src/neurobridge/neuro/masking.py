@@ -1,0 +1,143 @@
+"""What the encoder may not see, and the loss must score: four modes, drawn per window, one plan object.
+
+Modes after MtM (Hurwitz et al. 2024), moved in front of the Perceiver: events are removed, never replaced.
+Shape letters: see the package docstring. True = hidden = scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neurobridge.neuro.batch import SpikeBatch
+
+Mode = Literal["temporal", "neuron", "intra_region", "inter_region"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+@dataclass(kw_only=True)
+class MaskPlan:
+    """hidden_unit [B, N] and hidden_tick [B, window_ms]: True where the encoder sees nothing. mode [B]: index in MODES."""
+
+    hidden_unit: Tensor
+    hidden_tick: Tensor
+    mode: Tensor
+
+    def hides_event(self, batch: SpikeBatch) -> Tensor:
+        """[S] bool, True for an event that must be removed from the input."""
+        unit = self.hidden_unit[batch.event_window, batch.event_unit]
+        return unit | self.hidden_tick[batch.event_window, batch.event_tick]
+
+    def scored(self, batch: SpikeBatch) -> Tensor:
+        """[B, N, T] bool: cells of existing units that are wholly hidden."""
+        whole_bin = self.hidden_tick.unflatten(1, (-1, batch.bin_ms)).all(-1)
+        cells = self.hidden_unit[:, :, None] | whole_bin[:, None, :]
+        return cells & batch.per_window(batch.unit_mask)[:, :, None]
+
+
+def nothing_hidden(batch: SpikeBatch) -> MaskPlan:
+    """The plan of downstream use: the encoder sees all."""
+    b, n, _ = batch.target.shape
+    device = batch.target.device
+    return MaskPlan(
+        hidden_unit=torch.zeros(b, n, dtype=torch.bool, device=device),
+        hidden_tick=torch.zeros(b, batch.window_ms, dtype=torch.bool, device=device),
+        mode=torch.full((b,), -1, device=device),
+    )
+
+
+class Masker:
+    """Draws a plan a batch. Each window gets a mode of its own.
+
+    ratios: mode -> (low, high), the share hidden: of the window's time (temporal), of all units (neuron), of one
+    region's units (intra_region), of one region's units, usually all (inter_region). span_ms: length of a hidden
+    stretch of time, (25, 40) by default, its start on any millisecond so that it straddles chunks.
+    Guards: intra_region wants a region with at least two units, inter_region at least two regions; a window that
+    has none falls back to neuron, and a window with fewer than two units to temporal.
+    """
+
+    def __init__(
+        self,
+        *,
+        modes: Sequence[Mode] = MODES,
+        ratios: dict[str, tuple[float, float]] | None = None,
+        span_ms: tuple[int, int] = (25, 40),
+        min_region_units: int = 2,
+    ) -> None:
+        if not modes or any(mode not in MODES for mode in modes):
+            raise ValueError(f"masking modes are {', '.join(MODES)}; got {list(modes)}")
+        self.modes = tuple(modes)
+        self.ratios = {
+            "temporal": (0.3, 0.6),
+            "neuron": (0.3, 0.5),
+            "intra_region": (0.5, 0.75),
+            "inter_region": (1.0, 1.0),
+        } | (ratios or {})
+        self.span_ms = span_ms
+        self.min_region_units = min_region_units
+
+    def draw(self, batch: SpikeBatch, rng: np.random.Generator, mode: Mode | None = None) -> MaskPlan:
+        """One plan for ``batch``; ``mode`` fixes the mode of every window (frozen evaluation masks)."""
+        windows, n = batch.windows, batch.unit_row.shape[1]
+        device = batch.target.device
+        exists = batch.unit_mask.cpu().numpy()
+        region = batch.region.cpu().numpy()
+        group = np.repeat(np.arange(batch.groups), windows // batch.groups)
+        wanted = rng.integers(len(self.modes), size=windows)
+        low_high = {name: self.ratios[name] for name in MODES}
+        ratio = rng.random(windows)
+        actual = np.empty(windows, dtype=np.int64)
+        pool = exists[group]
+        for b, g in enumerate(group):
+            name, codes = self._possible(mode or self.modes[wanted[b]], exists[g], region[g])
+            actual[b] = MODES.index(name)
+            low, high = low_high[name]
+            ratio[b] = low + (high - low) * ratio[b]
+            if codes is not None:
+                pool[b] &= region[g] == rng.choice(codes)
+        temporal = actual == MODES.index("temporal")
+        size = pool.sum(1)
+        count = np.maximum(1, np.round(ratio * size)).astype(np.int64)
+        count = np.where(actual == MODES.index("inter_region"), np.minimum(count, size), np.minimum(count, size - 1))
+        count[temporal] = 0
+        rank = np.where(pool, rng.random((windows, n)), np.inf).argsort(1).argsort(1)
+        hidden_tick = np.zeros((windows, batch.window_ms), dtype=bool)
+        if temporal.any():
+            hidden_tick[temporal] = self._spans(batch.window_ms, ratio[temporal], rng)
+        return MaskPlan(
+            hidden_unit=torch.from_numpy(rank < count[:, None]).to(device),
+            hidden_tick=torch.from_numpy(hidden_tick).to(device),
+            mode=torch.from_numpy(actual).to(device),
+        )
+
+    def _possible(self, mode: Mode, exists: np.ndarray, region: np.ndarray) -> tuple[Mode, np.ndarray | None]:
+        """The mode that this session allows, and the regions to choose from (None: all units)."""
+        codes, sizes = np.unique(region[exists & (region >= 0)], return_counts=True)
+        if mode == "intra_region" and (sizes >= self.min_region_units).any():
+            return mode, codes[sizes >= self.min_region_units]
+        if mode == "inter_region" and len(codes) >= 2:
+            return mode, codes
+        if mode == "temporal" or exists.sum() < 2:
+            return "temporal", None
+        return "neuron", None
+
+    def _spans(self, window_ms: int, ratio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """[len(ratio), window_ms] bool: stretches of span_ms from any millisecond, until ``ratio`` is hidden."""
+        hidden = np.zeros((len(ratio), window_ms), dtype=bool)
+        low, high = self.span_ms
+        if window_ms <= high:
+            return ~hidden
+        tick = np.arange(window_ms)
+        for _ in range(4 * window_ms // low):
+            open_rows = hidden.mean(1) < ratio
+            if not open_rows.any():
+                break
+            start = rng.integers(1 - low, window_ms, size=len(ratio))[:, None]
+            span = rng.integers(low, high + 1, size=len(ratio))[:, None]
+            hidden |= (tick >= start) & (tick < start + span) & open_rows[:, None]
+        return hidden

@@ -1,0 +1,64 @@
+"""Unit vocabulary: an embedding and a log-rate bias for every unit, keyed by 'dataset/subject/session/unit'. Grows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class UnitVocabulary(nn.Module):
+    """embedding [V, E] and bias [V] (log expected count a bin, or mean value), one row a key, in order of arrival.
+
+    New rows start near the mean of the existing embeddings (or at random in an empty vocabulary), with the bias at
+    the unit's log mean rate, so that an unseen session starts at the null model and not below it.
+    """
+
+    def __init__(self, *, unit_width: int, init_std: float = 0.3) -> None:
+        super().__init__()
+        self.init_std = init_std
+        self.keys: list[str] = []
+        self.rows: dict[str, int] = {}
+        self.embedding = nn.Parameter(torch.zeros(0, unit_width))
+        self.bias = nn.Parameter(torch.zeros(0))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def extend(self, keys: Sequence[str], *, log_rates: Tensor, seed: int = 0) -> None:
+        """Add the keys that are new. The parameters are replaced: build the optimiser afterwards.
+
+        log_rates [len(keys)]: the bias to start from. Raises ValueError where the lengths differ.
+        """
+        if len(log_rates) != len(keys):
+            raise ValueError(f"{len(keys)} unit keys but {len(log_rates)} log rates")
+        fresh = [i for i, key in enumerate(keys) if key not in self.rows]
+        if not fresh:
+            return
+        generator = torch.Generator().manual_seed(seed + len(self.keys))
+        noise = torch.randn(len(fresh), self.embedding.shape[1], generator=generator) * self.init_std
+        old = self.embedding.detach()
+        if len(old):
+            noise = (noise * old.std() / self.init_std).to(old) + old.mean(0)
+        for i in fresh:
+            self.rows[keys[i]] = len(self.keys)
+            self.keys.append(keys[i])
+        self.embedding = nn.Parameter(torch.cat([old, noise.to(old)]))
+        self.bias = nn.Parameter(torch.cat([self.bias.detach(), log_rates[fresh].to(self.bias)]))
+
+    def rows_of(self, keys: Sequence[str]) -> list[int]:
+        """Rows of known keys. Raises ValueError that names the first unknown one."""
+        unknown = [key for key in keys if key not in self.rows]
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} units are not in the vocabulary (first: '{unknown[0]}'); adapt to their session"
+            )
+        return [self.rows[key] for key in keys]
+
+    def restore(self, keys: Sequence[str]) -> None:
+        """Make room for ``keys`` before a state dict is loaded."""
+        self.keys = list(keys)
+        self.rows = {key: row for row, key in enumerate(self.keys)}
+        self.embedding = nn.Parameter(torch.zeros(len(self.keys), self.embedding.shape[1]))
+        self.bias = nn.Parameter(torch.zeros(len(self.keys)))

@@ -1,0 +1,160 @@
+"""Every command of the command line, one function each; a stage command takes the options of the whole run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from neurobridge.data.recording import read_recording
+from neurobridge.data.simulate import render_scenes, simulate
+from neurobridge.data.sources.v4 import import_v4
+from neurobridge.errors import UserError
+from neurobridge.pipeline.folder import RunFolder
+from neurobridge.training.settings import RunSettings
+
+__all__ = ["import_v4", "simulate"]
+
+console = Console(highlight=False)
+
+STAGES = {
+    "pretrain": "spikes",
+    "adapt": "spikes",
+    "align": "alignment",
+    "adapter": "pictures",
+    "reconstruct": "pictures",
+    "evaluate": "scoring",
+    "report": "reporting",
+}  # stage -> module of this package that holds the function of that name; imported when it runs
+
+
+def run(**options) -> None:
+    """Do the whole job: pretrain, adapt, align, adapter, reconstruct, evaluate, report."""
+    run_stages(RunSettings(**options), list(STAGES))
+
+
+def pretrain(**options) -> None:
+    """Masked pretraining on several sessions."""
+    run_stages(RunSettings(**options), ["pretrain"])
+
+
+def adapt(**options) -> None:
+    """Learn unit embeddings of the held-out sessions; the body is frozen."""
+    run_stages(RunSettings(**options), ["adapt"])
+
+
+def align(**options) -> None:
+    """Align the spikes' representation to image embeddings."""
+    run_stages(RunSettings(**options), ["align"])
+
+
+def adapter(**options) -> None:
+    """Train the generator's adapter, on images alone."""
+    run_stages(RunSettings(**options), ["adapter"])
+
+
+def reconstruct(**options) -> None:
+    """Draw pictures of held-out images from spikes, with their floors and the oracle."""
+    run_stages(RunSettings(**options), ["reconstruct"])
+
+
+def evaluate(**options) -> None:
+    """Score spikes, retrieval and pictures, with intervals."""
+    run_stages(RunSettings(**options), ["evaluate"])
+
+
+def report(**options) -> None:
+    """Write report.html from what the run folder holds."""
+    run_stages(RunSettings(**options), ["report"])
+
+
+def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
+    """The stages that are not done yet, in order."""
+    folder = RunFolder(settings)
+    for number, name in enumerate(stages, 1):
+        if folder.done(name):
+            console.print(f"[{number}/{len(stages)}] {name}: done before")
+            continue
+        console.print(f"[{number}/{len(stages)}] {name} ...", markup=False)
+        start = time.monotonic()
+        getattr(import_module(f"neurobridge.pipeline.{STAGES[name]}"), name)(folder)
+        console.print(f"[{number}/{len(stages)}] {name}: {time.monotonic() - start:.0f} s", markup=False)
+    return folder
+
+
+def demo(out: Path = Path("runs/demo"), *, quick: bool = False, seed: int = 0) -> None:
+    """The main job on the embedded default: a simulated ventral stream, from spikes to pictures and a report.
+
+    Args:
+        out: Run folder; the simulation is written beside it.
+        quick: A small version of three minutes.
+        seed: Seed of the simulation and of everything that is drawn.
+    """
+    data = out.parent / f"simulated-{'quick-' if quick else ''}{seed}"
+    simulate(out=data, seed=seed, quick=quick)
+    folder = run_stages(demo_settings(data, out, quick=quick, seed=seed), list(STAGES))
+    console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
+
+
+def demo_settings(data: Path, out: Path, *, quick: bool, seed: int) -> RunSettings:
+    """What the demo runs: the defaults, the last session held out; shorter and narrower where quick."""
+    names = sorted(path.stem for path in (data / "sessions").glob("*.h5"))
+    settings = RunSettings(data=data, out=out, held_out=names[-1:], seed=seed)
+    if quick:
+        settings.model = replace(settings.model, width=64, depth=2, unit_width=32)
+        settings.pretrain = replace(settings.pretrain, steps=120, windows=64, checkpoint_every=60)
+        settings.adapt = replace(settings.adapt, steps=60, checkpoint_every=60)
+        settings.align = replace(settings.align, steps=60, joint_steps=60, windows=64, hidden=128, checkpoint_every=60)
+        settings.generator = replace(settings.generator, adapter_steps=30, sketch_steps=60)
+        settings.reconstruct = replace(settings.reconstruct, samples=2, steps=10)
+    return settings
+
+
+def train_scene_generator(out: Path, *, images: int = 20_000, steps: int = 2500, seed: int = 1_000_000) -> None:
+    """Train the generator that the package ships, on procedural scenes that no simulation shows.
+
+    Args:
+        out: Folder for generator.safetensors and adapter.safetensors.
+        images: Scenes to render.
+        steps: Optimiser steps.
+        seed: Seed of the scenes; simulations use seeds below a million.
+    """
+    from neurobridge.bridge.generator_training import train_generator
+    from neurobridge.vision.encoders import ImageEncoder
+
+    scenes = render_scenes(images, seed=seed)
+    encoder = ImageEncoder()
+    train_generator(scenes.pixels, scenes.ids, out, encoder=encoder, steps=steps, half=True, cache_dir=out / "cache")
+
+
+def list_sessions(path: Path) -> None:
+    """List the sessions of a data folder.
+
+    Args:
+        path: Data folder (the parent of sessions/).
+    """
+    files = sorted((path / "sessions").glob("*.h5"))
+    if not files:
+        raise UserError(f"no sessions under {path / 'sessions'}: simulate or import a data set first")
+    table = Table("session", "subject", "signal", "units", "regions", "minutes", "presentations", "images")
+    for file in files:
+        r = read_recording(file)
+        shown = r.stimuli.image_id.tolist() if r.stimuli is not None else []
+        minutes = (r.duration[1] - r.duration[0]) / 60
+        regions = ", ".join(sorted(set(r.regions.tolist())))
+        row = (
+            r.session,
+            r.subject,
+            r.signal_kind,
+            len(r.unit_ids),
+            regions,
+            f"{minutes:.1f}",
+            len(shown),
+            len({*shown} - {""}),
+        )
+        table.add_row(*map(str, row))
+    console.print(table)

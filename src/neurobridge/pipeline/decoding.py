@@ -1,0 +1,124 @@
+"""From responses of a session to what every picture and score needs: predictions, image averages, rivals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from neurobridge.baselines.ridge import RidgeDecoder
+from neurobridge.bridge.alignment import AlignmentHead, EmbeddingSpace
+from neurobridge.bridge.encoding import LinearEncoding
+from neurobridge.data.datamodule import Batcher
+from neurobridge.data.store import Session
+from neurobridge.neuro.model import NeuroBridge
+from neurobridge.pipeline.alignment import average_by_image, predict_windows
+from neurobridge.training.settings import RunSettings
+
+COUNT_MS = (30, 280)
+
+
+@dataclass(kw_only=True)
+class Split:
+    """One split of a session, averaged over the repeats of each image.
+
+    images [I] rows in the image set, sorted; decoded [I, K] mean of the unit-length predictions; responses [I, N]
+    mean counts (or values); single [I, K] the prediction of one presentation; repeats: mean number averaged.
+    """
+
+    images: np.ndarray
+    decoded: np.ndarray
+    responses: np.ndarray
+    single: np.ndarray
+    repeats: float
+
+
+@dataclass(kw_only=True)
+class Decoded:
+    """Splits of one session, by name; ``train`` holds no predictions (they would be those of seen images)."""
+
+    session: str
+    valid: Split
+    test: Split
+    train_images: np.ndarray
+    train_responses: np.ndarray
+
+
+def responses(session: Session, rows: np.ndarray) -> np.ndarray:
+    """[len(rows), N]: counts between 30 and 280 ms after the start of the window, or the values of the window."""
+    if session.valued:
+        return session.binned(rows, session.window_ms)[:, :, 0]
+    low, high = COUNT_MS[0] // 10, min(COUNT_MS[1], session.window_ms) // 10
+    return session.binned(rows, 10)[:, :, low:high].sum(-1)
+
+
+def decode_session(
+    model: NeuroBridge, head: AlignmentHead, batcher: Batcher, index: int, settings: RunSettings
+) -> Decoded:
+    """Predictions and mean responses of a session; at most settings.reconstruct.images test images, drawn by seed."""
+    session = batcher.sessions[index]
+
+    def split(name: str, most: int | None = None) -> Split:
+        rows = session.rows(name)
+        rows = rows[session.image_row[rows] >= 0]
+        if most is not None:
+            shown = np.unique(session.image_row[rows])
+            kept = np.random.default_rng(settings.seed).permutation(shown)[:most]
+            rows = rows[np.isin(session.image_row[rows], kept)]
+        predicted = predict_windows(model, head, batcher, index, rows)
+        images, decoded = average_by_image(predicted, session.image_row[rows])
+        _, mean = average_by_image(responses(session, rows), session.image_row[rows])
+        first = np.array([np.flatnonzero(session.image_row[rows] == image)[0] for image in images])
+        return Split(
+            images=images,
+            decoded=decoded,
+            responses=mean,
+            single=predicted[first],
+            repeats=len(rows) / max(1, len(images)),
+        )
+
+    train = session.rows("train")
+    train = train[session.image_row[train] >= 0]
+    train_images, train_responses = average_by_image(responses(session, train), session.image_row[train])
+    return Decoded(
+        session=session.name,
+        valid=split("valid"),
+        test=split("test", settings.reconstruct.images),
+        train_images=train_images,
+        train_responses=train_responses,
+    )
+
+
+class Calibration:
+    """Decoded directions -> embeddings of a usable size: shrinkage by component, fitted on the valid split.
+
+    Components share a slope with their neighbours in variance (ranks 0-3, 4-7, 8-15, 16-31, ...): the leading ones are
+    decoded well and keep their size, the last ones are noise and go to the mean.
+    """
+
+    def __init__(self, decoded: np.ndarray, targets: np.ndarray) -> None:
+        """decoded, targets [I, K], components in order of variance."""
+        octave = np.log2(np.maximum(np.arange(decoded.shape[1]), 2) // 2 * 2).astype(int)
+        power = np.bincount(octave, weights=(decoded**2).sum(0))
+        product = np.bincount(octave, weights=(decoded * targets).sum(0))
+        self.slope = np.where(power > 0, np.maximum(product, 0) / np.where(power > 0, power, 1), 0)[octave]
+
+    def __call__(self, decoded: np.ndarray, space: EmbeddingSpace) -> np.ndarray:
+        """[I, K] -> embeddings [I, width]."""
+        return space.inverse(torch.from_numpy((decoded * self.slope).astype(np.float32))).numpy()
+
+
+def ridge_predictions(decoded: Decoded, embeddings: np.ndarray, space: EmbeddingSpace) -> np.ndarray:
+    """The rival [I, K]: ridge from the session's training responses to the same target, for the test responses.
+
+    It is fitted on the raw embeddings [images, width] (one penalty for all, which suits their basis) and moved into the
+    embedding space afterwards.
+    """
+    decoder = RidgeDecoder().fit(decoded.train_responses, embeddings[decoded.train_images])
+    return space(torch.from_numpy(decoder.predict(decoded.test.responses).astype(np.float32))).numpy()
+
+
+def linear_encoding(decoded: Decoded, features: np.ndarray) -> LinearEncoding:
+    """Closed-form encoding model of the session: image features [images, F] -> responses."""
+    return LinearEncoding().fit(features[decoded.train_images], decoded.train_responses)

@@ -1,0 +1,91 @@
+"""The run folder: what was asked (config.yaml), which stages are done, and arrays handed from stage to stage."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from neurobridge.errors import UserError, atomic_path
+from neurobridge.training.settings import RunSettings
+
+VOLATILE = ("out", "resume", "wandb", "accelerator", "devices")
+
+
+class RunFolder:
+    """Opens settings.out for a run with these settings, or refuses in a sentence.
+
+    A folder that holds another run is never touched: UserError names the first option that differs.
+    """
+
+    def __init__(self, settings: RunSettings) -> None:
+        self.settings, self.path = settings, settings.out
+        config = self.path / "config.yaml"
+        wanted = as_yaml(settings)
+        if config.is_file():
+            if settings.resume == "never":
+                raise UserError(f"{self.path} already holds a run: choose another --out, or go on with --resume auto")
+            self._refuse_other(yaml.safe_load(config.read_text()) or {}, wanted)
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
+        with atomic_path(config) as temporary:
+            temporary.write_text(yaml.safe_dump(wanted, sort_keys=False))
+
+    def _refuse_other(self, found: dict, wanted: dict) -> None:
+        differing = differences(found, wanted)
+        differing = [key for key in differing if key.split(".")[0] not in VOLATILE]
+        if differing:
+            raise UserError(
+                f"{self.path} holds a run with another '{differing[0]}': choose another --out, or use the options in its config.yaml"
+            )
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def done(self, stage: str) -> bool:
+        return (self.path / stage / "done.json").is_file()
+
+    def finish(self, stage: str, **facts: object) -> None:
+        """Mark ``stage`` as done, with facts worth keeping (written last)."""
+        with atomic_path(self.path / stage / "done.json") as temporary:
+            temporary.write_text(json.dumps(facts))
+
+    def facts(self, stage: str) -> dict:
+        """What :meth:`finish` kept. Raises UserError if the stage has not run."""
+        self.need(stage)
+        return json.loads((self.path / stage / "done.json").read_text())
+
+    def need(self, stage: str) -> None:
+        """Raise UserError unless ``stage`` is done."""
+        if not self.done(stage):
+            raise UserError(
+                f"the {stage} stage has not finished in {self.path}: run 'neurobridge {stage}' with the same options first"
+            )
+
+    def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
+        with atomic_path(self.path / name) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # pyright: ignore
+
+    def load_arrays(self, name: str) -> dict[str, np.ndarray]:
+        with np.load(self.path / name) as arrays:
+            return dict(arrays)
+
+
+def as_yaml(settings: RunSettings) -> dict:
+    """Plain values, as a config file holds them."""
+    return json.loads(json.dumps(asdict(settings), default=str))
+
+
+def differences(a: dict, b: dict, prefix: str = "") -> list[str]:
+    """Dotted names of the options in which two configs differ."""
+    names: list[str] = []
+    for key in {**a, **b}:
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            names += differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            names.append(prefix + key)
+    return names

@@ -1,0 +1,228 @@
+"""Stages adapter and reconstruct: condition tokens for a frozen generator, then pictures with their floors and oracle."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from neurobridge.bridge.adapter import Adapter
+from neurobridge.bridge.encoding import LinearEncoding, library_posterior_mean
+from neurobridge.bridge.generator_training import encode_images, train_condition, train_generator
+from neurobridge.data.images import ImageSet
+from neurobridge.errors import UserError
+from neurobridge.pipeline.alignment import ImageData, image_encoder, load_aligned, sessions_with_images
+from neurobridge.pipeline.decoding import Calibration, Decoded, decode_session, linear_encoding
+from neurobridge.pipeline.folder import RunFolder
+from neurobridge.pipeline.spikes import make_batcher
+from neurobridge.training.settings import RunSettings
+from neurobridge.training.trainer import MetricsCSV
+from neurobridge.vision.autoencoder import TinyAutoencoder
+from neurobridge.vision.encoders import ImageEncoder
+from neurobridge.vision.generator import Generator
+
+LIBRARY = 4000
+
+
+def adapter(run: RunFolder) -> None:
+    """Embedding -> condition tokens, by the denoising loss through a frozen generator, on training images -> run/adapter."""
+    settings = run.settings
+    options = settings.generator
+    run.need("align")
+    data = load_images(run)
+    pixels, ids = data.images.pixels[data.train], data.images.ids[data.train]
+    encoder = image_encoder(run)
+    common = {
+        "sketch_steps": options.sketch_steps,
+        "batch_size": options.batch,
+        "learning_rate": options.adapter_learning_rate,
+        "seed": settings.seed,
+    }
+    history = []
+    if options.train_steps:
+        train_generator(
+            pixels,
+            ids,
+            run / "adapter",
+            encoder=encoder,
+            autoencoder=tiny_autoencoder(options.tiny_autoencoder),
+            steps=options.train_steps,
+            noise=options.adapter_noise,
+            cache_dir=settings.data / "embeddings",
+            **common,
+        )
+        source = "trained on this data set's training images"
+    else:
+        generator = Generator.load(options.weights or shipped_weights()).freeze()
+        torch.manual_seed(settings.seed + 2)
+        fresh = Adapter(
+            embedding_width=encoder.width,
+            condition_width=generator.condition_width,
+            tokens=generator.tokens,
+            depth=1,
+            heads=4,
+            hidden=256,
+            grid=None if encoder.pooled else encoder.grid,
+            noise=options.adapter_noise,
+        )
+        history = train_condition(
+            generator,
+            fresh,
+            encode_images(generator, pixels),
+            torch.from_numpy(data.embeddings[data.train]),
+            steps=options.adapter_steps,
+            checkpoint=run / "checkpoints" / "adapter" / "last.pt",
+            **common,
+        )
+        fresh.save(run / "adapter")
+        source = str(options.weights or "shipped with the package: procedural scenes")
+    table = MetricsCSV(run / "metrics.csv", stage="adapter", keep_below=0)
+    for row in history:
+        table.log_metrics({f"train/{k}": v for k, v in row.items() if k != "step"}, int(row["step"]))
+    run.finish("adapter", generator=source, images=len(ids))
+
+
+def tiny_autoencoder(folder: Path | None) -> TinyAutoencoder | None:
+    """The latent space given by path, if one is."""
+    if folder is None:
+        return None
+    encoder, decoder = folder / "taef2_encoder.pth", folder / "taef2_decoder.pth"
+    for path in (encoder, decoder):
+        if not path.is_file():
+            raise UserError(
+                f"no tiny autoencoder weights at {path}: give generator.tiny_autoencoder the folder that holds them"
+            )
+    return TinyAutoencoder(encoder, decoder)
+
+
+def load_generator(run: RunFolder) -> tuple[Generator, Adapter]:
+    """The generator that the adapter stage used, and its adapter."""
+    run.need("adapter")
+    options = run.settings.generator
+    own = run / "adapter" if options.train_steps else options.weights
+    generator = Generator.load(own or shipped_weights()).freeze()
+    return generator, Adapter.load(run / "adapter")
+
+
+def shipped_weights() -> Path:
+    """The generator that comes with the package."""
+    return Path(str(files("neurobridge") / "weights"))
+
+
+def load_images(run: RunFolder) -> ImageData:
+    """Images and their embeddings, as the align stage left them."""
+    kept = run.load_arrays("align/embeddings.npz")
+    images = ImageSet.read(run.settings.data / "images.h5")
+    if kept["ids"].tolist() != images.ids.tolist():
+        raise UserError(f"{run.settings.data / 'images.h5'} changed since the align stage: start a new run")
+    return ImageData(images=images, embeddings=kept["embeddings"], train=kept["train"])
+
+
+def picture_sessions(settings: RunSettings) -> list[str]:
+    return list(settings.picture_sessions or settings.held_out)
+
+
+def decode_sessions(run: RunFolder) -> list[Decoded]:
+    """Predictions of every session with pictures asked for (all with images, if none is named or held out)."""
+    model, head, _ = load_aligned(run)
+    sessions = sessions_with_images(run)
+    batcher = make_batcher(model, sessions, run.settings)
+    wanted = picture_sessions(run.settings) or [s.name for s in sessions]
+    missing = set(wanted) - {s.name for s in sessions}
+    if missing:
+        raise UserError(
+            f"session '{sorted(missing)[0]}' shows no images or is not part of the run: mend picture_sessions"
+        )
+    return [decode_session(model, head, batcher, i, run.settings) for i, s in enumerate(sessions) if s.name in wanted]
+
+
+def reconstruct(run: RunFolder) -> None:
+    """Pictures of the first picture session's test images, with floors and oracle -> run/reconstruct/pictures.npz."""
+    settings, options = run.settings, run.settings.reconstruct
+    torch.manual_seed(settings.seed)
+    data = load_images(run)
+    generator, tokens = load_generator(run)
+    _, _, space = load_aligned(run)
+    targets = space(torch.from_numpy(data.embeddings)).numpy()
+    decoded = decode_sessions(run)[0]
+    test = decoded.test
+    calibration = Calibration(decoded.valid.decoded, targets[decoded.valid.images])
+    embedding = calibration(test.decoded, space)
+
+    def draw(embeddings: np.ndarray, seed: int) -> np.ndarray:
+        with torch.no_grad():
+            condition = tokens(torch.from_numpy(embeddings))
+        seeds = [settings.seed * 1_000_003 + seed * 10_007 + int(i) for i in test.images]
+        return paint(generator, condition, tokens.null, seeds=seeds, steps=options.steps, guidance=options.guidance)
+
+    encoding = linear_encoding(decoded, data.embeddings)
+    candidates = np.stack([draw(embedding, sample) for sample in range(options.samples)])
+    explained = np.stack([likelihoods(encoding, test.responses, c, image_encoder(run)) for c in candidates])
+    best = candidates[explained.argmax(0), np.arange(len(test.images))]
+
+    rng = np.random.default_rng(settings.seed)
+    true = resized(generator, data.images.pixels[test.images])
+    train_rows = np.flatnonzero(data.train)
+    library = train_rows if len(train_rows) <= LIBRARY else np.sort(rng.choice(train_rows, LIBRARY, replace=False))
+    train_pixels = resized(generator, data.images.pixels[library])
+    mean = train_pixels.mean(0, dtype=np.float64).astype(np.float32)
+    nearest = cosine(test.decoded, targets[library]).argmax(1)
+    log_likelihood = encoding.log_likelihood(test.responses, data.embeddings[library])
+    shift = 1 + rng.integers(len(test.images) - 1)
+    null = tokens.null.detach()[None].expand(len(test.images), -1, -1)
+    prior_seeds = [settings.seed * 1_000_003 + 999_983 + int(i) for i in test.images]
+    run.save_arrays(
+        "reconstruct/pictures.npz",
+        image_rows=test.images,
+        explained=explained,
+        **{
+            "target": true,
+            "first sample": candidates[0],
+            "best of samples": best,
+            "mean of samples": candidates.mean(0),
+            "oracle": draw(data.embeddings[test.images], 0),
+            "library posterior": library_posterior_mean(log_likelihood, train_pixels).astype(np.float32),
+            "nearest training image": train_pixels[nearest],
+            "another test image": np.roll(true, shift, axis=0),
+            "mean training image": np.broadcast_to(mean, true.shape).copy(),
+            "grey": np.full_like(true, 0.5),
+            "prior only": paint(generator, null, tokens.null, seeds=prior_seeds, steps=options.steps, guidance=1.0),
+        },
+    )
+    run.finish("reconstruct", session=decoded.session, images=len(test.images), repeats=test.repeats)
+
+
+def paint(
+    generator: Generator, condition: torch.Tensor, null: torch.Tensor, *, seeds: list[int], steps: int, guidance: float
+) -> np.ndarray:
+    """Sample in small batches -> [I, H, W, 3] float32 in [0, 1]."""
+    parts = []
+    for at in range(0, len(condition), 50):
+        rows = slice(at, at + 50)
+        parts.append(
+            generator.sample(condition[rows], null.detach(), seeds=seeds[rows], steps=steps, guidance=guidance)
+        )
+    return torch.cat(parts).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+
+def likelihoods(
+    encoding: LinearEncoding, observed: np.ndarray, pictures: np.ndarray, encoder: ImageEncoder
+) -> np.ndarray:
+    """[I]: log likelihood of each response under its own picture [I, H, W, 3]: the pictures are encoded again."""
+    with torch.no_grad():
+        batches = torch.from_numpy(pictures).permute(0, 3, 1, 2).split(8)
+        features = torch.cat([encoder(batch) for batch in batches]).numpy()
+    return np.diagonal(encoding.log_likelihood(observed, features)).copy()
+
+
+def resized(generator: Generator, pixels: np.ndarray) -> np.ndarray:
+    """uint8 [I, H, W, 3] -> float32 in [0, 1] at the generator's size."""
+    parts = torch.from_numpy(pixels).permute(0, 3, 1, 2).split(256)
+    return torch.cat([generator.resize(part.float() / 255) for part in parts]).permute(0, 2, 3, 1).numpy()
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[I, D], [G, D] -> [I, G]."""
+    return (a / np.linalg.norm(a, axis=1, keepdims=True)) @ (b / np.linalg.norm(b, axis=1, keepdims=True)).T

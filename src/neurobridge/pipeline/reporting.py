@@ -1,0 +1,266 @@
+"""Stage report: one HTML file from what the run folder holds. Nothing is computed here."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+
+import numpy as np
+
+from neurobridge import __version__
+from neurobridge.evaluation import figures
+from neurobridge.evaluation.report import Block, Figure, Table, write_report
+from neurobridge.pipeline.folder import RunFolder, as_yaml
+from neurobridge.training.trainer import read_metrics
+
+OURS = "NeuroBridge"
+FLOORS = ("grey", "mean training image", "another test image", "nearest training image", "prior only")
+GALLERY = (
+    "target",
+    "best of samples",
+    "mean of samples",
+    "oracle",
+    "library posterior",
+    "nearest training image",
+    "prior only",
+)
+CORTEX = {"Rate (Hz)": (2.0, 10.0), "Fano factor": (1.0, 1.6), "Split-half reliability": (0.3, 0.6)}
+
+
+def report(run: RunFolder) -> None:
+    """Write run/report.html."""
+    run.need("evaluate")
+    results = json.loads((run / "evaluate" / "results.json").read_text())
+    arrays = run.load_arrays("evaluate/arrays.npz")
+    chapters: dict[str, list[Block]] = {
+        "What ran": what_ran(run),
+        "Learning": learning(run),
+        "Spikes": spikes(results["spikes"]),
+        "Identification": retrieval(results["retrieval"]),
+        "Pictures": pictures(run, results["pictures"]),
+        "Representation": representation(arrays),
+        "The recordings": recordings(arrays),
+    }
+    blocks, sections = [], {}
+    for title, chapter in chapters.items():
+        if chapter:
+            sections[len(blocks)] = title
+            blocks += chapter
+    write_report(
+        run / "report.html",
+        title="NeuroBridge report",
+        subtitle=f"{run.settings.data} · seed {run.settings.seed} · version {__version__}",
+        blocks=blocks,
+        sections=sections,
+        summary=summary(results),
+    )
+    run.finish("report")
+
+
+def summary(results: dict) -> dict:
+    """The few numbers that matter, the first session's."""
+    cards: dict = {}
+    for row in results["retrieval"]:
+        if row["method"] == "NeuroBridge, decoding" and row["session"] == results["retrieval"][0]["session"]:
+            cards[f"top-1 of {row['gallery']} (chance {row['chance_top1']:.2g})"] = tuple(row["top1"])
+    for row in results["pictures"]:
+        if row["name"] == "best of samples" and row["metric"].startswith("two-way"):
+            cards[row["metric"]] = tuple(row["value"])
+    for row in results["spikes"]:
+        if row["method"] == OURS and row["task"].startswith("co-smoothing"):
+            cards.setdefault(f"co-smoothing, {row['unit']}", row["value"])
+    return cards
+
+
+def what_ran(run: RunFolder) -> list[Block]:
+    facts = {stage: run.facts(stage) for stage in ("pretrain", "adapt", "align", "adapter", "reconstruct")}
+    pre = facts["pretrain"]
+    rows = [
+        ["pretrained on", ", ".join(pre["sessions"])],
+        ["weights of the body", f"{pre['parameters']:,}"],
+        ["units, training windows", f"{pre['units']:,}, {pre['windows']:,}"],
+        ["held out, units adapted", ", ".join(facts["adapt"]["sessions"]) or "none"],
+        ["aligned to", f"{facts['align']['encoder']}, {facts['align']['layer']}"],
+        ["generator", facts["adapter"]["generator"]],
+        ["pictures of", f"{facts['reconstruct']['session']}, {facts['reconstruct']['images']} held-out images"],
+        ["presentations averaged", f"{facts['reconstruct']['repeats']:.3g}"],
+        ["seed", str(run.settings.seed)],
+    ]
+    settings = [[key, str(value)] for key, value in flat(as_yaml(run.settings)).items()]
+    return [
+        Table(
+            "The run",
+            ["", ""],
+            rows,
+            note="Splits are by image content; held-out images and their presentations enter no training.",
+        ),
+        Table("Options", ["option", "value"], settings, note="The same as config.yaml in the run folder."),
+    ]
+
+
+def flat(tree: dict, prefix: str = "") -> dict[str, object]:
+    """{'a': {'b': 1}} -> {'a.b': 1}."""
+    leaves: dict[str, object] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves
+
+
+def learning(run: RunFolder) -> list[Block]:
+    curves: dict[str, dict[str, tuple[list, list]]] = defaultdict(lambda: defaultdict(lambda: ([], [])))
+    for row in read_metrics(run / "metrics.csv"):
+        name = row["name"].removeprefix("train/").replace("valid/", "valid ")
+        if name in ("loss", "valid loss"):
+            continue
+        steps, values = curves[row["stage"]][name]
+        steps.append(int(row["step"]))
+        values.append(float(row["value"]))
+    chapters = []
+    for stages, title in (
+        (("pretrain", "adapt"), "Masked prediction"),
+        (("align", "align-joint"), "Alignment"),
+        (("adapter",), "Adapter"),
+    ):
+        panels = {stage: dict(curves[stage]) for stage in stages if stage in curves}
+        if panels:
+            caption = "Loss a masking mode, each a mean over its hidden cells; dashed: valid split with frozen masks."
+            chapters.append(Figure(title, figures.loss_curves(panels), caption if "Masked" in title else ""))
+    return chapters
+
+
+def spikes(rows: list[dict]) -> list[Block]:
+    if not rows:
+        return []
+    table = [[r["session"], r["role"], r["task"], r["method"], r["value"], r["unit"]] for r in rows]
+    panels: dict[str, list[figures.Bar]] = {}
+    for r in rows:
+        if r["task"].startswith("co-smoothing"):
+            role = "ours" if r["method"] == OURS else "baseline"
+            panels.setdefault(r["session"], []).append(figures.Bar(r["method"], r["value"], role=role))
+    return [
+        Figure(
+            "Leave-one-out co-smoothing",
+            figures.bars(panels, xlabel=rows[0]["unit"]),
+            "Test split. The mean rate scores 0.",
+        ),
+        Table(
+            "Masked prediction",
+            ["session", "role", "task", "method", "score", "unit"],
+            table,
+            note="Test split, up to 300 windows, frozen masks, one seed. Null: each unit's mean over the scored cells. "
+            "Co-smoothing: 20 units, each predicted from all the others.",
+            highlight=frozenset(i for i, r in enumerate(rows) if r["method"] == OURS),
+        ),
+    ]
+
+
+def retrieval(rows: list[dict]) -> list[Block]:
+    table = [
+        [r["session"], r["method"], tuple(r["top1"]), tuple(r["top5"]), r["gallery"], r["chance_top1"], r["repeats"]]
+        for r in rows
+    ]
+    first = [r for r in rows if r["session"] == rows[0]["session"]]
+    panels, chance = {}, {}
+    for k in (1, 5):
+        title = f"top-{k} of {first[0]['gallery']}"
+        panels[title] = [
+            figures.Bar(r["method"], *r[f"top{k}"], role="ours" if OURS in r["method"] else "baseline") for r in first
+        ]
+        chance[title] = first[0][f"chance_top{k}"]
+    blocks: list[Block] = [
+        Figure(
+            f"Which image was seen? Session {first[0]['session']}",
+            figures.bars(panels, chance=chance),
+            "95 % intervals by bootstrap over images.",
+        ),
+        Table(
+            "Identification of held-out images",
+            ["session", "method", "top-1", "top-5", "gallery", "chance", "presentations"],
+            table,
+            note="95 % intervals by bootstrap over images. Ridge decodes to the same target; the likelihood is that of the "
+            "recorded response under a linear encoding model of the same image features; the weight of the combination "
+            "is chosen on the valid split.",
+            highlight=frozenset(i for i, r in enumerate(rows) if OURS in r["method"]),
+        ),
+    ]
+    means = []
+    for method in dict.fromkeys(r["method"] for r in rows):
+        mine = [r for r in rows if r["method"] == method]
+        means.append(
+            [
+                method,
+                float(np.mean([r["top1"][0] for r in mine])),
+                float(np.mean([r["top5"][0] for r in mine])),
+                len(mine),
+            ]
+        )
+    if len(first) < len(rows):
+        blocks.append(Table("Mean over sessions", ["method", "top-1", "top-5", "sessions"], means))
+    return blocks
+
+
+def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
+    shown = run.load_arrays("reconstruct/pictures.npz")
+    some = np.linspace(0, len(shown["target"]) - 1, min(12, len(shown["target"]))).astype(int)
+    metrics = list(dict.fromkeys(r["metric"] for r in rows))
+    names = list(dict.fromkeys(r["name"] for r in rows))
+    value = {(r["name"], r["metric"]): tuple(r["value"]) for r in rows}
+    roles = {"oracle": "oracle"} | dict.fromkeys(FLOORS, "floor")
+    order = [n for n in names if n not in roles] + [n for n in names if n in roles]
+    panels = {
+        metric: [
+            figures.Bar(n, *value[n, metric], role=roles.get(n, "baseline" if n == "library posterior" else "ours"))
+            for n in order
+        ]
+        for metric in metrics
+    }
+    return [
+        Figure(
+            "Gallery",
+            figures.gallery({name: shown[name][some] for name in GALLERY}),
+            "Held-out images, evenly spaced and not chosen. Best of samples: the candidate that explains the recorded "
+            "spikes best. Oracle: the true embedding through the same generator. Library posterior: the mean of the ten "
+            "training images that explain the spikes best, without any generator.",
+            photographic=True,
+        ),
+        Figure(
+            "Scores beside floors and ceiling", figures.bars(panels, chance={m: 0.5 for m in metrics if "two-way" in m})
+        ),
+        Table(
+            "Scores of pictures",
+            ["pictures", *metrics],
+            [[n, *[value[n, m] for m in metrics]] for n in order],
+            note=f"{rows[0]['items']} held-out images, 95 % intervals by bootstrap over images. Two-way identification: "
+            "chance 0.5, ties lose. The evaluator network is not the one whose features are decoded.",
+            highlight=frozenset(i for i, n in enumerate(order) if n not in roles and n != "library posterior"),
+        ),
+    ]
+
+
+def representation(arrays: dict) -> list[Block]:
+    blocks: list[Block] = []
+    if "image_category" in arrays:
+        labels = {"category of the image": arrays["image_category"]}
+        caption = "Readouts of valid and test images, repeats averaged; categories were never a target."
+        blocks.append(
+            Figure("Images in the aligned space", figures.representation_scatter(arrays["image_xy"], labels), caption)
+        )
+    areas = {"area of the unit": arrays["unit_area"]}
+    caption = "Unit embeddings; the areas were never a target."
+    blocks.append(Figure("Units", figures.representation_scatter(arrays["unit_xy"], areas), caption))
+    return blocks
+
+
+def recordings(arrays: dict) -> list[Block]:
+    if "rates" not in arrays:
+        return []
+    noise = figures.noise_statistics(arrays["rates"], arrays["fano"], arrays["reliability"], cortex=CORTEX)
+    psth = figures.raster_and_psth(arrays["raster"], arrays["areas"], bin_s=0.01)
+    return [
+        Figure(
+            "Noise",
+            noise,
+            "Units of the session whose pictures are drawn; shaded: where medians of cortical units lie.",
+        ),
+        Figure("Raster and PSTH", psth, "One presentation, and the mean over test presentations."),
+    ]

@@ -1,0 +1,246 @@
+"""Stage evaluate: spikes against their baselines, retrieval against ridge and chance, pictures against their floors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from neurobridge.baselines.glm import fit_predict_glm
+from neurobridge.baselines.rates import fit_predict_population_coupling
+from neurobridge.baselines.ridge import ridge
+from neurobridge.data.datamodule import Batcher
+from neurobridge.data.store import Session
+from neurobridge.errors import atomic_path
+from neurobridge.evaluation.controls import bootstrap_interval, chance_level
+from neurobridge.evaluation.images import score_pictures
+from neurobridge.evaluation.probes import project_2d
+from neurobridge.evaluation.spikes import bits_per_spike, fano_factor, gaussian_r2, split_half_reliability
+from neurobridge.neuro.masking import MODES, Masker, MaskPlan, nothing_hidden
+from neurobridge.neuro.model import NeuroBridge
+from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
+from neurobridge.pipeline.decoding import Decoded, linear_encoding, responses, ridge_predictions
+from neurobridge.pipeline.folder import RunFolder
+from neurobridge.pipeline.pictures import cosine, decode_sessions, load_images
+from neurobridge.pipeline.spikes import held_out_sessions, make_batcher, pretraining_sessions
+from neurobridge.vision.encoders import ImageEncoder
+
+WINDOWS, UNITS = 300, 20
+EVALUATOR = "efficientnet-lite1"
+
+
+def evaluate(run: RunFolder) -> None:
+    """Every number of the report, with intervals -> run/evaluate/results.json and arrays.npz."""
+    run.need("reconstruct")
+    decoded = decode_sessions(run)
+    results = {"spikes": score_spikes(run), "retrieval": score_retrieval(run, decoded), "pictures": score_images(run)}
+    run.save_arrays("evaluate/arrays.npz", **representation(run), **noise(run))
+    with atomic_path(run / "evaluate" / "results.json") as path:
+        path.write_text(json.dumps(results, indent=1))
+    run.finish("evaluate")
+
+
+def score_spikes(run: RunFolder) -> list[dict]:
+    """One row a (session, task, method): bits/spike, or R2 for values, on the test split with frozen masks."""
+    held_out, rest = held_out_sessions(run.settings), pretraining_sessions(run.settings)
+    sessions = [*held_out[:1], *[s for s in rest if (s.split == "test").any()][:1]]
+    model = NeuroBridge.load(run / "adapt").eval()
+    batcher = make_batcher(model, sessions, run.settings)
+    rows = []
+    for index, session in enumerate(sessions):
+        role = "held out, adapted" if session in held_out else "pretrained"
+        for score in spike_tasks(model, batcher, index, run.settings.pretrain.modes):
+            rows.append({"session": session.name, "role": role, **score})
+    return rows
+
+
+def spike_tasks(model: NeuroBridge, batcher: Batcher, index: int, modes: Sequence[str]) -> list[dict]:
+    """Masked prediction in every mode, then leave-one-out co-smoothing beside population coupling and the GLM."""
+    session = batcher.sessions[index]
+    measure, unit = (gaussian_r2, "R2") if session.valued else (bits_per_spike, "bits/spike")
+    test = some_rows(session, "test", WINDOWS)
+    batch = batcher.batch([(index, test)])
+    truth = batch.target.numpy()
+    scores = []
+    for number, mode in enumerate(modes):
+        plan = Masker(modes=MODES).draw(batch, np.random.default_rng([7, number]), mode)
+        actual = MODES[int(plan.mode[0])]
+        if actual != mode:
+            continue
+        prediction = predict(model, batcher, index, test, lambda b, plan=plan: plan)
+        value = measure(prediction, truth, plan.scored(batch).numpy())
+        scores.append({"task": f"masked, {mode}", "method": "NeuroBridge", "value": float(value), "unit": unit})
+    units = np.random.default_rng(3).permutation(session.units)[:UNITS]
+    ours = np.stack([predict(model, batcher, index, test, hide_unit(u))[:, u] for u in units], axis=1)
+    rivals = {"NeuroBridge": ours} | rival_predictions(session, batcher.bin_ms, truth, units)
+    for method, prediction in rivals.items():
+        value = measure(prediction, truth[:, units])
+        scores.append({"task": "co-smoothing, leave one out", "method": method, "value": float(value), "unit": unit})
+    return scores
+
+
+def rival_predictions(session: Session, bin_ms: int, truth: np.ndarray, units: np.ndarray) -> dict[str, np.ndarray]:
+    """Closed-form rivals of leave-one-out co-smoothing: method -> [W, len(units), T]."""
+    train = session.binned(some_rows(session, "train", 1500), bin_ms)
+    if session.valued:
+        x, y = train[:, :, 0], truth[:, :, 0]
+        others = [np.delete(np.arange(session.units), u) for u in units]
+        fits = [ridge(x[:, o], x[:, [u]]).predict(y[:, o]) for o, u in zip(others, units, strict=True)]
+        return {"ridge on the other units": np.concatenate(fits, axis=1)[:, :, None]}
+    bin_s = bin_ms / 1000
+    return {
+        "time-locked mean (PSTH)": np.broadcast_to(train.mean(0), truth.shape)[:, units],
+        "population coupling": fit_predict_population_coupling(train, truth, bin_s=bin_s)[:, units],
+        "leave-one-out GLM": fit_predict_glm(train, truth, bin_s=bin_s, units=units, max_samples=30_000),
+    }
+
+
+def some_rows(session: Session, split: str, most: int) -> np.ndarray:
+    """At most ``most`` windows of a split, the same ones every time."""
+    rows = session.rows(split)
+    return np.sort(np.random.default_rng(11).permutation(rows)[:most])
+
+
+@torch.no_grad()
+def predict(model: NeuroBridge, batcher: Batcher, index: int, rows: np.ndarray, plan: Callable) -> np.ndarray:
+    """Expected counts (or values) [W, N, T] under ``plan(batch)``."""
+    batch = batcher.batch([(index, rows)])
+    prediction = model(batch, plan(batch))
+    return (prediction if batcher.sessions[index].valued else prediction.exp()).numpy()
+
+
+def hide_unit(unit: int) -> Callable:
+    def plan(batch) -> MaskPlan:
+        made = nothing_hidden(batch)
+        made.hidden_unit[:, unit] = True
+        return made
+
+    return plan
+
+
+def score_retrieval(run: RunFolder, sessions: Sequence[Decoded]) -> list[dict]:
+    """One row a (session, method): top-1 and top-5 with intervals; the gallery is the session's test images."""
+    data = load_images(run)
+    _, _, space = load_aligned(run)
+    targets = space(torch.from_numpy(data.embeddings)).numpy()
+    rows = []
+    for d in sessions:
+        encoding = linear_encoding(d, data.embeddings)
+
+        def evidence(
+            responses: np.ndarray, decoded: np.ndarray, images: np.ndarray, encoding=encoding
+        ) -> tuple[np.ndarray, np.ndarray]:
+            log_likelihood = encoding.log_likelihood(responses, data.embeddings[images])
+            return cosine(decoded, targets[images]), log_likelihood
+
+        valid = evidence(d.valid.responses, d.valid.decoded, d.valid.images)
+        test = evidence(d.test.responses, d.test.decoded, d.test.images)
+        share = best_weight(*valid)
+        methods = {
+            "NeuroBridge, decoding": test[0],
+            "NeuroBridge, decoding one presentation": cosine(d.test.single, targets[d.test.images]),
+            "decoding and likelihood": combine(*test, share),
+            "linear encoding likelihood": test[1],
+            "ridge decoding, same target": cosine(ridge_predictions(d, data.embeddings, space), targets[d.test.images]),
+        }
+        for method, scores in methods.items():
+            one = {"session": d.session, "method": method, "gallery": len(d.test.images), "repeats": d.test.repeats}
+            if "one presentation" in method:
+                one["repeats"] = 1.0
+            for k in (1, 5):
+                hits = (rank(scores) < k).astype(float)
+                one[f"top{k}"] = [*bootstrap_interval(hits, seed=run.settings.seed)]
+                one[f"chance_top{k}"] = chance_level(len(d.test.images), k)
+            rows.append(one)
+    return rows
+
+
+def best_weight(decoding: np.ndarray, likelihood: np.ndarray) -> float:
+    """Share of the likelihood beside the decoder that ranks the right image of the valid split best."""
+    shares = np.linspace(0, 1, 11)
+    return float(min(shares, key=lambda share: np.log1p(rank(combine(decoding, likelihood, share))).mean()))
+
+
+def combine(decoding: np.ndarray, likelihood: np.ndarray, share: float) -> np.ndarray:
+    """Both kinds of evidence [I, G], each standardised over the gallery (so that averaging repeats changes no scale)."""
+    a, b = ((x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) for x in (decoding, likelihood))
+    return (1 - share) * a + share * b
+
+
+def rank(scores: np.ndarray) -> np.ndarray:
+    """[I]: how many wrong gallery entries score at least as high as the right one, which is on the diagonal."""
+    right = np.diagonal(scores)[:, None]
+    return (scores >= right).sum(1) - 1
+
+
+def score_images(run: RunFolder) -> list[dict]:
+    """Scores of every set of pictures, floors and oracle; the evaluator is another network than the decoding target."""
+    pictures = run.load_arrays("reconstruct/pictures.npz")
+    targets = pictures.pop("target")
+    for name in ("image_rows", "explained"):
+        pictures.pop(name)
+    scores = score_pictures(
+        pictures, targets, feature_nets={f"{EVALUATOR} (pooled)": evaluator()}, seed=run.settings.seed
+    )
+    return [{"metric": s.metric, "name": s.name, "value": [s.mean, s.low, s.high], "items": s.items} for s in scores]
+
+
+def evaluator() -> Callable[[np.ndarray], np.ndarray]:
+    """The judge of pictures: a network that no stage of the pipeline has seen."""
+    network = ImageEncoder(name=EVALUATOR, layer="pooled", resolution=240)
+
+    @torch.no_grad()
+    def features(pictures: np.ndarray) -> np.ndarray:
+        batches = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().split(8)
+        return torch.cat([network(batch) for batch in batches]).numpy()
+
+    return features
+
+
+def representation(run: RunFolder) -> dict[str, np.ndarray]:
+    """2-D maps: readouts of test images by category, unit embeddings by area."""
+    model, _, _ = load_aligned(run)
+    decoded = decode_sessions(run)[0]
+    images = load_images(run).images
+    sessions = sessions_with_images(run)
+    area = {f"{s.recording.unit_keys[i]}": r for s in sessions for i, r in enumerate(s.recording.regions.tolist())}
+    keys = [key for key in model.units.keys if key in area][:800]
+    arrays = {
+        "image_xy": project_2d(np.concatenate([decoded.valid.decoded, decoded.test.decoded]), seed=run.settings.seed),
+        "unit_xy": project_2d(
+            model.units.embedding.detach().numpy()[model.units.rows_of(keys)], seed=run.settings.seed
+        ),
+        "unit_area": np.array([area[key] for key in keys]),
+    }
+    rows = np.concatenate([decoded.valid.images, decoded.test.images])
+    if "category" in images.labels:
+        arrays["image_category"] = images.labels["category"][rows]
+    return arrays
+
+
+def noise(run: RunFolder) -> dict[str, np.ndarray]:
+    """Rates (Hz), Fano factors and split-half reliability of the units of the first session with repeated test images."""
+    session = [*held_out_sessions(run.settings), *pretraining_sessions(run.settings)][0]
+    images = run.settings.data / "images.h5"
+    if session.valued or not Path(images).is_file():
+        return {}
+    session.attach_images(load_images(run).images)
+    rows = session.rows("test")
+    counts, shown = responses(session, rows), session.image_row[rows]
+    repeats = min(np.unique(shown, return_counts=True)[1])
+    if repeats < 4:
+        return {}
+    by_image = np.stack([counts[shown == image][:repeats] for image in np.unique(shown)])
+    binned = session.binned(some_rows(session, "test", 200), 10)
+    start, end = session.recording.duration
+    rates = np.bincount(session.columns, minlength=session.units) / (end - start)
+    return {
+        "rates": rates,
+        "fano": fano_factor(by_image),
+        "reliability": split_half_reliability(by_image, seed=0, spearman_brown=False),
+        "raster": binned,
+        "areas": session.recording.regions,
+    }

@@ -1,0 +1,147 @@
+"""Stages pretrain and adapt: a masked model of many sessions, then unit embeddings for sessions it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import torch
+
+from neurobridge.data.datamodule import Batcher, StepBatches, open_sessions
+from neurobridge.data.store import Session
+from neurobridge.errors import UserError
+from neurobridge.neuro.batch import SpikeBatch
+from neurobridge.neuro.masking import Masker, MaskPlan, Mode
+from neurobridge.neuro.model import NeuroBridge, parameter_count
+from neurobridge.pipeline.folder import RunFolder
+from neurobridge.training.settings import RunSettings
+from neurobridge.training.tasks import MaskedTask
+from neurobridge.training.trainer import fit
+
+VALIDATION_WINDOWS = 64
+
+
+def pretraining_sessions(settings: RunSettings) -> list[Session]:
+    """The sessions that the settings name, or all that are not held out."""
+    names = list(settings.sessions)
+    if not names:
+        names = [s.stem for s in sorted((settings.data / "sessions").glob("*.h5")) if s.stem not in settings.held_out]
+    both = set(names) & set(settings.held_out)
+    if both:
+        raise UserError(f"session '{sorted(both)[0]}' is both in sessions and in held_out: name it once")
+    return open_windows(settings, names)
+
+
+def held_out_sessions(settings: RunSettings) -> list[Session]:
+    return open_windows(settings, settings.held_out) if settings.held_out else []
+
+
+def open_windows(settings: RunSettings, names: Sequence[str]) -> list[Session]:
+    """Sessions cut as the settings say."""
+    window = settings.window
+    if window.window_ms % window.bin_ms:
+        raise UserError(f"window.window_ms ({window.window_ms}) is not a multiple of window.bin_ms ({window.bin_ms})")
+    return open_sessions(settings.data, names, window_ms=window.window_ms, offset_ms=window.offset_ms)
+
+
+def make_batcher(model: NeuroBridge, sessions: Sequence[Session], settings: RunSettings) -> Batcher:
+    rows = {s.name: model.units.rows_of(s.recording.unit_keys) for s in sessions}
+    return Batcher(sessions, rows_of_units=rows, bin_ms=settings.window.bin_ms)
+
+
+def add_units(model: NeuroBridge, sessions: Sequence[Session], settings: RunSettings) -> None:
+    """Grow the vocabulary by the units of ``sessions``, biases at their log mean rates in the train split."""
+    for session in sessions:
+        start = torch.from_numpy(session.start_bias(settings.window.bin_ms))
+        model.units.extend(session.recording.unit_keys, log_rates=start, seed=settings.seed)
+
+
+def frozen_validation(batcher: Batcher, modes: Sequence[Mode]) -> list[tuple[SpikeBatch, MaskPlan]]:
+    """Fixed windows of the valid split with fixed plans, every mode, from up to three sessions."""
+    masker, plans = Masker(modes=modes), []
+    for index, session in enumerate(batcher.sessions[:3]):
+        rows = session.rows("valid")[:VALIDATION_WINDOWS]
+        if len(rows) == 0:
+            continue
+        batch = batcher.batch([(index, rows)])
+        plans += [(batch, masker.draw(batch, np.random.default_rng([index, k]), mode)) for k, mode in enumerate(modes)]
+    return plans
+
+
+def masked_task(
+    model: NeuroBridge, sessions: Sequence[Session], settings: RunSettings, *, only_units: bool
+) -> MaskedTask:
+    stage = settings.adapt if only_units else settings.pretrain
+    batcher = make_batcher(model, sessions, settings)
+    groups = len(sessions) if only_units else settings.pretrain.groups
+
+    def loader(first: int, last: int, rank: int) -> StepBatches:
+        return StepBatches(
+            batcher,
+            split="train",
+            windows=stage.windows,
+            groups=groups,
+            seed=settings.seed,
+            first=first,
+            last=last,
+            rank=rank,
+        )
+
+    return MaskedTask(
+        model,
+        modes=settings.pretrain.modes,
+        only_units=only_units,
+        validation=frozen_validation(batcher, settings.pretrain.modes),
+        loader=loader,
+        steps=stage.steps,
+        checkpoint_every=stage.checkpoint_every,
+        learning_rate=stage.learning_rate,
+        weight_decay=0.0 if only_units else settings.pretrain.weight_decay,
+        seed=settings.seed,
+    )
+
+
+def pretrain(run: RunFolder) -> None:
+    """Masked pretraining on all sessions but the held-out ones -> run/pretrain."""
+    settings = run.settings
+    sessions = pretraining_sessions(settings)
+    torch.manual_seed(settings.seed)
+    model = NeuroBridge(**asdict(settings.model))
+    add_units(model, sessions, settings)
+    fit_here(masked_task(model, sessions, settings, only_units=False), "pretrain", run)
+    model.save(run / "pretrain")
+    run.finish(
+        "pretrain",
+        sessions=[s.name for s in sessions],
+        units=len(model.units),
+        parameters=parameter_count(model.encoder) + parameter_count(model.decoder),
+        windows=int(sum(len(s.rows("train")) for s in sessions)),
+    )
+
+
+def adapt(run: RunFolder) -> None:
+    """New unit embeddings for the held-out sessions, body frozen -> run/adapt."""
+    settings = run.settings
+    run.need("pretrain")
+    model = NeuroBridge.load(run / "pretrain")
+    sessions = held_out_sessions(settings)
+    add_units(model, sessions, settings)
+    if sessions and settings.adapt.steps:
+        fit_here(masked_task(model, sessions, settings, only_units=True), "adapt", run)
+    model.save(run / "adapt")
+    run.finish("adapt", sessions=[s.name for s in sessions])
+
+
+def fit_here(task, stage: str, run: RunFolder) -> None:
+    """Train in the run folder, with the devices and loggers that the settings ask for."""
+    s = run.settings
+    fit(
+        task,
+        stage=stage,
+        out=run.path,
+        accelerator=s.accelerator,
+        devices=s.devices,
+        precision=s.precision,
+        wandb=s.wandb,
+    )

@@ -1,0 +1,244 @@
+"""Every option of a run, with its type, its default and one sentence. The defaults are the embedded demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from neurobridge.neuro.masking import Mode
+
+
+@dataclass(kw_only=True)
+class WindowSettings:
+    """How recordings are cut.
+
+    Args:
+        window_ms: Length of a window in ms.
+        offset_ms: Start of a window after stimulus onset in ms.
+        bin_ms: Bin of the rate grid in ms; divides window_ms.
+    """
+
+    window_ms: int = 300
+    offset_ms: int = 0
+    bin_ms: int = 10
+
+
+@dataclass(kw_only=True)
+class ModelSettings:
+    """Size of the spike encoder.
+
+    Args:
+        width: Width of the backbone.
+        depth: Blocks of the backbone.
+        heads: Attention heads.
+        latents: Latents a chunk.
+        unit_width: Width of a unit embedding.
+        chunk_ms: Length of a chunk in ms.
+        decoder_depth: Cross-attention layers of the rate decoder.
+        dropout: Dropout in the backbone.
+    """
+
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    latents: int = 4
+    unit_width: int = 64
+    chunk_ms: int = 50
+    decoder_depth: int = 1
+    dropout: float = 0.0
+
+
+@dataclass(kw_only=True)
+class PretrainSettings:
+    """Masked pretraining.
+
+    Args:
+        steps: Optimiser steps.
+        learning_rate: Peak learning rate (linear warm-up over a tenth, then cosine).
+        weight_decay: Of the body; unit embeddings have none.
+        windows: Windows a batch.
+        groups: Sessions a batch.
+        modes: Masking modes to draw from.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    steps: int = 600
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    windows: int = 128
+    groups: int = 4
+    modes: list[Mode] = field(default_factory=lambda: ["temporal", "neuron", "intra_region", "inter_region"])
+    checkpoint_every: int = 100
+
+
+@dataclass(kw_only=True)
+class AdaptSettings:
+    """Unit embeddings of new sessions; the body is frozen.
+
+    Args:
+        steps: Optimiser steps (0: leave the embeddings at random).
+        learning_rate: Peak learning rate.
+        windows: Windows a batch.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    steps: int = 200
+    learning_rate: float = 1e-2
+    windows: int = 128
+    checkpoint_every: int = 100
+
+
+@dataclass(kw_only=True)
+class ImageSettings:
+    """The frozen image encoder whose embedding is the target.
+
+    Args:
+        encoder: Network.
+        layer: Layer whose features are the embedding: pooled or block0..block15.
+        grid: Blocks are pooled to grid x grid positions.
+        resolution: Side of the encoder's input in pixels.
+        dimensions: Principal components kept of the centred embedding (statistics of the training images).
+        whitening: Power of the whitening: 0 keeps variances, 1 makes them equal.
+    """
+
+    encoder: str = "efficientnet-lite0"
+    layer: str = "block7"
+    grid: int = 4
+    resolution: int = 128
+    dimensions: int = 1280
+    whitening: float = 0.0
+
+
+@dataclass(kw_only=True)
+class AlignSettings:
+    """Contrastive alignment: readout and projector first, then the last blocks of the backbone too.
+
+    Args:
+        sessions: Sessions to align; empty: all that show images.
+        steps: Steps of stage 1 (encoder frozen).
+        joint_steps: Steps of stage 2 (last blocks and unit embeddings unfrozen).
+        joint_blocks: Backbone blocks unfrozen in stage 2.
+        anti_forgetting: Weight of the masked reconstruction in stage 2.
+        learning_rate: Peak learning rate of the population path.
+        readout_learning_rate: Peak learning rate of the paths that read the latents.
+        joint_learning_rate: Peak learning rate of what stage 2 unfreezes.
+        weight_decay: Of readout and projector.
+        windows: Windows a batch.
+        groups: Sessions a batch.
+        queries: Readout queries.
+        loadings: Width of a unit's loading in the population path.
+        hidden: Width of the projector's hidden layers.
+        dropout: Dropout in the projector.
+        unit_dropout: Share of the units hidden at random in training windows.
+        noise: Noise added to standardised responses in training, in standard deviations.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    sessions: list[str] = field(default_factory=list)
+    steps: int = 1200
+    joint_steps: int = 100
+    joint_blocks: int = 4
+    anti_forgetting: float = 0.2
+    learning_rate: float = 2e-3
+    readout_learning_rate: float = 2e-4
+    joint_learning_rate: float = 3e-4
+    weight_decay: float = 0.05
+    windows: int = 128
+    groups: int = 1
+    queries: int = 8
+    loadings: int = 256
+    hidden: int = 512
+    dropout: float = 0.3
+    unit_dropout: float = 0.1
+    noise: float = 0.3
+    checkpoint_every: int = 200
+
+
+@dataclass(kw_only=True)
+class GeneratorSettings:
+    """The picture generator and its adapter.
+
+    Args:
+        weights: Folder of generator weights; empty: the package's own, trained on procedural scenes.
+        train_steps: Train a generator on the data set's own training images for that many steps instead.
+        tiny_autoencoder: Folder with taef2_encoder.pth and taef2_decoder.pth: the latent space of a generator trained here.
+        adapter_steps: Steps of the adapter against the frozen generator.
+        sketch_steps: Cheap steps before them, of the adapter's regression to the generator's latents alone.
+        adapter_learning_rate: Peak learning rate of the adapter.
+        adapter_noise: Noise added to the standardised embedding in training, so that decoded ones are served too.
+        batch: Images a batch.
+    """
+
+    weights: Path | None = None
+    train_steps: int = 0
+    tiny_autoencoder: Path | None = None
+    adapter_steps: int = 150
+    sketch_steps: int = 300
+    adapter_learning_rate: float = 1e-3
+    adapter_noise: float = 0.3
+    batch: int = 32
+
+
+@dataclass(kw_only=True)
+class ReconstructSettings:
+    """Pictures of the held-out images.
+
+    Args:
+        images: Test images a session at most (also the size of the retrieval gallery).
+        samples: Candidates an image, ranked by how well they explain the spikes.
+        steps: Sampler steps.
+        guidance: Classifier-free guidance.
+    """
+
+    images: int = 100
+    samples: int = 4
+    steps: int = 25
+    guidance: float = 2.0
+
+
+@dataclass(kw_only=True)
+class RunSettings:
+    """The main job: pretrain, adapt, align, adapter, reconstruct, evaluate, report.
+
+    Args:
+        data: Data folder (sessions/*.h5, images.h5).
+        out: Run folder: config.yaml, metrics.csv, checkpoints, results and report.html.
+        sessions: Sessions to pretrain on; empty: all but the held-out ones.
+        held_out: Sessions kept from pretraining, whose unit embeddings are then adapted.
+        picture_sessions: Sessions to draw pictures for; empty: the held-out ones, or all with images.
+        window: How recordings are cut.
+        model: Size of the spike encoder.
+        pretrain: Masked pretraining.
+        adapt: Unit embeddings of held-out sessions.
+        image: Image encoder.
+        align: Alignment to image embeddings.
+        generator: Picture generator and adapter.
+        reconstruct: Pictures of held-out images.
+        seed: Seed of everything that is drawn.
+        resume: auto goes on where an interrupted run stopped; never refuses a folder that is in use.
+        wandb: Log to Weights & Biases too: off, offline or online.
+        accelerator: Where to train: auto, cpu, gpu.
+        devices: Number of devices.
+        precision: Numerical precision of training.
+    """
+
+    data: Path = Path("data/simulated")
+    out: Path = Path("runs/demo")
+    sessions: list[str] = field(default_factory=list)
+    held_out: list[str] = field(default_factory=list)
+    picture_sessions: list[str] = field(default_factory=list)
+    window: WindowSettings = field(default_factory=WindowSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
+    adapt: AdaptSettings = field(default_factory=AdaptSettings)
+    image: ImageSettings = field(default_factory=ImageSettings)
+    align: AlignSettings = field(default_factory=AlignSettings)
+    generator: GeneratorSettings = field(default_factory=GeneratorSettings)
+    reconstruct: ReconstructSettings = field(default_factory=ReconstructSettings)
+    seed: int = 0
+    resume: Literal["auto", "never"] = "auto"
+    wandb: Literal["off", "offline", "online"] = "off"
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"

@@ -1,0 +1,201 @@
+"""A task is a model and a loss: a batch in, named losses out. One class a stage; devices and ranks live in the trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from neurobridge.bridge.alignment import AlignmentHead, info_nce, population_response
+from neurobridge.neuro.batch import SpikeBatch
+from neurobridge.neuro.losses import masked_losses
+from neurobridge.neuro.masking import Masker, MaskPlan, Mode, nothing_hidden
+from neurobridge.neuro.model import NeuroBridge
+
+Loader = Callable[[int, int, int], Iterable]
+
+
+class Task(lightning.LightningModule):
+    """Steps, not epochs, are what counts: an epoch is the stretch between two checkpoints.
+
+    loader(first, last, rank) gives the batches of steps first..last. What is random in a step is seeded by the step,
+    so that an interrupted run ends where an uninterrupted one ends.
+    """
+
+    def __init__(
+        self, *, loader: Loader, steps: int, checkpoint_every: int, learning_rate: float, weight_decay: float, seed: int
+    ):
+        super().__init__()
+        self.loader, self.steps, self.checkpoint_every = loader, steps, checkpoint_every
+        self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
+
+    def train_dataloader(self) -> DataLoader:
+        first = self.current_epoch * self.checkpoint_every
+        return DataLoader(
+            self.loader(first, min(first + self.checkpoint_every, self.steps), self.global_rank), batch_size=None
+        )
+
+    def losses(self, batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Named losses of one batch; 'loss' is their weighted sum, the rest is only logged."""
+        raise AssertionError("a task defines its losses")
+
+    def groups(self) -> list[dict]:
+        """Parameter groups with their own 'lr' or 'weight_decay' where they differ from the task's."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def training_step(self, batch, batch_idx: int) -> Tensor:
+        step = self.current_epoch * self.checkpoint_every + batch_idx
+        torch.manual_seed(self.seed * 1_000_003 + step)
+        losses = self.losses(batch, np.random.default_rng([self.seed, step, self.global_rank, 1]))
+        self.log_dict({f"train/{k}": v for k, v in losses.items()}, batch_size=1)
+        self.log("loss", losses["loss"], prog_bar=True, logger=False, batch_size=1)
+        return losses["loss"]
+
+    def configure_optimizers(self):
+        groups = [{"lr": self.learning_rate, "weight_decay": self.weight_decay} | group for group in self.groups()]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98))
+        warmup = max(1, min(100, self.steps // 10))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class MaskedTask(Task):
+    """Masked prediction: pretraining (all weights), or adaptation (``only_units``: the body is frozen).
+
+    validation: batches with frozen plans, scored at every checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: NeuroBridge,
+        *,
+        modes: Sequence[Mode],
+        only_units: bool = False,
+        validation: Sequence[tuple[SpikeBatch, MaskPlan]] = (),
+        **options,
+    ) -> None:
+        super().__init__(**options)
+        self.model, self.masker, self.only_units = model, Masker(modes=modes), only_units
+        self.validation = list(validation)
+        for parameter in model.body():
+            parameter.requires_grad_(not only_units)
+
+    def groups(self) -> list[dict]:
+        units = {"params": [self.model.units.embedding, self.model.units.bias], "weight_decay": 0.0}
+        return [units] if self.only_units else [units, {"params": self.model.body()}]
+
+    def losses(self, batch: SpikeBatch, rng: np.random.Generator) -> dict[str, Tensor]:
+        losses = masked(self.model, batch, self.masker.draw(batch, rng))
+        return losses | {"loss": torch.stack(list(losses.values())).mean()}
+
+    def on_train_epoch_end(self) -> None:
+        self.model.eval()
+        with torch.no_grad():
+            for batch, plan in self.validation:
+                for mode, value in masked(self.model, batch.to(self.device), plan).items():
+                    self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1)
+        self.model.train()
+
+
+def masked(model: NeuroBridge, batch: SpikeBatch, plan: MaskPlan) -> dict[str, Tensor]:
+    """Loss of each mode in the plan."""
+    return masked_losses(model(batch, plan), batch.target, plan, plan.scored(batch), poisson=batch.event_value is None)
+
+
+class AlignTask(Task):
+    """InfoNCE between the readout of the spikes and frozen image embeddings.
+
+    targets [I, K]: one row an image. latents: for stage 1, those of every window of each session [W, M, D], since a
+    frozen encoder need not run at every step (units are then dropped from the population path only). joint_blocks 0 is stage 1 (encoder frozen). Above that it is stage 2: the last
+    blocks, the norm and the unit embeddings learn too (the whole encoder, if it has no more blocks than that), and anti_forgetting weighs the masked reconstruction.
+    """
+
+    def __init__(
+        self,
+        model: NeuroBridge,
+        head: AlignmentHead,
+        *,
+        targets: Tensor,
+        readout_learning_rate: float,
+        joint_blocks: int = 0,
+        joint_learning_rate: float = 0.0,
+        anti_forgetting: float = 0.0,
+        unit_dropout: float = 0.0,
+        noise: float = 0.0,
+        modes: Sequence[Mode] = (),
+        latents: Sequence[Tensor] = (),
+        **options,
+    ) -> None:
+        super().__init__(**options)
+        self.model, self.head, self.latents = model, head, list(latents)
+        self.register_buffer("targets", targets, persistent=False)
+        self.joint_learning_rate, self.anti_forgetting, self.unit_dropout = (
+            joint_learning_rate,
+            anti_forgetting,
+            unit_dropout,
+        )
+        self.noise, self.readout_learning_rate = noise, readout_learning_rate
+        self.masker = Masker(modes=modes) if modes else None
+        model.requires_grad_(False)
+        self.unfrozen: list[nn.Parameter] = []
+        if joint_blocks:
+            blocks = model.encoder.blocks[-joint_blocks:]
+            whole = joint_blocks >= len(model.encoder.blocks)
+            parts = [model.encoder] if whole else [*blocks, model.encoder.norm]
+            self.unfrozen = [*(p for part in parts for p in part.parameters()), model.units.embedding]
+            for parameter in self.unfrozen:
+                parameter.requires_grad_(True)
+
+    def groups(self) -> list[dict]:
+        population = [self.head.loading, *self.head.population.parameters(), self.head.log_scale]
+        mine = {id(p) for p in population}
+        latent = [p for p in self.head.parameters() if id(p) not in mine]
+        groups: list[dict] = [{"params": population}, {"params": latent, "lr": self.readout_learning_rate}]
+        if self.unfrozen:
+            groups.append({"params": self.unfrozen, "lr": self.joint_learning_rate, "weight_decay": 0.0})
+        return groups
+
+    def losses(self, batch: SpikeBatch, rng: np.random.Generator) -> dict[str, Tensor]:
+        plan = nothing_hidden(batch)
+        if self.unit_dropout:
+            share = rng.random((batch.windows, 1)) * 2 * self.unit_dropout
+            dropped = rng.random(plan.hidden_unit.shape) < share
+            plan.hidden_unit |= torch.from_numpy(dropped).to(plan.hidden_unit.device)
+        latent = self.encode(batch, plan)
+        predicted = self.head(latent, self.responses(batch, plan, rng), batch.unit_row)
+        contrast = info_nce(predicted, self.targets[batch.stimulus], batch.stimulus, self.head.log_scale)
+        losses = {"info_nce": contrast, "loss": contrast}
+        if self.masker is not None and self.anti_forgetting and self.unfrozen:
+            kept = masked(self.model, batch, self.masker.draw(batch, rng))
+            losses |= kept
+            losses["loss"] = contrast + self.anti_forgetting * torch.stack(list(kept.values())).mean()
+        return losses
+
+    def encode(self, batch: SpikeBatch, plan: MaskPlan) -> Tensor:
+        """Latents of the batch: looked up where they were given, computed otherwise."""
+        if self.latents:
+            rows = batch.row.view(batch.groups, -1).cpu()
+            found = [self.latents[i][r] for i, r in zip(batch.session.tolist(), rows, strict=True)]
+            return torch.cat(found).to(self.device, torch.float32)
+        with torch.set_grad_enabled(bool(self.unfrozen)):
+            return self.model.encode(batch, plan)
+
+    def responses(self, batch: SpikeBatch, plan: MaskPlan, rng: np.random.Generator) -> Tensor:
+        """What the head's population path sees, with Gaussian noise of ``noise`` standard deviations."""
+        bias = self.model.units.bias[batch.unit_row]
+        response = population_response(batch, bias, plan.hidden_unit, self.model.encoder.chunk_ms)
+        if self.noise:
+            drawn = torch.from_numpy(rng.standard_normal(response.shape, dtype=np.float32)).to(response)
+            response = response + self.noise * drawn * (response != 0) / response.shape[-1] ** 0.5
+        return response

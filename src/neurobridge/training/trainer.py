@@ -1,0 +1,114 @@
+"""The one place where a Trainer is made: logging, checkpoints, resume. Devices and precision are options of it."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import lightning
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from neurobridge.errors import UserError
+from neurobridge.training.tasks import Task
+
+COLUMNS = ("stage", "step", "name", "value")
+
+
+def fit(
+    task: Task,
+    *,
+    stage: str,
+    out: Path,
+    accelerator: str = "auto",
+    devices: int = 1,
+    precision: str = "32-true",
+    wandb: Literal["off", "offline", "online"] = "off",
+) -> None:
+    """Train ``task`` to its last step. Goes on from the newest checkpoint under out/checkpoints/stage, if there is one."""
+    warnings.filterwarnings("ignore", ".*(num_workers|LeafSpec|val_dataloader|IterableDataset|isinstance\\(treespec).*")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    folder = out / "checkpoints" / stage
+    last = newest_checkpoint(folder)
+    done = int(last.stem.split("=")[-1]) if last else 0
+    loggers: list[Logger] = [MetricsCSV(out / "metrics.csv", stage=stage, keep_below=done)]
+    loggers.append(TensorBoardLogger(out / "tensorboard", name=stage, version=""))
+    if wandb != "off":
+        from lightning.pytorch.loggers import WandbLogger
+
+        loggers.append(
+            WandbLogger(name=f"{out.name}/{stage}", save_dir=out, offline=wandb == "offline", project="neurobridge")
+        )
+    trainer = lightning.Trainer(
+        max_epochs=-(-task.steps // task.checkpoint_every),
+        accelerator=accelerator,
+        devices=devices,
+        precision=precision,  # pyright: ignore
+        gradient_clip_val=1.0,
+        logger=loggers,
+        callbacks=[
+            ModelCheckpoint(folder, filename="{step}", every_n_epochs=1, save_top_k=1, save_on_train_epoch_end=True),
+            RichProgressBar(refresh_rate=5),
+        ],
+        reload_dataloaders_every_n_epochs=1,
+        log_every_n_steps=10,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        inference_mode=False,
+    )
+    trainer.fit(task, ckpt_path=str(last) if last else None, weights_only=True if last else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the latest step in ``folder``. Checkpoints are written whole or not at all."""
+    found = sorted(folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.split("=")[-1]))
+    return found[-1] if found else None
+
+
+class MetricsCSV(Logger):
+    """One long table for the whole run: stage, step, name, value. Rows at or after ``keep_below`` are dropped on resume."""
+
+    def __init__(self, path: Path, *, stage: str, keep_below: int) -> None:
+        super().__init__()
+        self.path, self.stage = path, stage
+        rows = [r for r in read_metrics(path) if r["stage"] != stage or int(r["step"]) < keep_below]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return self.stage
+
+    @rank_zero_only
+    def log_hyperparams(self, *args, **kwargs) -> None:
+        """Options are in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerows((self.stage, step, k, f"{v:.6g}") for k, v in metrics.items() if k != "epoch")
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Rows of a metrics.csv; none where there is no file. Raises UserError for a foreign file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if rows and set(COLUMNS) - set(rows[0]):
+        raise UserError(f"{path} is not a metrics table of ours: choose another --out")
+    return [row for row in rows if row["value"] is not None]

@@ -1,0 +1,117 @@
+"""The spike baselines: against scikit-learn, leaving out what they must, and finding shared structure."""
+
+import time
+
+import numpy as np
+import pytest
+from sklearn.linear_model import PoissonRegressor
+
+from neurobridge.baselines import glm, rates
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """Training and test windows of 20 units driven by three slow common signals, and the true expected counts."""
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(500, 3, 1)) + 0.2 * rng.normal(size=(500, 3, 30)).cumsum(-1)
+    expected = 0.15 * np.exp(np.einsum("nk,wkt->wnt", 0.35 * rng.normal(size=(20, 3)), latent))
+    counts = rng.poisson(expected).astype(float)
+    return counts[:400], counts[400:], expected[400:]
+
+
+def likelihood(prediction, counts):
+    return float((counts * np.log(prediction) - prediction).mean())
+
+
+def test_the_glm_is_scikit_learns_poisson_regressor(shared):
+    train, test, _ = shared
+    alpha = 0.1
+    prediction = glm.fit_predict_glm(train, test, bin_s=0.01, units=np.array([4]), alphas=(alpha,))
+    x, x_test = (
+        rates.smooth(c, bin_s=0.01).transpose(0, 2, 1).reshape(-1, 20)[:, np.arange(20) != 4] for c in (train, test)
+    )
+    centre, scale = x.mean(0), x.std(0)
+    y = train[:, 4].ravel()
+    peer = PoissonRegressor(alpha=alpha * y.mean(), tol=1e-9, max_iter=1000).fit((x - centre) / scale, y)
+    np.testing.assert_allclose(prediction[:, 0].ravel(), peer.predict((x_test - centre) / scale), rtol=0.01)
+
+
+def test_the_baselines_stand_in_their_order(shared):
+    train, test, expected = shared
+    mean = likelihood(rates.fit_predict_mean_rate(train, test), test)
+    coupling = likelihood(rates.fit_predict_population_coupling(train, test, bin_s=0.01), test)
+    started = time.perf_counter()
+    linear = likelihood(glm.fit_predict_glm(train, test, bin_s=0.01), test)
+    assert time.perf_counter() - started < 15
+    assert mean <= coupling < linear < likelihood(expected, test)
+
+
+def test_a_unit_never_sees_itself_nor_what_is_hidden_from_it(shared):
+    train, test, _ = shared
+    visible = np.zeros((20, 20), bool)
+    visible[:, :10] = True
+    before = glm.fit_predict_glm(train, test, bin_s=0.01, visible=visible, alphas=(0.1,))
+    changed = test.copy()
+    changed[:, 10:] = 5.0
+    after = glm.fit_predict_glm(train, changed, bin_s=0.01, visible=visible, alphas=(0.1,))
+    np.testing.assert_array_equal(before, after)
+    changed = test.copy()
+    changed[:, 3] = 5.0
+    for predict in (
+        lambda c: glm.fit_predict_glm(train, c, bin_s=0.01, alphas=(0.1,)),
+        lambda c: rates.fit_predict_population_coupling(train, c, bin_s=0.01),
+    ):
+        before, after = predict(test), predict(changed)
+        np.testing.assert_allclose(before[:, 3], after[:, 3], rtol=1e-9)
+        assert not np.allclose(before[:, 4], after[:, 4])
+
+
+def test_population_coupling_is_the_maximum_of_its_likelihood(shared):
+    train, _, _ = shared
+    fitted = rates.fit_predict_population_coupling(train, train, bin_s=0.01)
+    np.testing.assert_allclose(fitted.sum((0, 2)), train.sum((0, 2)), rtol=1e-3)  # the score of the bias is zero
+
+
+def test_reduced_rank_beats_the_mean_and_its_rank_is_bounded(shared):
+    train, test, _ = shared
+    held_out = np.array([2, 7, 11])
+    prediction = glm.fit_predict_reduced_rank(train, test, bin_s=0.01, held_out=held_out, rank=2)
+    assert prediction.shape == (100, 3, 30)
+    mean = rates.fit_predict_mean_rate(train, test)[:, held_out]
+    assert likelihood(prediction, test[:, held_out]) > likelihood(mean, test[:, held_out])
+    full = glm.fit_predict_reduced_rank(train, test, bin_s=0.01, held_out=held_out, rank=3)
+    more = glm.fit_predict_reduced_rank(train, test, bin_s=0.01, held_out=held_out, rank=99)
+    np.testing.assert_allclose(full, more)
+    alone = glm.fit_predict_reduced_rank(train, test, bin_s=0.01, held_out=held_out[:1], rank=1)
+    assert alone.shape == (100, 1, 30)
+
+
+def test_silent_units_and_single_stretches_are_handled(shared):
+    train, test, _ = shared
+    train, test = train.copy(), test.copy()
+    train[:, 0] = 0
+    for prediction in (
+        rates.fit_predict_mean_rate(train, test),
+        rates.fit_predict_population_coupling(train, test, bin_s=0.01),
+        glm.fit_predict_glm(train, test, bin_s=0.01, max_samples=3000),
+    ):
+        assert prediction.shape == test.shape
+        assert np.isfinite(prediction).all()
+        assert (prediction > 0).all()
+        assert prediction[:, 0].max() < 0.01
+    stretch = np.concatenate(list(train[:50]), axis=-1)
+    assert glm.fit_predict_glm(stretch, stretch, bin_s=0.01, units=np.array([1, 2])).shape == (2, 1500)
+    assert rates.fit_predict_mean_rate(stretch, stretch).shape == stretch.shape
+
+
+def test_smoothing_keeps_a_constant_and_stays_within_its_window():
+    counts = np.ones((2, 1, 20))
+    np.testing.assert_allclose(rates.smooth(counts, bin_s=0.01), 1)
+    counts[0] = 0
+    assert rates.smooth(counts, bin_s=0.01)[0].max() == 0
+
+
+@pytest.mark.parametrize("bad", [np.zeros(3), np.full((2, 3, 4), np.nan), -np.ones((2, 3, 4)), np.zeros((0, 3, 4))])
+def test_bad_counts_are_named(bad):
+    with pytest.raises(ValueError, match="counts must be"):
+        rates.fit_predict_mean_rate(bad, bad)

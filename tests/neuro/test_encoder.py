@@ -1,0 +1,158 @@
+"""The table form of the chunk attention equals plain rotary cross-attention, event by event, on 1 ms times."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from neurobridge.neuro.batch import collate_windows
+from neurobridge.neuro.encoder import ChunkAttention
+from neurobridge.neuro.layers import rotary_angles, rotate
+from neurobridge.neuro.masking import nothing_hidden
+from neurobridge.neuro.model import NeuroBridge
+
+
+def spikes(*, groups=2, windows=3, units=7, window_ms=130, rate=12, seed=0, values=False):
+    rng = np.random.default_rng(seed)
+
+    def window():
+        count = rng.poisson(rate)
+        value = rng.standard_normal(count) if values else None
+        return rng.integers(units, size=count), rng.integers(window_ms, size=count), value
+
+    return collate_windows(
+        unit_rows=[list(range(g * units, (g + 1) * units)) for g in range(groups)],
+        regions=[[n % 3 for n in range(units)]] * groups,
+        windows=[[window() for _ in range(windows)] for _ in range(groups)],
+        window_ms=window_ms,
+        bin_ms=10,
+    )
+
+
+def plain_attention(layer: ChunkAttention, batch, unit: torch.Tensor) -> torch.Tensor:
+    """One softmax per (window, chunk, latent, head) over the events and the null key; no table."""
+    chunks = math.ceil(batch.window_ms / layer.chunk_ms)
+    out = []
+    query = F.normalize(layer.query, dim=-1) * layer.scale[:, None]
+    for b in range(batch.windows):
+        of_window = unit[b // (batch.windows // batch.groups)]
+        for c in range(chunks):
+            chosen = (batch.event_window == b) & (batch.event_tick // layer.chunk_ms == c)
+            tick = (batch.event_tick[chosen] % layer.chunk_ms).double()
+            vectors = of_window[batch.event_unit[chosen]]
+            key = F.normalize(layer.key(vectors).unflatten(-1, (layer.heads, -1)), dim=-1)
+            angles = rotary_angles(tick, key.shape[-1], longest_ms=4.0 * layer.chunk_ms)
+            score = torch.einsum("lhd,shd->lhs", query, rotate(key, angles[:, None]))
+            score = torch.cat([score, layer.null_score[..., None]], dim=-1)
+            weight = score.softmax(-1)
+            value = layer.value(vectors).unflatten(-1, (layer.heads, -1))
+            value = torch.cat([value, layer.null_value[None]])
+            mixed = torch.einsum("lhs,shd->lhd", weight, value)
+            if batch.event_value is not None:
+                second = layer.second_value(vectors).unflatten(-1, (layer.heads, -1))
+                norm = score.exp().sum(-1)
+                weighted = torch.einsum(
+                    "lhs,s,shd->lhd", score[..., :-1].exp(), batch.event_value[chosen].double(), second
+                )
+                mixed = mixed + weighted / norm.sqrt()[..., None]
+            out.append(layer.out(mixed.flatten(1)))
+    return torch.stack(out).view(batch.windows, chunks, layer.latents, -1)
+
+
+@pytest.mark.parametrize("values", [False, True])
+def test_table_equals_plain_rotary_attention(values):
+    torch.manual_seed(0)
+    batch = spikes(values=values)
+    layer = ChunkAttention(width=32, unit_width=16, latents=3, heads=2, chunk_ms=50).double()
+    torch.nn.init.normal_(layer.null_score)
+    torch.nn.init.normal_(layer.null_value)
+    unit = torch.randn(2, 7, 16, dtype=torch.float64)
+    visible = torch.ones(len(batch.event_tick), dtype=torch.bool)
+    torch.testing.assert_close(layer(batch, unit, visible), plain_attention(layer, batch, unit), rtol=1e-9, atol=1e-11)
+
+
+def test_rotation_of_the_query_backwards_is_rotation_of_the_key_forwards():
+    torch.manual_seed(0)
+    query, key = torch.randn(5, 8, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64)
+    angles = rotary_angles(torch.arange(5, dtype=torch.float64), 8)
+    torch.testing.assert_close((query * rotate(key, angles)).sum(-1), (rotate(query, -angles) * key).sum(-1))
+
+
+def model_for(batch, **options) -> NeuroBridge:
+    torch.manual_seed(1)
+    model = NeuroBridge(**({"width": 32, "depth": 1, "heads": 2, "latents": 2, "unit_width": 16} | options))
+    units = int(batch.unit_row.max()) + 1
+    model.units.extend([f"d/m/s/{n}" for n in range(units)], log_rates=torch.linspace(-4, -2, units))
+    return model
+
+
+def test_empty_windows_and_fully_hidden_input_stay_finite():
+    batch = spikes(rate=0)
+    model = model_for(batch)
+    plan = nothing_hidden(batch)
+    plan.hidden_unit[:] = True
+    plan.hidden_tick[:] = True
+    assert torch.isfinite(model(batch, plan)).all()
+
+
+def test_hidden_events_cannot_reach_the_output():
+    batch = spikes(rate=60)
+    model = model_for(batch)
+    plan = nothing_hidden(batch)
+    plan.hidden_unit[:, 2] = True
+    plan.hidden_tick[:, 40:75] = True
+    before = model(batch, plan)
+    moved = plan.hides_event(batch)
+    assert moved.any()
+    kept = batch.to("cpu")
+    kept.event_window, kept.event_unit = batch.event_window[~moved], batch.event_unit[~moved]
+    kept.event_tick = batch.event_tick[~moved]
+    torch.testing.assert_close(model(kept, plan), before)
+
+
+def test_silent_and_hidden_differ():
+    batch = spikes(rate=0)
+    model = model_for(batch)
+    plan = nothing_hidden(batch)
+    silent = model.encode(batch, plan)
+    plan.hidden_unit[:, 0] = True
+    assert not torch.allclose(model.encode(batch, plan), silent)
+
+
+def test_a_session_is_read_alike_alone_and_in_a_batch():
+    batch = spikes(rate=40)
+    model = model_for(batch)
+    together = model(batch)
+    first = spikes(rate=40)
+    keep = first.event_window < 3
+    for name in ("event_window", "event_unit", "event_tick"):
+        setattr(first, name, getattr(first, name)[keep])
+    first.unit_row, first.unit_mask, first.region = first.unit_row[:1], first.unit_mask[:1], first.region[:1]
+    first.target, first.stimulus, first.session = first.target[:3], first.stimulus[:3], first.session[:1]
+    torch.testing.assert_close(model(first), together[:3])
+
+
+def test_optional_parts_conditioning_and_cls():
+    batch = spikes()
+    model = model_for(batch, depth=2, memory_width=12, cls=True)
+    latent = model.encode(batch, memory=torch.randn(6, 5, 12))
+    assert latent.shape == (6, 1 + 3 * 2, 32)
+
+
+def test_step_zero_predicts_close_to_the_null_model():
+    batch = spikes()
+    model = model_for(batch)
+    with torch.no_grad():
+        difference = (model(batch) - batch.per_window(model.units.bias[batch.unit_row])[..., None]).abs()
+    assert difference.max() < 0.5
+
+
+def test_save_and_load_without_pickle(tmp_path):
+    batch = spikes()
+    model = model_for(batch)
+    model.save(tmp_path)
+    loaded = NeuroBridge.load(tmp_path)
+    assert loaded.units.keys == model.units.keys
+    torch.testing.assert_close(loaded(batch), model(batch), rtol=0, atol=0)

@@ -1,0 +1,101 @@
+"""Masks hide what they say, score only what they hide, and never hide nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from neurobridge.neuro.batch import collate_windows
+from neurobridge.neuro.losses import cell_loss, masked_losses
+from neurobridge.neuro.masking import MODES, Masker, nothing_hidden
+
+
+def batch_of(regions, *, windows=40, window_ms=300, unit_count=None):
+    units = len(regions)
+    event = (list(range(units)), [window_ms // 2] * units, None)
+    return collate_windows(
+        unit_rows=[list(range(units))], regions=[regions], windows=[[event] * windows], window_ms=window_ms, bin_ms=10
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_hides_and_scores(mode):
+    batch = batch_of([0] * 8 + [1] * 6 + [2])
+    plan = Masker().draw(batch, np.random.default_rng(0), mode)
+    scored = plan.scored(batch)
+    assert (plan.mode == MODES.index(mode)).all()
+    assert scored.flatten(1).any(1).all()
+    if mode == "temporal":
+        share = plan.hidden_tick.float().mean(1)
+        assert (share >= 0.3).all()
+        assert (share <= 0.75).all()
+        assert not plan.hidden_unit.any()
+    if mode == "neuron":
+        assert (plan.hidden_unit.sum(1) >= 4).all()
+        assert (plan.hidden_unit.sum(1) <= 8).all()
+    if mode in ("intra_region", "inter_region"):
+        for hidden in plan.hidden_unit:
+            regions = batch.region[0][hidden].unique()
+            assert len(regions) == 1
+            whole = bool(hidden[batch.region[0] == regions].all())
+            assert whole == (mode == "inter_region")
+    if mode == "intra_region":
+        assert not plan.hidden_unit[:, 14].any(), "a region of one unit is never chosen"
+
+
+def test_guards_fall_back_rather_than_mask_nothing():
+    rng = np.random.default_rng(0)
+    one_region = batch_of([0] * 5)
+    assert (Masker().draw(one_region, rng, "inter_region").mode == MODES.index("neuron")).all()
+    lone_units = batch_of([0, 1, 2])
+    assert (Masker().draw(lone_units, rng, "intra_region").mode == MODES.index("neuron")).all()
+    one_unit = batch_of([0])
+    assert (Masker().draw(one_unit, rng, "neuron").mode == MODES.index("temporal")).all()
+    unknown = batch_of([-1] * 4)
+    assert (Masker().draw(unknown, rng, "inter_region").mode == MODES.index("neuron")).all()
+
+
+def test_temporal_stretches_ignore_chunk_borders():
+    batch = batch_of([0] * 3, windows=300)
+    hidden = Masker().draw(batch, np.random.default_rng(0), "temporal").hidden_tick.numpy()
+    starts = np.flatnonzero(np.diff(hidden.astype(int), axis=1) == 1) % 299
+    assert len(np.unique(starts % 50)) > 40
+
+
+def test_partly_hidden_bins_are_not_scored():
+    batch = batch_of([0, 0])
+    plan = nothing_hidden(batch)
+    plan.hidden_tick[:, 15:40] = True
+    scored = plan.scored(batch)[0, 0]
+    assert scored.nonzero()[:, 0].tolist() == [2, 3]
+
+
+def test_same_generator_same_plan():
+    batch = batch_of([0] * 4 + [1] * 4)
+    a, b = (Masker().draw(batch, np.random.default_rng(5)) for _ in range(2))
+    assert torch.equal(a.hidden_unit, b.hidden_unit)
+    assert torch.equal(a.hidden_tick, b.hidden_tick)
+
+
+def test_losses_are_means_over_hidden_cells_of_each_mode():
+    batch = batch_of([0] * 8 + [1] * 6)
+    plan = Masker().draw(batch, np.random.default_rng(1))
+    scored = plan.scored(batch)
+    prediction = torch.randn(batch.target.shape)
+    losses = masked_losses(prediction, batch.target, plan, scored, poisson=True)
+    for index, mode in enumerate(MODES):
+        cells = [
+            float(prediction[b, n, t].exp() - batch.target[b, n, t] * prediction[b, n, t])
+            for b in range(batch.windows)
+            if int(plan.mode[b]) == index
+            for n, t in scored[b].nonzero().tolist()
+        ]
+        assert float(losses[mode]) == pytest.approx(np.mean(cells), rel=1e-4)
+
+
+def test_huge_log_rates_do_not_overflow():
+    assert torch.isfinite(cell_loss(torch.full((1, 1, 1), 1e4), torch.ones(1, 1, 1), poisson=True)).all()
+
+
+def test_no_modes_are_refused():
+    with pytest.raises(ValueError, match="masking modes are"):
+        Masker(modes=[])

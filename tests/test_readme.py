@@ -1,0 +1,115 @@
+"""What the README says, works: make targets, command lines with their options, extras, configurations, the example."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from neurobridge.cli import main
+from neurobridge.data.images import ImageSet
+from neurobridge.data.recording import read_recording
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    """The fenced blocks of ``text`` in ``language``."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def command_lines(first_word: str) -> list[str]:
+    """Lines of the bash blocks, and rows of the command table, that start with ``first_word``."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    lines += re.findall(r"^\| `(.+?)` \|", README, flags=re.MULTILINE)
+    return [line for line in lines if line.split()[:1] == [first_word]]
+
+
+def subcommand(line: str) -> list[str]:
+    """'neurobridge data import v4 PATH --out DIR' -> ['data', 'import', 'v4']: the plain words before any argument."""
+    words = shlex.split(line)[1:]
+    depth = {"data": 3 if words[1:2] == ["import"] else 2, "generator": 2}.get(words[0], 1)
+    return words[:depth]
+
+
+def test_the_two_commands_stand_alone_in_a_block_each():
+    assert blocks("bash")[:2] == ["make demo\n", "make test\n"]
+
+
+def test_bash_blocks_hold_commands_that_are_checked_here():
+    for block in blocks("bash"):
+        for line in block.splitlines():
+            assert line.split()[0] in {"make", "neurobridge", "pip"}, line
+
+
+@pytest.mark.parametrize("line", command_lines("make"))
+def test_make_target_exists(line: str):
+    done = subprocess.run(["make", "-n", *shlex.split(line)[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("line", command_lines("pip"))
+def test_installed_extras_exist(line: str):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = re.search(r"\[(.+)\]", line)[1].split(",")
+    assert set(extras) <= set(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize("line", command_lines("neurobridge"))
+def test_command_and_its_options_exist(line: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        main([*subcommand(line), "--help"])
+    assert end.value.code in (0, None)
+    text = capsys.readouterr().out
+    for option in re.findall(r"--[\w.-]+", line):
+        assert re.search(rf"{re.escape(option)}\b", text), f"'{line}': no {option}"
+
+
+def test_every_command_is_in_the_table(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    offered = re.search(r"\{([\w,-]+)\}", capsys.readouterr().out)[1].split(",")
+    assert set(offered) == {subcommand(line)[0] for line in command_lines("neurobridge")}
+
+
+def test_shipped_configurations_are_the_ones_named():
+    named = set(re.findall(r"configs/[\w./-]+\.yaml", README))
+    assert named == {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configuration_loads_and_states_its_command(path: Path, capsys: pytest.CaptureFixture[str]):
+    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert f"--config {path.relative_to(ROOT).as_posix()}" in header
+    with pytest.raises(SystemExit) as end:
+        main(["run", "--config", str(path), "--print_config"])
+    assert end.value.code in (0, None)
+    assert "pretrain:" in capsys.readouterr().out
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([\w./-]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("source", blocks("python"))
+def test_example_runs(source: str):
+    names: dict = {}
+    exec(compile(source, "README.md", "exec"), names)
+    assert names["log_rates"].shape == (1, 2, 10)
+
+
+def test_example_of_the_data_format_writes_what_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for source in blocks("python", (ROOT / "docs" / "data-format.md").read_text()):
+        exec(compile(source, "data-format.md", "exec"), {})
+    main(["data", "list", "DIR"])
+    recording = read_recording("DIR/sessions/day1.h5")
+    assert recording.unit_keys == ["lab/monkey/day1/u0", "lab/monkey/day1/u1"]
+    assert recording.stimuli is not None
+    assert len(ImageSet.read("DIR/images.h5").rows(recording.stimuli.image_id)) == 4
