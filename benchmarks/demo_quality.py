@@ -40,9 +40,8 @@ def main() -> int:
     print(f"\n{'identification':42s} {'top-1':>24s} {'top-5':>7s} {'gallery':>8s} {'chance':>7s}")
     for row in results["retrieval"]:
         mean, low, high = row["top1"]
-        print(
-            f"{row['method']:42s} {mean:8.3f} [{low:.3f}, {high:.3f}] {row['top5'][0]:7.3f} {row['gallery']:8d} {row['chance_top1']:7.3f}"
-        )
+        rest = f"{row['top5'][0]:7.3f} {row['gallery']:8d} {row['chance_top1']:7.3f}"
+        print(f"{row['method']:42s} {mean:8.3f} [{low:.3f}, {high:.3f}] {rest}")
     metrics = list(dict.fromkeys(r["metric"] for r in results["pictures"]))
     print(f"\n{'pictures':26s}" + "".join(f"{m:>36s}" for m in metrics))
     table = {(r["name"], r["metric"]): r["value"] for r in results["pictures"]}

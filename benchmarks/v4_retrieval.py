@@ -108,9 +108,8 @@ def main() -> int:
         for session in dict.fromkeys(r["session"] for r in mine):
             of = [r for r in mine if r["session"] == session]
             seeds = " ".join(f"{r['top1'][0]:.3f}" for r in of)
-            print(
-                f"{method:40s} {session:>8s} {seeds:>22s} {np.mean([r['top5'][0] for r in of]):6.3f} {of[0].get('gallery', ''):>7}"
-            )
+            top5 = np.mean([r["top5"][0] for r in of])
+            print(f"{method:40s} {session:>8s} {seeds:>22s} {top5:6.3f} {of[0].get('gallery', ''):>7}")
         means[method] = float(np.mean([r["top1"][0] for r in mine]))
         print(f"{method:40s} {'MEAN':>8s} {means[method]:22.3f} {np.mean([r['top5'][0] for r in mine]):6.3f}")
     chance = float(np.mean([r["chance_top1"] for r in rows if r["method"] == OURS]))

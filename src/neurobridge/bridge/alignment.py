@@ -17,7 +17,7 @@ from neurobridge.neuro.layers import CrossBlock
 
 
 class EmbeddingSpace(nn.Module):
-    """Centred principal components of an image encoder's embeddings, partly whitened. Fitted on training images only."""
+    """Centred principal components of an image encoder's embeddings, partly whitened; fitted on training images."""
 
     mean: Tensor
     components: Tensor

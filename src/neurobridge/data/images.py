@@ -14,7 +14,8 @@ from neurobridge.errors import UserError, atomic_path
 
 def content_id(pixels: np.ndarray) -> str:
     """16 hex digits of the SHA-1 of an RGB image [H, W, 3] uint8 (its shape and its bytes)."""
-    assert pixels.dtype == np.uint8 and pixels.ndim == 3, "content_id takes [H, W, 3] uint8"
+    assert pixels.dtype == np.uint8, "content_id takes uint8"
+    assert pixels.ndim == 3, "content_id takes [H, W, 3]"
     digest = hashlib.sha1(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).tobytes())
     return digest.hexdigest()[:16]

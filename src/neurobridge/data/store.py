@@ -21,10 +21,10 @@ EPSILON = 1e-6
 class Session:
     """One recording cut into windows of ``window_ms`` that start ``offset_ms`` after stimulus onset.
 
-    starts [W] s; stimulus_row [W] (-1 on the grid); image_row [W] (see attach_images); split [W]. Windows that leave the recording, and invalid
-    presentations, are dropped. Values are z-scored a unit with statistics of the train split, counts after a
-    square root (Anscombe: the noise then hardly depends on the mean).
-    Without stimuli the recording is cut into blocks of ten windows: of every ten blocks one is valid, one is test.
+    starts [W] s; stimulus_row [W] (-1 on the grid); image_row [W] (see attach_images); split [W]. Windows that leave
+    the recording, and invalid presentations, are dropped. Values are z-scored a unit with train-split statistics,
+    counts after a square root (Anscombe: the noise then hardly depends on the mean). Without stimuli the recording is
+    cut into blocks of ten windows: of every ten blocks one is valid, one is test.
     """
 
     def __init__(self, recording: Recording, *, window_ms: int, offset_ms: int = 0) -> None:
@@ -47,7 +47,8 @@ class Session:
             self.split = np.select([block == 4, block == 9], ["valid", "test"], "train")
         if not (self.split == "train").any():
             raise UserError(
-                f"session {self.name} has no window of {window_ms} ms in the train split: shorten the window or mend the splits"
+                f"session {self.name} has no window of {window_ms} ms in the train split: shorten the window or mend "
+                "the splits"
             )
         self.image_row = np.full(len(self.starts), -1)
         order = np.argsort(recording.spike_times, kind="stable")

@@ -22,7 +22,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 @dataclass(kw_only=True)
 class MaskPlan:
-    """hidden_unit [B, N] and hidden_tick [B, window_ms]: True where the encoder sees nothing. mode [B]: index in MODES."""
+    """hidden_unit [B, N], hidden_tick [B, window_ms]: True where the encoder sees nothing. mode [B]: index in MODES."""
 
     hidden_unit: Tensor
     hidden_tick: Tensor

@@ -29,7 +29,7 @@ LATENT_BYTES = 2 * 2**30
 
 @dataclass(kw_only=True)
 class ImageData:
-    """images [I]; embeddings [I, width] of the frozen encoder; train [I] bool: shown in the train split of a session."""
+    """images [I]; embeddings [I, width] of the frozen encoder; train [I] bool: shown in a train split."""
 
     images: ImageSet
     embeddings: np.ndarray

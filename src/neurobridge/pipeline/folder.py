@@ -39,7 +39,8 @@ class RunFolder:
         differing = [key for key in differing if key.split(".")[0] not in VOLATILE]
         if differing:
             raise UserError(
-                f"{self.path} holds a run with another '{differing[0]}': choose another --out, or use the options in its config.yaml"
+                f"{self.path} holds a run with another '{differing[0]}': choose another --out, or use the options in "
+                "its config.yaml"
             )
 
     def __truediv__(self, name: str) -> Path:
@@ -62,7 +63,7 @@ class RunFolder:
         """Raise UserError unless ``stage`` is done."""
         if not self.done(stage):
             raise UserError(
-                f"the {stage} stage has not finished in {self.path}: run 'neurobridge {stage}' with the same options first"
+                f"the {stage} stage has not finished in {self.path}: run 'neurobridge {stage}' with the same options"
             )
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> None:

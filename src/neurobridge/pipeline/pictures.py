@@ -1,4 +1,4 @@
-"""Stages adapter and reconstruct: condition tokens for a frozen generator, then pictures with their floors and oracle."""
+"""Stages adapter and reconstruct: conditions for a frozen generator, then pictures with their floors and oracle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIBRARY = 4000
 
 
 def adapter(run: RunFolder) -> None:
-    """Embedding -> condition tokens, by the denoising loss through a frozen generator, on training images -> run/adapter."""
+    """Embedding -> condition, by the denoising loss through a frozen generator, on training images -> run/adapter."""
     settings = run.settings
     options = settings.generator
     run.need("align")

@@ -177,9 +177,9 @@ def retrieval(rows: list[dict]) -> list[Block]:
             "Identification of held-out images",
             ["session", "method", "top-1", "top-5", "gallery", "chance", "presentations"],
             table,
-            note="95 % intervals by bootstrap over images. Ridge decodes to the same target; the likelihood is that of the "
-            "recorded response under a linear encoding model of the same image features; the weight of the combination "
-            "is chosen on the valid split.",
+            note="95 % intervals by bootstrap over images. Ridge decodes to the same target; the likelihood is that of "
+            "the recorded response under a linear encoding model of the same image features; the share of each in the "
+            "combination is chosen on the valid split.",
             highlight=frozenset(i for i, r in enumerate(rows) if OURS in r["method"]),
         ),
     ]
@@ -219,8 +219,8 @@ def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
             "Gallery",
             figures.gallery({name: shown[name][some] for name in GALLERY}),
             "Held-out images, evenly spaced and not chosen. Best of samples: the candidate that explains the recorded "
-            "spikes best. Oracle: the true embedding through the same generator. Library posterior: the mean of the ten "
-            "training images that explain the spikes best, without any generator.",
+            "spikes best. Oracle: the true embedding through the same generator. Library posterior: the mean of the "
+            "ten training images that explain the spikes best, without any generator.",
             photographic=True,
         ),
         Figure(
@@ -230,8 +230,8 @@ def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
             "Scores of pictures",
             ["pictures", *metrics],
             [[n, *[value[n, m] for m in metrics]] for n in order],
-            note=f"{rows[0]['items']} held-out images, 95 % intervals by bootstrap over images. Two-way identification: "
-            "chance 0.5, ties lose. The evaluator network is not the one whose features are decoded.",
+            note=f"{rows[0]['items']} held-out images, 95 % intervals by bootstrap over images. Two-way: "
+            "chance 0.5, ties lose, so grey scores 0. The evaluator network is not the one whose features are decoded.",
             highlight=frozenset(i for i, n in enumerate(order) if n not in roles and n != "library posterior"),
         ),
     ]

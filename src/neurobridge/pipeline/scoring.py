@@ -131,7 +131,7 @@ def score_retrieval(run: RunFolder, sessions: Sequence[Decoded]) -> list[dict]:
         encoding = linear_encoding(d, data.embeddings)
 
         def evidence(
-            responses: np.ndarray, decoded: np.ndarray, images: np.ndarray, encoding=encoding
+            responses: np.ndarray, decoded: np.ndarray, images: np.ndarray, encoding: LinearEncoding = encoding
         ) -> tuple[np.ndarray, np.ndarray]:
             log_likelihood = encoding.log_likelihood(responses, data.embeddings[images])
             return cosine(decoded, targets[images]), log_likelihood
@@ -165,7 +165,7 @@ def best_weight(decoding: np.ndarray, likelihood: np.ndarray) -> float:
 
 
 def combine(decoding: np.ndarray, likelihood: np.ndarray, share: float) -> np.ndarray:
-    """Both kinds of evidence [I, G], each standardised over the gallery (so that averaging repeats changes no scale)."""
+    """Both kinds of evidence [I, G], each standardised over the gallery (averaging repeats then changes no scale)."""
     a, b = ((x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) for x in (decoding, likelihood))
     return (1 - share) * a + share * b
 
@@ -222,7 +222,7 @@ def representation(run: RunFolder) -> dict[str, np.ndarray]:
 
 
 def noise(run: RunFolder) -> dict[str, np.ndarray]:
-    """Rates (Hz), Fano factors and split-half reliability of the units of the first session with repeated test images."""
+    """Rates (Hz), Fano factors and split-half reliability of the units of the first session, and its raster."""
     session = [*held_out_sessions(run.settings), *pretraining_sessions(run.settings)][0]
     images = run.settings.data / "images.h5"
     if session.valued or not Path(images).is_file():

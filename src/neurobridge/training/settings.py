@@ -162,7 +162,7 @@ class GeneratorSettings:
     Args:
         weights: Folder of generator weights; empty: the package's own, trained on procedural scenes.
         train_steps: Train a generator on the data set's own training images for that many steps instead.
-        tiny_autoencoder: Folder with taef2_encoder.pth and taef2_decoder.pth: the latent space of a generator trained here.
+        tiny_autoencoder: Folder with taef2_encoder.pth and taef2_decoder.pth: latent space of a generator trained here.
         adapter_steps: Steps of the adapter against the frozen generator.
         sketch_steps: Cheap steps before them, of the adapter's regression to the generator's latents alone.
         adapter_learning_rate: Peak learning rate of the adapter.

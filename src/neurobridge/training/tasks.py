@@ -1,4 +1,4 @@
-"""A task is a model and a loss: a batch in, named losses out. One class a stage; devices and ranks live in the trainer."""
+"""A task is a model and a loss: a batch in, named losses out. Devices and ranks live in the trainer."""
 
 from __future__ import annotations
 
@@ -116,9 +116,10 @@ def masked(model: NeuroBridge, batch: SpikeBatch, plan: MaskPlan) -> dict[str, T
 class AlignTask(Task):
     """InfoNCE between the readout of the spikes and frozen image embeddings.
 
-    targets [I, K]: one row an image. latents: for stage 1, those of every window of each session [W, M, D], since a
-    frozen encoder need not run at every step (units are then dropped from the population path only). joint_blocks 0 is stage 1 (encoder frozen). Above that it is stage 2: the last
-    blocks, the norm and the unit embeddings learn too (the whole encoder, if it has no more blocks than that), and anti_forgetting weighs the masked reconstruction.
+    targets [I, K]: one row an image. joint_blocks 0 is stage 1: the encoder is frozen, and ``latents`` may hold those
+    of every window of each session [W, M, D], so that it need not run at every step (units are then dropped from the
+    population path only). Above 0 it is stage 2: the last blocks, the norm and the unit embeddings learn too (the whole
+    encoder, if it has no more blocks than that), and anti_forgetting weighs the masked reconstruction.
     """
 
     def __init__(

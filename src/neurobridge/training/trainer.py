@@ -29,7 +29,7 @@ def fit(
     precision: str = "32-true",
     wandb: Literal["off", "offline", "online"] = "off",
 ) -> None:
-    """Train ``task`` to its last step. Goes on from the newest checkpoint under out/checkpoints/stage, if there is one."""
+    """Train ``task`` to its last step, from the newest checkpoint under out/checkpoints/stage, if there is one."""
     warnings.filterwarnings("ignore", ".*(num_workers|LeafSpec|val_dataloader|IterableDataset|isinstance\\(treespec).*")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     folder = out / "checkpoints" / stage
@@ -72,7 +72,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 class MetricsCSV(Logger):
-    """One long table for the whole run: stage, step, name, value. Rows at or after ``keep_below`` are dropped on resume."""
+    """One long table for the whole run: stage, step, name, value. On resume, rows from ``keep_below`` are dropped."""
 
     def __init__(self, path: Path, *, stage: str, keep_below: int) -> None:
         super().__init__()

@@ -187,6 +187,7 @@ class Generator(nn.Module):
         seeds: list[int],
         steps: int = 25,
         guidance: float = 2.0,
+        temperature: float = 0.6,
         start: torch.Tensor | None = None,
         strength: float = 0.6,
     ) -> torch.Tensor:
@@ -194,13 +195,14 @@ class Generator(nn.Module):
 
         ``null_condition`` [T, K] is what classifier-free guidance (Ho & Salimans 2022) pushes away from, by
         ``guidance`` (1 = off). ``seeds`` holds one integer an image: an image depends on its own seed and condition
-        only, not on the batch it is drawn in. With ``start`` [B, 3, H, W], sampling starts from these images, noised
-        to ``strength`` of the whole way (1 = forgets them).
+        only, not on the batch it is drawn in. ``temperature`` scales the noise that sampling starts from: at 1 the
+        draws are as varied as the model, below 1 they are nearer its mean and less grainy. With ``start``
+        [B, 3, H, W], sampling starts from these images, noised to ``strength`` of the whole way (1 = forgets them).
         """
         assert len(seeds) == len(condition), "one seed an image"
         shape = (self.latent_channels, self.side, self.side)
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
-        noise = noise.to(condition.device)
+        noise = temperature * noise.to(condition.device)
 
         self.scheduler.set_timesteps(steps, device=condition.device)
         timesteps = self.scheduler.timesteps
