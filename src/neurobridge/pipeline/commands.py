@@ -114,7 +114,7 @@ def demo_settings(data: Path, out: Path, *, quick: bool, seed: int) -> RunSettin
     return settings
 
 
-def train_scene_generator(out: Path, *, images: int = 20_000, steps: int = 2500, seed: int = 1_000_000) -> None:
+def train_scene_generator(out: Path, *, images: int = 20_000, steps: int = 2000, seed: int = 1_000_000) -> None:
     """Train the generator that the package ships, on procedural scenes that no simulation shows.
 
     Args:
@@ -128,7 +128,16 @@ def train_scene_generator(out: Path, *, images: int = 20_000, steps: int = 2500,
 
     scenes = render_scenes(images, seed=seed)
     encoder = ImageEncoder()
-    train_generator(scenes.pixels, scenes.ids, out, encoder=encoder, steps=steps, half=True, cache_dir=out / "cache")
+    train_generator(
+        scenes.pixels,
+        scenes.ids,
+        out,
+        encoder=encoder,
+        steps=steps,
+        sketch_steps=3000,
+        half=True,
+        cache_dir=out / "cache",
+    )
 
 
 def list_sessions(path: Path) -> None:

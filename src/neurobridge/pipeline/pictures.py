@@ -94,7 +94,7 @@ def tiny_autoencoder(folder: Path | None) -> TinyAutoencoder | None:
             raise UserError(
                 f"no tiny autoencoder weights at {path}: give generator.tiny_autoencoder the folder that holds them"
             )
-    return TinyAutoencoder(encoder, decoder)
+    return TinyAutoencoder.from_files(encoder, decoder)
 
 
 def load_generator(run: RunFolder) -> tuple[Generator, Adapter]:
@@ -149,7 +149,10 @@ def reconstruct(run: RunFolder) -> None:
     decoded = decode_sessions(run)[0]
     test = decoded.test
     calibration = Calibration(decoded.valid.decoded, targets[decoded.valid.images])
-    embedding = calibration(test.decoded, space)
+    encoding = linear_encoding(decoded, data.embeddings)
+    train_rows = np.flatnonzero(data.train)
+    embedding = encoding.posterior_mean(test.responses, data.embeddings[train_rows], repeats=test.repeats)
+    embedding = embedding.astype(np.float32)
 
     def draw(embeddings: np.ndarray, seed: int) -> np.ndarray:
         with torch.no_grad():
@@ -157,14 +160,12 @@ def reconstruct(run: RunFolder) -> None:
         seeds = [settings.seed * 1_000_003 + seed * 10_007 + int(i) for i in test.images]
         return paint(generator, condition, tokens.null, seeds=seeds, steps=options.steps, guidance=options.guidance)
 
-    encoding = linear_encoding(decoded, data.embeddings)
     candidates = np.stack([draw(embedding, sample) for sample in range(options.samples)])
     explained = np.stack([likelihoods(encoding, test.responses, c, image_encoder(run)) for c in candidates])
     best = candidates[explained.argmax(0), np.arange(len(test.images))]
 
     rng = np.random.default_rng(settings.seed)
     true = resized(generator, data.images.pixels[test.images])
-    train_rows = np.flatnonzero(data.train)
     library = train_rows if len(train_rows) <= LIBRARY else np.sort(rng.choice(train_rows, LIBRARY, replace=False))
     train_pixels = resized(generator, data.images.pixels[library])
     mean = train_pixels.mean(0, dtype=np.float64).astype(np.float32)
@@ -179,9 +180,11 @@ def reconstruct(run: RunFolder) -> None:
         explained=explained,
         **{
             "target": true,
+            "sketch": sketch(generator, tokens, embedding),
             "first sample": candidates[0],
             "best of samples": best,
             "mean of samples": candidates.mean(0),
+            "decoder alone": sketch(generator, tokens, calibration(test.decoded, space)),
             "oracle": draw(data.embeddings[test.images], 0),
             "library posterior": library_posterior_mean(log_likelihood, train_pixels).astype(np.float32),
             "nearest training image": train_pixels[nearest],
@@ -205,6 +208,13 @@ def paint(
             generator.sample(condition[rows], null.detach(), seeds=seeds[rows], steps=steps, guidance=guidance)
         )
     return torch.cat(parts).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+
+@torch.no_grad()
+def sketch(generator: Generator, tokens: Adapter, embeddings: np.ndarray) -> np.ndarray:
+    """The generator's regression, before any diffusion -> [I, H, W, 3] in [0, 1]."""
+    pictures = generator.decode(generator.sketch(tokens(torch.from_numpy(embeddings))))
+    return pictures.clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
 def likelihoods(

@@ -173,9 +173,9 @@ class GeneratorSettings:
     weights: Path | None = None
     train_steps: int = 0
     tiny_autoencoder: Path | None = None
-    adapter_steps: int = 150
-    sketch_steps: int = 300
-    adapter_learning_rate: float = 1e-3
+    adapter_steps: int = 100
+    sketch_steps: int = 600
+    adapter_learning_rate: float = 3e-3
     adapter_noise: float = 0.3
     batch: int = 32
 
