@@ -8,7 +8,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from jsonargparse import auto_cli
+from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 
 from neurobridge.errors import UserError, is_disk_full
 from neurobridge.pipeline import commands
@@ -33,10 +33,20 @@ COMMANDS = {
 }
 
 
+class Parser(ArgumentParser):
+    """Truth values are flags: --quick and --no_quick."""
+
+    def add_argument(self, *args, **options):
+        if options.get("type") is bool:
+            del options["type"]
+            options["action"] = ActionYesNo(no_prefix="no_")
+        return super().add_argument(*args, **options)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns 0, 2 for a mistake that the user can mend, 130 after Ctrl-C."""
     try:
-        auto_cli(COMMANDS, args=argv, prog="neurobridge", description="Spike trains to pictures.")
+        auto_cli(COMMANDS, args=argv, parser_class=Parser, prog="neurobridge", description="Spike trains to pictures.")
     except UserError as error:
         print(f"neurobridge: {error}", file=sys.stderr)
         return 2

@@ -152,6 +152,7 @@ def frozen_latents(model: NeuroBridge, batcher: Batcher) -> list[torch.Tensor]:
         rows = np.arange(len(session.starts))
         parts = [model.encode(batch).half() for batch in batcher.sequence(index, rows, 256)]
         latents.append(torch.cat(parts))
+    model.train()
     return latents
 
 
