@@ -9,7 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from neurobridge.errors import UserError, atomic_path
+from neurobridge.data.hdf5 import atomic_hdf5
+from neurobridge.errors import UserError
 
 
 def content_id(pixels: np.ndarray) -> str:
@@ -53,7 +54,7 @@ class ImageSet:
 
     def write(self, path: Path | str) -> None:
         """Write to HDF5, atomically."""
-        with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        with atomic_hdf5(path) as file:
             file.create_dataset("ids", data=self.ids.astype("S16"))
             file.create_dataset("pixels", data=self.pixels, chunks=(1, *self.pixels.shape[1:]), compression="gzip")
             for name, column in self.labels.items():

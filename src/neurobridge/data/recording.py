@@ -24,7 +24,8 @@ from torch_brain.data import (
 )
 
 from neurobridge import __version__
-from neurobridge.errors import UserError, atomic_path
+from neurobridge.data.hdf5 import atomic_hdf5
+from neurobridge.errors import UserError
 
 SignalKind = Literal["sorted", "threshold_crossing", "binned_count", "mua_envelope"]
 SPLITS = ("train", "valid", "test")
@@ -139,7 +140,7 @@ def write_recording(recording: Recording, path: Path | str) -> None:
         domain=domain,
         **parts,
     )
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_hdf5(path) as file:
         data.to_hdf5(file)
 
 

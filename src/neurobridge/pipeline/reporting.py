@@ -17,6 +17,7 @@ OURS = "NeuroBridge"
 FLOORS = ("grey", "mean training image", "another test image", "nearest training image", "prior only")
 GALLERY = (
     "target",
+    "sketch",
     "best of samples",
     "mean of samples",
     "oracle",
@@ -40,6 +41,7 @@ def report(run: RunFolder) -> None:
         "Pictures": pictures(run, results["pictures"]),
         "Representation": representation(arrays),
         "The recordings": recordings(arrays),
+        "Options": options(run),
     }
     blocks, sections = [], {}
     for title, chapter in chapters.items():
@@ -86,7 +88,6 @@ def what_ran(run: RunFolder) -> list[Block]:
         ["presentations averaged", f"{facts['reconstruct']['repeats']:.3g}"],
         ["seed", str(run.settings.seed)],
     ]
-    settings = [[key, str(value)] for key, value in flat(as_yaml(run.settings)).items()]
     return [
         Table(
             "The run",
@@ -94,8 +95,13 @@ def what_ran(run: RunFolder) -> list[Block]:
             rows,
             note="Splits are by image content; held-out images and their presentations enter no training.",
         ),
-        Table("Options", ["option", "value"], settings, note="The same as config.yaml in the run folder."),
     ]
+
+
+def options(run: RunFolder) -> list[Block]:
+    """Every option as it was used."""
+    rows = [[key, str(value)] for key, value in flat(as_yaml(run.settings)).items()]
+    return [Table("Options", ["option", "value"], rows, note="The same as config.yaml in the run folder.")]
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, object]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import h5py
 import numpy as np
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from neurobridge.data.hdf5 import atomic_hdf5
 from neurobridge.data.images import ImageSet
 from neurobridge.data.recording import Recording, Stimuli, TimeSeries, write_recording
 from neurobridge.data.simulate.areas import AREAS
@@ -226,6 +226,6 @@ def _write_truth(
     for area in AREAS:
         for name, values in array.tuning[area].items():
             arrays[f"tuning/{area}/{name}"] = values.astype("S") if values.dtype.kind == "U" else values
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_hdf5(path) as file:
         for name, values in arrays.items():
             file.create_dataset(name, data=values, compression="gzip" if np.size(values) > 10_000 else None)
