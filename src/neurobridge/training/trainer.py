@@ -60,9 +60,10 @@ def fit(
         enable_model_summary=False,
         inference_mode=False,
     )
-    trainer.fit(task, ckpt_path=str(last) if last else None, weights_only=True if last else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(task, ckpt_path=str(last) if last else None, weights_only=True if last else None)
+    except SystemExit as stop:  # how the Trainer answers Ctrl-C
+        raise KeyboardInterrupt from stop
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
