@@ -30,6 +30,7 @@ from neurobridge.vision.encoders import ImageEncoder
 
 WINDOWS, UNITS = 300, 20
 EVALUATOR = "efficientnet-lite1"
+EVALUATOR_LAYERS = ("block4", "block10", "pooled")
 
 
 def evaluate(run: RunFolder) -> None:
@@ -177,20 +178,23 @@ def rank(scores: np.ndarray) -> np.ndarray:
 
 
 def score_images(run: RunFolder) -> list[dict]:
-    """Scores of every set of pictures, floors and oracle; the evaluator is another network than the decoding target."""
+    """Scores of every set of pictures, floors and oracle; the evaluator is another network than the decoding target.
+
+    It judges at three depths, as the field does with AlexNet(2), AlexNet(5) and Inception: a picture can be right in
+    layout and colour (early layers) and still be unrecognisable as an object (the pooled last layer).
+    """
     pictures = run.load_arrays("reconstruct/pictures.npz")
     targets = pictures.pop("target")
     for name in ("image_rows", "explained"):
         pictures.pop(name)
-    scores = score_pictures(
-        pictures, targets, feature_nets={f"{EVALUATOR} (pooled)": evaluator()}, seed=run.settings.seed
-    )
+    nets = {f"{EVALUATOR} {layer}": evaluator(layer) for layer in EVALUATOR_LAYERS}
+    scores = score_pictures(pictures, targets, feature_nets=nets, seed=run.settings.seed)
     return [{"metric": s.metric, "name": s.name, "value": [s.mean, s.low, s.high], "items": s.items} for s in scores]
 
 
-def evaluator() -> Callable[[np.ndarray], np.ndarray]:
+def evaluator(layer: str) -> Callable[[np.ndarray], np.ndarray]:
     """The judge of pictures: a network that no stage of the pipeline has seen."""
-    network = ImageEncoder(name=EVALUATOR, layer="pooled", resolution=240)
+    network = ImageEncoder(name=EVALUATOR, layer=layer, resolution=240 if layer == "pooled" else 128)
 
     @torch.no_grad()
     def features(pictures: np.ndarray) -> np.ndarray:

@@ -63,7 +63,7 @@ class PretrainSettings:
         checkpoint_every: Steps between checkpoints.
     """
 
-    steps: int = 600
+    steps: int = 400
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     windows: int = 128
@@ -83,10 +83,10 @@ class AdaptSettings:
         checkpoint_every: Steps between checkpoints.
     """
 
-    steps: int = 200
+    steps: int = 150
     learning_rate: float = 1e-2
     windows: int = 128
-    checkpoint_every: int = 100
+    checkpoint_every: int = 50
 
 
 @dataclass(kw_only=True)
@@ -136,16 +136,16 @@ class AlignSettings:
     """
 
     sessions: list[str] = field(default_factory=list)
-    steps: int = 1200
-    joint_steps: int = 100
+    steps: int = 800
+    joint_steps: int = 50
     joint_blocks: int = 4
     anti_forgetting: float = 0.2
     learning_rate: float = 2e-3
     readout_learning_rate: float = 2e-4
     joint_learning_rate: float = 3e-4
     weight_decay: float = 0.05
-    windows: int = 128
-    groups: int = 1
+    windows: int = 192
+    groups: int = 6
     queries: int = 8
     loadings: int = 256
     hidden: int = 512
