@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 
 from neurobridge.errors import UserError, is_disk_full
 from neurobridge.pipeline import commands
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 COMMANDS = {
     "demo": commands.demo,
@@ -33,6 +36,16 @@ COMMANDS = {
 }
 
 
+def keep_memory() -> None:
+    """Tell glibc to keep freed memory: giving large arrays back at every step costs a fifth of a training step."""
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
 class Parser(ArgumentParser):
     """Truth values are flags: --quick and --no_quick."""
 
@@ -45,6 +58,7 @@ class Parser(ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns 0, 2 for a mistake that the user can mend, 130 after Ctrl-C."""
+    keep_memory()
     try:
         auto_cli(COMMANDS, args=argv, parser_class=Parser, prog="neurobridge", description="Spike trains to pictures.")
     except UserError as error:

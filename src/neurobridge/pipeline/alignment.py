@@ -123,6 +123,7 @@ def align(run: RunFolder) -> None:
         latents = frozen_latents(model, batcher)
         fit_here(AlignTask(model, head, steps=options.steps, latents=latents, **common), "align", run)
     if options.joint_steps:
+        common |= dict.fromkeys(("learning_rate", "readout_learning_rate"), options.joint_learning_rate)
         joint = AlignTask(
             model,
             head,

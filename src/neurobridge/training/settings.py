@@ -122,7 +122,7 @@ class AlignSettings:
         anti_forgetting: Weight of the masked reconstruction in stage 2.
         learning_rate: Peak learning rate of the population path.
         readout_learning_rate: Peak learning rate of the paths that read the latents.
-        joint_learning_rate: Peak learning rate of what stage 2 unfreezes.
+        joint_learning_rate: Peak learning rate of everything in stage 2.
         weight_decay: Of readout and projector.
         windows: Windows a batch.
         groups: Sessions a batch.
@@ -136,16 +136,16 @@ class AlignSettings:
     """
 
     sessions: list[str] = field(default_factory=list)
-    steps: int = 800
+    steps: int = 1000
     joint_steps: int = 50
     joint_blocks: int = 4
     anti_forgetting: float = 0.2
     learning_rate: float = 2e-3
     readout_learning_rate: float = 2e-4
-    joint_learning_rate: float = 3e-4
+    joint_learning_rate: float = 1e-4
     weight_decay: float = 0.05
-    windows: int = 192
-    groups: int = 6
+    windows: int = 128
+    groups: int = 2
     queries: int = 8
     loadings: int = 256
     hidden: int = 512
