@@ -43,9 +43,11 @@ clean: ## delete .venv and caches; keeps runs and data
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and alone, so that the build already there, or the one chosen for this machine, is never replaced.
+# ibl-bwb-eval (only tests compare with it) pins numpy, scipy and torch to older releases than it needs: no dependencies.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or newer is needed, this is ' + sys.version.split()[0] + ': name another one, as in make setup PYTHON=python3.12')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install torch==2.13.0 -c constraints.txt
 	$(BIN)/python -m pip install -e '.[dev]' -c constraints.txt
+	$(BIN)/python -m pip install --no-deps ibl-bwb-eval==0.1.0
 	@touch $@

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import json
 import re
 import zipfile
 import zlib
@@ -23,10 +22,10 @@ from PIL import Image
 from rich.progress import Progress
 
 from neurobridge.data.images import ImageSet, content_id
-from neurobridge.data.recording import Recording, Stimuli, read_recording, write_recording
+from neurobridge.data.importing import is_current, signature
+from neurobridge.data.recording import Recording, Stimuli, write_recording
 from neurobridge.errors import UserError
 
-FORMAT = 1
 INTERVAL = 0.2
 WINDOW = 0.1
 TEST_FRACTION = 1 / 6
@@ -51,7 +50,7 @@ def import_v4(path: Path, out: Path = Path("data/v4"), *, seed: int = 0) -> Path
         raise UserError(f"{path} holds no responses_mean/responses_<session>.npy: is it the V4 release's folder?")
     archives = {session_of(file): path / "images" / f"images_{session_of(file)}.zip" for file in sources}
     signatures = {session_of(file): _signature(file, archives[session_of(file)], seed) for file in sources}
-    pending = [file for file in sources if not _is_current(out, session_of(file), signatures[session_of(file)])]
+    pending = [file for file in sources if not is_current(out, session_of(file), signatures[session_of(file)])]
     shown = {session: archive for session, archive in archives.items() if archive.is_file()}
     pending_images = any(session_of(file) in shown for file in pending) or not (out / "images.h5").is_file()
     with Progress(transient=True) as progress:
@@ -246,17 +245,5 @@ def _repeats(ids: np.ndarray) -> np.ndarray:
 
 
 def _signature(file: Path, archive: Path, seed: int) -> str:
-    """Hash of all that a session file is made from: format, seed, responses, pictures."""
-    digest = hashlib.sha1(json.dumps([FORMAT, seed, TEST_FRACTION, VALID_FRACTION, INTERVAL, WINDOW]).encode())
-    digest.update(file.read_bytes())
-    if archive.is_file():
-        digest.update(archive.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _is_current(out: Path, session: str, signature: str) -> bool:
-    """True if the session is already written, whole, from the same bytes and seed."""
-    try:
-        return read_recording(out / "sessions" / f"{session}.h5").provenance.get("signature") == signature
-    except UserError:
-        return False
+    files = [file, archive] if archive.is_file() else [file]
+    return signature(files, seed=seed, test=TEST_FRACTION, valid=VALID_FRACTION, interval=INTERVAL, window=WINDOW)
