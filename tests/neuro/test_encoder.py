@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from neurobridge.neuro.batch import collate_windows
 from neurobridge.neuro.encoder import ChunkAttention
-from neurobridge.neuro.layers import rotary_angles, rotate
+from neurobridge.neuro.layers import rotary_phase, rotate
 from neurobridge.neuro.masking import nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
 
@@ -43,8 +43,8 @@ def plain_attention(layer: ChunkAttention, batch, unit: torch.Tensor) -> torch.T
             tick = (batch.event_tick[chosen] % layer.chunk_ms).double()
             vectors = of_window[batch.event_unit[chosen]]
             key = F.normalize(layer.key(vectors).unflatten(-1, (layer.heads, -1)), dim=-1)
-            angles = rotary_angles(tick, key.shape[-1], longest_ms=4.0 * layer.chunk_ms)
-            score = torch.einsum("lhd,shd->lhs", query, rotate(key, angles[:, None]))
+            phase = rotary_phase(tick, key.shape[-1], longest_ms=4.0 * layer.chunk_ms)
+            score = torch.einsum("lhd,shd->lhs", query, rotate(key, phase[:, None]))
             score = torch.cat([score, layer.null_score[..., None]], dim=-1)
             weight = score.softmax(-1)
             value = layer.value(vectors).unflatten(-1, (layer.heads, -1))
@@ -61,11 +61,13 @@ def plain_attention(layer: ChunkAttention, batch, unit: torch.Tensor) -> torch.T
     return torch.stack(out).view(batch.windows, chunks, layer.latents, -1)
 
 
+@pytest.mark.parametrize("way", ["sparse", "dense"])
 @pytest.mark.parametrize("values", [False, True])
-def test_table_equals_plain_rotary_attention(values):
+def test_table_equals_plain_rotary_attention(values, way):
     torch.manual_seed(0)
     batch = spikes(values=values)
     layer = ChunkAttention(width=32, unit_width=16, latents=3, heads=2, chunk_ms=50).double()
+    layer.sparse_cost = 0 if way == "sparse" else 1e9
     torch.nn.init.normal_(layer.null_score)
     torch.nn.init.normal_(layer.null_value)
     unit = torch.randn(2, 7, 16, dtype=torch.float64)
@@ -76,8 +78,8 @@ def test_table_equals_plain_rotary_attention(values):
 def test_rotation_of_the_query_backwards_is_rotation_of_the_key_forwards():
     torch.manual_seed(0)
     query, key = torch.randn(5, 8, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64)
-    angles = rotary_angles(torch.arange(5, dtype=torch.float64), 8)
-    torch.testing.assert_close((query * rotate(key, angles)).sum(-1), (rotate(query, -angles) * key).sum(-1))
+    phase = rotary_phase(torch.arange(5, dtype=torch.float64), 8)
+    torch.testing.assert_close((query * rotate(key, phase)).sum(-1), (rotate(query, phase.conj()) * key).sum(-1))
 
 
 def model_for(batch, **options) -> NeuroBridge:

@@ -1,6 +1,6 @@
-"""Latents to log rates on the neuron x bin grid: decode time once, then dot with unit vectors ("factorised").
+"""Latents to log rates on the neuron x bin grid: time decoded once ("factorised"), or a query a cell ("grid").
 
-Shape letters: see the package docstring.
+Shape letters: see the package docstring; Q = cells that are asked for.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from neurobridge.neuro.layers import CrossBlock
+from neurobridge.neuro.layers import CrossBlock, norm, rotary_phase
 
 
 class FactorisedDecoder(nn.Module):
@@ -16,9 +16,10 @@ class FactorisedDecoder(nn.Module):
 
     def __init__(self, *, width: int, unit_width: int, heads: int, depth: int = 2) -> None:
         super().__init__()
+        self.head_width = width // heads
         self.query = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.layers = nn.ModuleList(CrossBlock(width, heads) for _ in range(depth))
-        self.norm = nn.RMSNorm(width)
+        self.norm = norm(width)
         self.unit_vector = nn.Linear(unit_width, width)
         nn.init.normal_(self.unit_vector.weight, std=0.5 / unit_width**0.5)
         self.scale = width**-0.5
@@ -27,10 +28,59 @@ class FactorisedDecoder(nn.Module):
         self, latent: Tensor, latent_time: Tensor, unit: Tensor, bias: Tensor, bins: int, bin_ms: int
     ) -> Tensor:
         """latent [B, M, D], latent_time [M] ms, unit [G, N, E], bias [G, N] -> [B, N, T]."""
-        time = (torch.arange(bins, device=latent.device, dtype=torch.float32) + 0.5) * bin_ms
+        phase_q = rotary_phase(bin_centres(bins, bin_ms, latent), self.head_width)
+        phase_k = rotary_phase(latent_time, self.head_width)
         x = self.query.expand(len(latent), bins, -1)
         for layer in self.layers:
-            x = layer(x, latent, time_q=time, time_k=latent_time)
+            x = layer(x, latent, phase_q=phase_q, phase_k=phase_k)
         state = self.norm(x).unflatten(0, (len(unit), -1))  # [G, B/G, T, D]
         drive = torch.einsum("gbtd,gnd->gbnt", state, self.unit_vector(unit)) * self.scale
         return (drive + bias[:, None, :, None]).flatten(0, 1)
+
+
+class GridDecoder(nn.Module):
+    """The plan's decoder: query = unit vector + time vector, ``depth`` cross-attention layers, one number a query.
+
+    All N x T cells are queries; in training a sample of them is enough (``cells``).
+    """
+
+    def __init__(self, *, width: int, unit_width: int, heads: int, depth: int = 2) -> None:
+        super().__init__()
+        self.head_width = width // heads
+        self.unit_vector = nn.Linear(unit_width, width)
+        self.time_vector = nn.Linear(32, width)
+        self.layers = nn.ModuleList(CrossBlock(width, heads) for _ in range(depth))
+        self.norm = norm(width)
+        self.out = nn.Linear(width, 1, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(
+        self,
+        latent: Tensor,
+        latent_time: Tensor,
+        unit: Tensor,
+        bias: Tensor,
+        bins: int,
+        bin_ms: int,
+        cells: Tensor | None = None,
+    ) -> Tensor:
+        """Arguments as above; ``cells`` [B, Q] int64, n * T + t: [B, Q] log rates, or [B, N, T] of all cells."""
+        b, (g, n, _) = len(latent), unit.shape
+        asked = torch.arange(n * bins, device=latent.device).expand(b, -1) if cells is None else cells
+        which, bin_ = asked // bins, asked % bins
+        centre = bin_centres(bins, bin_ms, latent)
+        wave = torch.view_as_real(rotary_phase(centre, 32)).flatten(-2)
+        column = which.unflatten(0, (g, -1)) + n * torch.arange(g, device=latent.device)[:, None, None]
+        column = column.flatten(0, 1)
+        x = self.unit_vector(unit).flatten(0, 1)[column] + self.time_vector(wave)[bin_]
+        phase_q = rotary_phase(centre, self.head_width)[bin_]  # [B, Q, d / 2]: every row asks for other bins
+        phase_k = rotary_phase(latent_time, self.head_width)
+        for layer in self.layers:
+            x = layer(x, latent, phase_q=phase_q, phase_k=phase_k)
+        rate = self.out(self.norm(x))[..., 0] + bias.flatten()[column]
+        return rate if cells is not None else rate.view(b, n, bins)
+
+
+def bin_centres(bins: int, bin_ms: int, like: Tensor) -> Tensor:
+    """[T] ms since the start of the window."""
+    return (torch.arange(bins, device=like.device, dtype=torch.float32) + 0.5) * bin_ms

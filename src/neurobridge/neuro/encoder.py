@@ -5,7 +5,7 @@ chunk. So the score of an event is a function of (unit, tick): one table [N, P, 
 Softmax weights are summed per (chunk, unit) through that table before any value vector is touched: the cost does not
 grow with the number of events. Equal to plain rotary cross-attention on 1 ms times (tests/neuro/test_encoder.py).
 
-Shape letters: see the package docstring; K = L * H.
+Shape letters: see the package docstring; K = L * H, R = windows of a session x C.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurobridge.neuro.batch import SpikeBatch
-from neurobridge.neuro.layers import Block, rotary_angles, rotate
-from neurobridge.neuro.masking import MaskPlan
+from neurobridge.neuro.layers import Block, norm, rotary_phase, rotate
+from neurobridge.neuro.masking import MODES, MaskPlan
 
 
 class ChunkAttention(nn.Module):
@@ -27,9 +27,13 @@ class ChunkAttention(nn.Module):
     chunk is always on.
     Queries and keys are normalised and scaled (clamped at ``max_scale``), so scores are bounded and no running
     maximum over events is needed.
+    The mass of a unit in a chunk, the sum of its events' weights, is made in one of two equal ways: dense (events as
+    counts on a unit x tick grid, times the table) or, where such a grid would be nearly empty (thousands of units),
+    sparse (one look-up an event).
     """
 
     max_scale = 16.0
+    sparse_cost = 10  # of a number that the sparse way looks up, in cells of the dense way's grid
 
     def __init__(self, *, width: int, unit_width: int, latents: int, heads: int, chunk_ms: int) -> None:
         super().__init__()
@@ -48,8 +52,8 @@ class ChunkAttention(nn.Module):
         """exp(score) of every (unit, tick, latent, head): unit [G, N, E] -> [G, N, P, K]."""
         key = F.normalize(self.key(unit).unflatten(-1, (self.heads, -1)), dim=-1)
         tick = torch.arange(self.chunk_ms, device=unit.device, dtype=unit.dtype)
-        angles = rotary_angles(tick, key.shape[-1], longest_ms=4.0 * self.chunk_ms)[:, None, None, :]
-        query = rotate(F.normalize(self.query, dim=-1)[None].expand(self.chunk_ms, -1, -1, -1), -angles)
+        phase = rotary_phase(tick, key.shape[-1], longest_ms=4.0 * self.chunk_ms)[:, None, None, :]
+        query = rotate(F.normalize(self.query, dim=-1)[None].expand(self.chunk_ms, -1, -1, -1), phase.conj())
         query = query * self.scale.clamp(max=self.max_scale)[:, None]
         score = torch.einsum("gnhd,plhd->gnplh", key, query)
         return score.exp().flatten(-2)
@@ -57,34 +61,43 @@ class ChunkAttention(nn.Module):
     def forward(self, batch: SpikeBatch, unit: Tensor, visible_event: Tensor) -> Tensor:
         """unit [G, N, E] embeddings, visible_event [S] bool -> [B, C, L, D]."""
         g, n, _ = unit.shape
-        b, p = batch.windows, self.chunk_ms
-        c, per_group = -(-batch.window_ms // p), b // g
-        weight = self.table(unit)
-        # Events as counts on [G, N, B/G * C, P]: the only step that touches every event, and it has no gradient.
+        p, c = self.chunk_ms, -(-batch.window_ms // self.chunk_ms)
+        per_group = batch.windows // g
+        chunks = per_group * c
+        table = self.table(unit).flatten(0, 1)  # [G * N, P, K]
+
+        # which row of the table each event looks up, and which (unit, chunk) it counts for
         window = batch.event_window[visible_event]
-        column = batch.event_unit[visible_event]
+        row = window // per_group * n + batch.event_unit[visible_event]
         tick = batch.event_tick[visible_event]
-        chunk = (window % per_group) * c + tick // p
-        cell = ((window // per_group * n + column) * (per_group * c) + chunk) * p + tick % p
+        chunk = window % per_group * c + tick // p
+        sparse = self.sparse_cost * len(row) * table.shape[-1] < g * n * chunks * p
 
-        def on_grid(amount: Tensor) -> Tensor:
-            flat = torch.zeros(g * n * per_group * c * p, dtype=unit.dtype, device=unit.device)
-            return flat.index_add_(0, cell, amount).view(g * n, per_group * c, p)
+        def mass(amount: Tensor | None) -> Tensor:
+            """Sum of the events' weights, times ``amount`` [S], a unit and chunk: [G, N, R, K]."""
+            if sparse:
+                weight = table.flatten(0, 1)[row * p + tick % p]
+                weight = weight if amount is None else weight * amount[:, None]
+                total = weight.new_zeros(g * n * chunks, table.shape[-1]).index_add(0, row * chunks + chunk, weight)
+            else:
+                amount = torch.ones_like(tick, dtype=unit.dtype) if amount is None else amount
+                grid = amount.new_zeros(g * n * chunks * p).index_add_(0, (row * chunks + chunk) * p + tick % p, amount)
+                total = torch.bmm(grid.view(g * n, chunks, p), table)
+            return total.view(g, n, chunks, -1)
 
-        table = weight.flatten(0, 1)
-        mass = torch.bmm(on_grid(torch.ones_like(cell, dtype=unit.dtype)), table).view(g, n, per_group * c, -1)
-        value = self.value(unit).unflatten(-1, (self.heads, -1))
+        weights = mass(None)
         null = self.null_score.clamp(-self.max_scale, self.max_scale).exp()
-        norm = (mass.sum(1).unflatten(-1, (self.latents, self.heads)) + null)[..., None]
-        mixed = (self._mix(mass, value) + null[..., None] * self.null_value) / norm
+        total = (weights.sum(1).unflatten(-1, (self.latents, self.heads)) + null)[..., None]
+        mixed = (self._mix(weights, self.value(unit)) + null[..., None] * self.null_value) / total
         if batch.event_value is not None:
-            valued = torch.bmm(on_grid(batch.event_value[visible_event].to(unit.dtype)), table).view_as(mass)
-            mixed = mixed + self._mix(valued, self.second_value(unit).unflatten(-1, (self.heads, -1))) / norm.sqrt()
-        return self.out(mixed.flatten(-2)).reshape(b, c, self.latents, -1)
+            valued = mass(batch.event_value[visible_event].to(unit.dtype))
+            mixed = mixed + self._mix(valued, self.second_value(unit)) / total.sqrt()
+        return self.out(mixed.flatten(-2)).reshape(batch.windows, c, self.latents, -1)
 
     def _mix(self, mass: Tensor, value: Tensor) -> Tensor:
-        """sum over units: mass [G, N, R, K], value [G, N, H, d] -> [G, R, L, H, d]."""
-        return torch.einsum("gnrlh,gnhd->grlhd", mass.unflatten(-1, (self.latents, self.heads)), value)
+        """sum over units: mass [G, N, R, K], value [G, N, D] -> [G, R, L, H, d]."""
+        mass = mass.unflatten(-1, (self.latents, self.heads))
+        return torch.einsum("gnrlh,gnhd->grlhd", mass, value.unflatten(-1, (self.heads, -1)))
 
 
 class Presence(nn.Module):
@@ -116,7 +129,13 @@ class Presence(nn.Module):
 
 
 class Encoder(nn.Module):
-    """SpikeBatch and a mask plan -> contextual latents [B, M, D], M = C * L (+ 1 with ``cls``, in front)."""
+    """SpikeBatch and a mask plan -> contextual latents [B, M, D], M = C * L (+ 1 in front with ``cls`` or ``prompts``).
+
+    memory_width: every second block can read a conditioning sequence of that width. cls: a [CLS] token.
+    For ablation only: ``prompts``, a learnt token that tells which masking mode is on (MtM; none is the default, for a
+    missing token tells it by itself); ``mask_latents``, masking behind the Perceiver: the latents of a chunk that is
+    wholly hidden in time are replaced by a learnt one.
+    """
 
     def __init__(
         self,
@@ -130,42 +149,63 @@ class Encoder(nn.Module):
         dropout: float = 0.0,
         memory_width: int | None = None,
         cls: bool = False,
+        prompts: bool = False,
+        mask_latents: bool = False,
     ) -> None:
         super().__init__()
-        self.chunk_ms, self.latents, self.has_cls = chunk_ms, latents, cls
+        assert not (cls and prompts), "one token in front: [CLS] or a prompt"
+        self.chunk_ms, self.latents, self.in_front = chunk_ms, latents, cls or prompts
         sizes = {"width": width, "unit_width": unit_width, "latents": latents, "heads": heads}
+        self.head_width = width // heads
         self.chunks = ChunkAttention(chunk_ms=chunk_ms, **sizes)
         self.presence = Presence(**sizes)
         self.hidden_time = nn.Linear(10, width, bias=False)
         self.latent = nn.Parameter(torch.randn(latents, width) * 0.02)
-        self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02) if cls else None
+        self.cls = nn.Parameter(torch.randn(1, width) * 0.02) if cls else None
+        self.prompt = nn.Parameter(torch.randn(len(MODES), width) * 0.02) if prompts else None
+        self.masked_latent = nn.Parameter(torch.randn(latents, width) * 0.02) if mask_latents else None
         self.blocks = nn.ModuleList(
             Block(width, heads, dropout=dropout, memory_width=memory_width if i % 2 else None) for i in range(depth)
         )
-        self.norm = nn.RMSNorm(width)
+        self.norm = norm(width)
 
     def forward(self, batch: SpikeBatch, unit: Tensor, plan: MaskPlan, *, memory: Tensor | None = None) -> Tensor:
-        """unit [G, N, E]; memory [B, K, memory_width] conditions the backbone where it was asked for."""
+        """unit [G, N, E]; memory [B, K, memory_width] conditions the backbone where it was asked for.
+
+        With prompts and a plan without a mode, all four are tried and their latents averaged (an ensemble).
+        """
         visible_unit = batch.per_window(batch.unit_mask) & ~plan.hidden_unit
         # encode: chunks of 50 ms to latents
         x = self.chunks(batch, unit, ~plan.hides_event(batch))
         x = x + self.latent + self.presence(unit, visible_unit, batch.windows // batch.groups)[:, None]
-        x = x + self.hidden_time(self._hidden_share(plan.hidden_tick, x.shape[1]).to(x.dtype))[:, :, None]
+        hidden = self._hidden_share(plan.hidden_tick, x.shape[1]).to(x.dtype)
+        x = x + self.hidden_time(hidden)[:, :, None]
+        if self.masked_latent is not None:
+            x = torch.where((hidden > 0.999).all(-1)[..., None, None], self.masked_latent, x)
         # process: all latents of the window, both directions in time
-        time = self.latent_times(batch.window_ms, x.device)
         x = x.flatten(1, 2)
-        if self.cls is not None:
-            x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1)
+        if self.prompt is None:
+            return self._process(x, self.cls, batch, memory)
+        if (plan.mode >= 0).all():
+            return self._process(x, self.prompt[plan.mode], batch, memory)
+        every = [self._process(x, prompt[None], batch, memory) for prompt in self.prompt]
+        return torch.stack(every).mean(0)
+
+    def _process(self, x: Tensor, first: Tensor | None, batch: SpikeBatch, memory: Tensor | None) -> Tensor:
+        """The backbone over x [B, C * L, D], with the token ``first`` [1 or B, D] in front if there is one."""
+        if first is not None:
+            x = torch.cat([first[:, None].expand(len(x), 1, -1), x], dim=1)
+        phase = rotary_phase(self.latent_times(batch.window_ms, x.device), self.head_width)
         for block in self.blocks:
-            x = block(x, time=time, memory=memory)
+            x = block(x, phase=phase, memory=memory)
         return self.norm(x)
 
     def latent_times(self, window_ms: int, device: torch.device | str = "cpu") -> Tensor:
-        """[M] ms: the centre of each latent's chunk (the centre of the window for [CLS])."""
+        """[M] ms: the centre of each latent's chunk (the centre of the window for the token in front)."""
         chunks = -(-window_ms // self.chunk_ms)
         centre = (torch.arange(chunks, device=device, dtype=torch.float32) + 0.5) * self.chunk_ms
         time = centre.repeat_interleave(self.latents)
-        return torch.cat([time.new_tensor([window_ms / 2]), time]) if self.has_cls else time
+        return torch.cat([time.new_tensor([window_ms / 2]), time]) if self.in_front else time
 
     def _hidden_share(self, hidden_tick: Tensor, chunks: int) -> Tensor:
         """[B, C, 10]: the share of each tenth of each chunk that is hidden in time."""

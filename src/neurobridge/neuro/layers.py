@@ -1,4 +1,9 @@
-"""Rotary time, attention, feed-forward: the blocks of the backbone and of the readouts."""
+"""Rotary time, attention, feed-forward: the blocks of the backbone and of the readouts.
+
+Written to leave few passes over memory besides the matrix products: one fused projection for queries, keys and values,
+one complex product for both rotations, one layer norm kernel (without bias) instead of the five that RMSNorm takes on a
+CPU. benchmarks/encoder_speed.py holds the result.
+"""
 
 from __future__ import annotations
 
@@ -9,57 +14,65 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def rotary_angles(time_ms: Tensor, width: int, *, shortest_ms: float = 4.0, longest_ms: float = 4000.0) -> Tensor:
-    """Angles [..., width / 2] of rotary time embeddings (Su et al. 2021; times as in POYO, Azabou et al. 2023).
+def rotary_phase(time_ms: Tensor, width: int, *, shortest_ms: float = 4.0, longest_ms: float = 4000.0) -> Tensor:
+    """Unit complex numbers [..., width / 2] of rotary time (Su et al. 2021; times as in POYO, Azabou et al. 2023).
 
     Periods are spaced geometrically from ``shortest_ms`` to ``longest_ms``.
     """
     steps = torch.linspace(0, 1, width // 2, device=time_ms.device, dtype=time_ms.dtype)
     period = shortest_ms * (longest_ms / shortest_ms) ** steps
-    return time_ms[..., None] * (2 * math.pi / period)
+    angle = time_ms[..., None] * (2 * math.pi / period)
+    return torch.polar(torch.ones_like(angle), angle)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate pairs (i, i + width/2) of ``x`` [..., width] by ``angles`` [..., width / 2]."""
-    cos, sin = angles.cos(), angles.sin()
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+def rotate(x: Tensor, phase: Tensor) -> Tensor:
+    """Rotate the pairs (2i, 2i + 1) of ``x`` [..., width] by ``phase`` [..., width / 2]."""
+    precise = x.to(phase.real.dtype)
+    pairs = torch.view_as_complex(precise.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * phase).flatten(-2).to(x.dtype)
+
+
+def norm(width: int) -> nn.LayerNorm:
+    """The pre-norm of every block."""
+    return nn.LayerNorm(width, bias=False)
 
 
 class Attention(nn.Module):
     """Multi-head attention with rotary time on queries and keys. Self-attention if no memory is given.
 
-    x [B, Q, D], memory [B, K, D]; time_q [Q], time_k [K] in ms (None: no rotation); key_mask [B, K], True = ignore.
+    x [B, Q, D], memory [B, K, D]; phase_q [Q, d / 2] or [B, Q, d / 2], phase_k alike, from :func:`rotary_phase`, d the
+    width of a head (None: no rotation). Self-attention rotates queries and keys by phase_q.
     """
 
     def __init__(self, width: int, heads: int, *, memory_width: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
         assert width % (2 * heads) == 0, "width must be a multiple of twice the heads"
-        self.heads, self.dropout = heads, dropout
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(memory_width or width, 2 * width, bias=False)
+        self.heads, self.dropout, self.width = heads, dropout, width
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False) if memory_width is None else None
+        self.query = nn.Linear(width, width, bias=False) if memory_width else None
+        self.key_value = nn.Linear(memory_width, 2 * width, bias=False) if memory_width else None
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        *,
-        time_q: Tensor | None = None,
-        time_k: Tensor | None = None,
-        key_mask: Tensor | None = None,
+        self, x: Tensor, memory: Tensor | None = None, *, phase_q: Tensor | None = None, phase_k: Tensor | None = None
     ) -> Tensor:
-        memory = x if memory is None else memory
-        q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k, v = self.key_value(memory).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if time_q is not None:
-            q = rotate(q, rotary_angles(time_q, q.shape[-1]))
-        if time_k is not None:
-            k = rotate(k, rotary_angles(time_k, k.shape[-1]))
-        allowed = None if key_mask is None else ~key_mask[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=allowed, dropout_p=self.dropout if self.training else 0.0
-        )
+        if self.query_key_value is not None:
+            query_key, v = self.query_key_value(x).split((2 * self.width, self.width), dim=-1)
+            query_key = query_key.unflatten(-1, (2, self.heads, -1))
+            if phase_q is not None:
+                query_key = rotate(query_key, phase_q[:, None, None])
+            q, k = query_key.unbind(2)
+        else:
+            assert self.query is not None
+            assert self.key_value is not None
+            assert memory is not None, "nothing to read from"
+            q = self.query(x).unflatten(-1, (self.heads, -1))
+            k, v = self.key_value(memory).split(self.width, dim=-1)
+            k = k.unflatten(-1, (self.heads, -1))
+            q = q if phase_q is None else rotate(q, phase_q[..., None, :])
+            k = k if phase_k is None else rotate(k, phase_k[..., None, :])
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v.unflatten(-1, (self.heads, -1))))
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
@@ -83,15 +96,15 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, *, dropout: float = 0.0, memory_width: int | None = None) -> None:
         super().__init__()
-        self.norm_attention = nn.RMSNorm(width)
+        self.norm_attention = norm(width)
         self.attention = Attention(width, heads, dropout=dropout)
         self.cross = Attention(width, heads, memory_width=memory_width, dropout=dropout) if memory_width else None
-        self.norm_cross = nn.RMSNorm(width) if memory_width else None
-        self.norm_feed = nn.RMSNorm(width)
+        self.norm_cross = norm(width) if memory_width else None
+        self.norm_feed = norm(width)
         self.feed = FeedForward(width, dropout=dropout)
 
-    def forward(self, x: Tensor, *, time: Tensor | None = None, memory: Tensor | None = None) -> Tensor:
-        x = x + self.attention(self.norm_attention(x), time_q=time, time_k=time)
+    def forward(self, x: Tensor, *, phase: Tensor | None = None, memory: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.norm_attention(x), phase_q=phase)
         if self.cross is not None and self.norm_cross is not None and memory is not None:
             x = x + self.cross(self.norm_cross(x), memory)
         return x + self.feed(self.norm_feed(x))
@@ -102,12 +115,13 @@ class CrossBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm_query, self.norm_memory, self.norm_feed = nn.RMSNorm(width), nn.RMSNorm(width), nn.RMSNorm(width)
-        self.attention = Attention(width, heads, dropout=dropout)
+        self.norm_query, self.norm_memory, self.norm_feed = norm(width), norm(width), norm(width)
+        self.attention = Attention(width, heads, memory_width=width, dropout=dropout)
         self.feed = FeedForward(width, dropout=dropout)
 
     def forward(
-        self, x: Tensor, memory: Tensor, *, time_q: Tensor | None = None, time_k: Tensor | None = None
+        self, x: Tensor, memory: Tensor, *, phase_q: Tensor | None = None, phase_k: Tensor | None = None
     ) -> Tensor:
-        x = x + self.attention(self.norm_query(x), self.norm_memory(memory), time_q=time_q, time_k=time_k)
+        read = self.attention(self.norm_query(x), self.norm_memory(memory), phase_q=phase_q, phase_k=phase_k)
+        x = x + read
         return x + self.feed(self.norm_feed(x))

@@ -14,7 +14,7 @@ MAX_LOG_RATE = 8.0
 
 
 def cell_loss(prediction: Tensor, target: Tensor, *, poisson: bool) -> Tensor:
-    """Loss a cell, [B, N, T] float32: exp(r) - k r (Poisson, r the log expected count), or squared error / 2."""
+    """Loss a cell, float32: exp(r) - k r (Poisson, r the log expected count), or squared error / 2."""
     prediction = prediction.float()
     if poisson:
         bounded = prediction.clamp(max=MAX_LOG_RATE)
@@ -25,10 +25,15 @@ def cell_loss(prediction: Tensor, target: Tensor, *, poisson: bool) -> Tensor:
 def masked_losses(
     prediction: Tensor, target: Tensor, plan: MaskPlan, scored: Tensor, *, poisson: bool
 ) -> dict[str, Tensor]:
-    """Mean loss over the hidden cells of each mode that occurs in the batch; no mode drowns another."""
-    cells = torch.where(scored, cell_loss(prediction, target, poisson=poisson), 0.0)
-    sums = cells.sum((1, 2))
-    counts = scored.sum((1, 2)).float()
+    """Mean loss over the hidden cells of each mode that occurs in the batch; no mode drowns another.
+
+    prediction, target, scored [B, ...]: all cells with a boolean ``scored``, or sampled cells with the weights that
+    :func:`sample_cells` gave them.
+    """
+    rest = tuple(range(1, scored.ndim))
+    cells = torch.where(scored > 0, cell_loss(prediction, target, poisson=poisson), 0.0)
+    sums = (cells * scored).sum(rest)
+    counts = scored.float().sum(rest)
     losses = {}
     for index, mode in enumerate(MODES):
         rows = plan.mode == index
@@ -36,3 +41,19 @@ def masked_losses(
         if total > 0:
             losses[mode] = sums[rows].sum() / total
     return losses
+
+
+def sample_cells(
+    scored: Tensor, target: Tensor, number: int, *, generator: torch.Generator | None = None, boost: float = 4.0
+) -> tuple[Tensor, Tensor]:
+    """``number`` (Q) of the scored cells of each window, with replacement; those with events ``boost`` times as often.
+
+    scored, target [B, N, T] -> cells [B, Q] (n * T + t) and weights [B, Q] = 1 / (Q x probability): importance
+    weights, so that weighted sums estimate the sums over all scored cells without bias. A window without a scored cell
+    gets weights 0.
+    """
+    chance = scored.flatten(1).float() * torch.where(target.flatten(1) != 0, boost, 1.0)
+    empty = chance.sum(1, keepdim=True) == 0
+    chance = (chance + empty) / (chance + empty).sum(1, keepdim=True)
+    cells = torch.multinomial(chance, number, replacement=True, generator=generator)
+    return cells, (1.0 / (number * chance.gather(1, cells))) * ~empty

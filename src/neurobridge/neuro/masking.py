@@ -59,6 +59,7 @@ class Masker:
     stretch of time, (25, 40) by default, its start on any millisecond so that it straddles chunks.
     Guards: intra_region wants a region with at least two units, inter_region at least two regions; a window that
     has none falls back to neuron, and a window with fewer than two units to temporal.
+    whole_chunks_ms: hide whole chunks of that length in time instead (for masking behind the Perceiver).
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Masker:
         ratios: dict[str, tuple[float, float]] | None = None,
         span_ms: tuple[int, int] = (25, 40),
         min_region_units: int = 2,
+        whole_chunks_ms: int | None = None,
     ) -> None:
         if not modes or any(mode not in MODES for mode in modes):
             raise ValueError(f"masking modes are {', '.join(MODES)}; got {list(modes)}")
@@ -80,6 +82,7 @@ class Masker:
         } | (ratios or {})
         self.span_ms = span_ms
         self.min_region_units = min_region_units
+        self.whole_chunks_ms = whole_chunks_ms
 
     def draw(self, batch: SpikeBatch, rng: np.random.Generator, mode: Mode | None = None) -> MaskPlan:
         """One plan for ``batch``; ``mode`` fixes the mode of every window (frozen evaluation masks)."""
@@ -128,6 +131,11 @@ class Masker:
 
     def _spans(self, window_ms: int, ratio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """[len(ratio), window_ms] bool: stretches of span_ms from any millisecond, until ``ratio`` is hidden."""
+        if self.whole_chunks_ms is not None:
+            chunks = -(-window_ms // self.whole_chunks_ms)
+            count = np.clip(np.round(ratio * chunks), 1, max(1, chunks - 1))
+            rank = rng.random((len(ratio), chunks)).argsort(1).argsort(1)
+            return np.repeat(rank < count[:, None], self.whole_chunks_ms, axis=1)[:, :window_ms]
         hidden = np.zeros((len(ratio), window_ms), dtype=bool)
         low, high = self.span_ms
         if window_ms <= high:

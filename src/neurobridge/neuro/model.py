@@ -13,17 +13,27 @@ from torch import Tensor, nn
 
 from neurobridge.errors import UserError, atomic_path
 from neurobridge.neuro.batch import SpikeBatch
-from neurobridge.neuro.decoder import FactorisedDecoder
+from neurobridge.neuro.decoder import FactorisedDecoder, GridDecoder
 from neurobridge.neuro.encoder import Encoder
 from neurobridge.neuro.masking import MaskPlan, nothing_hidden
 from neurobridge.neuro.units import UnitVocabulary
+
+DECODERS = {"factorised": FactorisedDecoder, "grid": GridDecoder}
+PRESETS: dict[str, dict[str, int]] = {
+    "tiny": {"width": 64, "depth": 2, "heads": 4, "latents": 2, "unit_width": 32, "decoder_depth": 1},
+    "small": {"width": 128, "depth": 4, "heads": 4, "latents": 4, "unit_width": 64, "decoder_depth": 1},
+    "base": {"width": 512, "depth": 9, "heads": 8, "latents": 4, "unit_width": 128, "decoder_depth": 1},
+    "plan": {"width": 512, "depth": 12, "heads": 8, "latents": 4, "unit_width": 128, "decoder_depth": 2},
+    "large": {"width": 768, "depth": 13, "heads": 12, "latents": 4, "unit_width": 128, "decoder_depth": 1},
+}  # weights of the body: see docs/design.md, checked by tests/neuro/test_model.py
 
 
 class NeuroBridge(nn.Module):
     """Spikes (or values) of any session whose units are in the vocabulary -> latents -> log expected counts.
 
     width, depth, heads: of the backbone; latents: per chunk of chunk_ms; unit_width: of a unit's embedding.
-    memory_width: width of an optional conditioning sequence, read by every second block. cls: a [CLS] token.
+    decoder: "factorised" or "grid". memory_width: width of an optional conditioning sequence, read by every second
+    block. cls: a [CLS] token. prompts, mask_latents: for ablation, see :class:`Encoder`. ``PRESETS`` names sizes.
     """
 
     def __init__(
@@ -35,13 +45,18 @@ class NeuroBridge(nn.Module):
         latents: int = 4,
         unit_width: int = 64,
         chunk_ms: int = 50,
+        decoder: str = "factorised",
         decoder_depth: int = 1,
         dropout: float = 0.0,
         memory_width: int | None = None,
         cls: bool = False,
+        prompts: bool = False,
+        mask_latents: bool = False,
     ) -> None:
         super().__init__()
         self.options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        if decoder not in DECODERS:
+            raise ValueError(f"a decoder is one of {', '.join(DECODERS)}, not '{decoder}'")
         self.width = width
         self.units = UnitVocabulary(unit_width=unit_width)
         self.encoder = Encoder(
@@ -54,26 +69,46 @@ class NeuroBridge(nn.Module):
             dropout=dropout,
             memory_width=memory_width,
             cls=cls,
+            prompts=prompts,
+            mask_latents=mask_latents,
         )
-        self.decoder = FactorisedDecoder(width=width, unit_width=unit_width, heads=heads, depth=decoder_depth)
+        self.decoder = DECODERS[decoder](width=width, unit_width=unit_width, heads=heads, depth=decoder_depth)
 
-    def encode(self, batch: SpikeBatch, plan: MaskPlan | None = None, *, memory: Tensor | None = None) -> Tensor:
-        """Latents [B, M, D]; without a plan the encoder sees all."""
+    def encode(
+        self,
+        batch: SpikeBatch,
+        plan: MaskPlan | None = None,
+        *,
+        unit: Tensor | None = None,
+        memory: Tensor | None = None,
+    ) -> Tensor:
+        """Latents [B, M, D]; without a plan the encoder sees all. unit [G, N, E] replaces the vocabulary's rows."""
         plan = plan or nothing_hidden(batch)
-        return self.encoder(batch, self.units.embedding[batch.unit_row], plan, memory=memory)
+        unit = self.units.embedding[batch.unit_row] if unit is None else unit
+        return self.encoder(batch, unit, plan, memory=memory)
 
-    def forward(self, batch: SpikeBatch, plan: MaskPlan | None = None) -> Tensor:
-        """Log expected counts (spikes) or expected values (value-carrying signals), [B, N, T]."""
-        latent = self.encode(batch, plan)
+    def forward(
+        self,
+        batch: SpikeBatch,
+        plan: MaskPlan | None = None,
+        *,
+        unit: Tensor | None = None,
+        memory: Tensor | None = None,
+        cells: Tensor | None = None,
+    ) -> Tensor:
+        """Log expected counts (spikes) or expected values (value-carrying signals), [B, N, T].
+
+        With ``cells`` [B, Q] (n * T + t) those of these cells alone, [B, Q].
+        """
+        unit = self.units.embedding[batch.unit_row] if unit is None else unit
+        latent = self.encode(batch, plan, unit=unit, memory=memory)
         time = self.encoder.latent_times(batch.window_ms, latent.device)
-        return self.decoder(
-            latent,
-            time,
-            self.units.embedding[batch.unit_row],
-            self.units.bias[batch.unit_row],
-            batch.target.shape[-1],
-            batch.bin_ms,
-        )
+        bias, bins = self.units.bias[batch.unit_row], batch.target.shape[-1]
+        if cells is None:
+            return self.decoder(latent, time, unit, bias, bins, batch.bin_ms)
+        if isinstance(self.decoder, GridDecoder):
+            return self.decoder(latent, time, unit, bias, bins, batch.bin_ms, cells)
+        return self.decoder(latent, time, unit, bias, bins, batch.bin_ms).flatten(1).gather(1, cells)
 
     def body(self) -> list[nn.Parameter]:
         """All parameters but the units'."""

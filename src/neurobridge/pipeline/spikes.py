@@ -12,11 +12,12 @@ from neurobridge.data.datamodule import Batcher, StepBatches, open_sessions
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError
 from neurobridge.neuro.batch import SpikeBatch
-from neurobridge.neuro.masking import Masker, MaskPlan, Mode
-from neurobridge.neuro.model import NeuroBridge, parameter_count
+from neurobridge.neuro.identity import IDEncoder
+from neurobridge.neuro.masking import Masker, MaskPlan
+from neurobridge.neuro.model import PRESETS, NeuroBridge, parameter_count
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.training.settings import RunSettings
-from neurobridge.training.tasks import MaskedTask
+from neurobridge.training.settings import AdaptSettings, PretrainSettings, RunSettings
+from neurobridge.training.tasks import IdentityTask, MaskedTask
 from neurobridge.training.trainer import fit
 
 VALIDATION_WINDOWS = 64
@@ -57,49 +58,79 @@ def add_units(model: NeuroBridge, sessions: Sequence[Session], settings: RunSett
         model.units.extend(session.recording.unit_keys, log_rates=start, seed=settings.seed)
 
 
-def frozen_validation(batcher: Batcher, modes: Sequence[Mode]) -> list[tuple[SpikeBatch, MaskPlan]]:
+def frozen_validation(batcher: Batcher, masker: Masker) -> list[tuple[SpikeBatch, MaskPlan]]:
     """Fixed windows of the valid split with fixed plans, every mode, from up to three sessions."""
-    masker, plans = Masker(modes=modes), []
+    plans = []
     for index, session in enumerate(batcher.sessions[:3]):
         rows = session.rows("valid")[:VALIDATION_WINDOWS]
         if len(rows) == 0:
             continue
         batch = batcher.batch([(index, rows)])
-        plans += [(batch, masker.draw(batch, np.random.default_rng([index, k]), mode)) for k, mode in enumerate(modes)]
+        for number, mode in enumerate(masker.modes):
+            plans.append((batch, masker.draw(batch, np.random.default_rng([index, number]), mode)))
     return plans
+
+
+def make_model(settings: RunSettings) -> NeuroBridge:
+    """A new model of the size that the settings ask for."""
+    options = asdict(settings.model)
+    preset = options.pop("preset")
+    return NeuroBridge(**options | (PRESETS[preset] if preset != "none" else {}))
+
+
+def make_masker(settings: RunSettings) -> Masker:
+    """The masking of pretraining, adaptation and the joint stage."""
+    options = settings.pretrain
+    return Masker(
+        modes=options.modes,
+        ratios=options.ratios,
+        span_ms=options.span_ms,
+        whole_chunks_ms=settings.model.chunk_ms if settings.model.mask_latents else None,
+    )
 
 
 def masked_task(
     model: NeuroBridge, sessions: Sequence[Session], settings: RunSettings, *, only_units: bool
 ) -> MaskedTask:
-    stage = settings.adapt if only_units else settings.pretrain
-    batcher = make_batcher(model, sessions, settings)
-    groups = len(sessions) if only_units else settings.pretrain.groups
+    batcher, masker = make_batcher(model, sessions, settings), make_masker(settings)
+    options = settings.pretrain
+    return MaskedTask(
+        model,
+        masker=masker,
+        only_units=only_units,
+        unfreeze_every=settings.adapt.unfreeze_every if only_units else 0,
+        cells=options.cells,
+        augmentation={"unit_dropout": options.unit_dropout, "jitter_ms": options.jitter_ms},
+        validation=frozen_validation(batcher, masker),
+        **schedule(batcher, settings.adapt if only_units else options, settings, len(sessions) if only_units else None),
+    )
+
+
+def schedule(
+    batcher: Batcher, stage: PretrainSettings | AdaptSettings, settings: RunSettings, groups: int | None
+) -> dict:
+    """What every task needs: batches by step, number of steps, rates, seed."""
 
     def loader(first: int, last: int, rank: int) -> StepBatches:
         return StepBatches(
             batcher,
             split="train",
             windows=stage.windows,
-            groups=groups,
+            groups=groups or settings.pretrain.groups,
             seed=settings.seed,
             first=first,
             last=last,
             rank=rank,
         )
 
-    return MaskedTask(
-        model,
-        modes=settings.pretrain.modes,
-        only_units=only_units,
-        validation=frozen_validation(batcher, settings.pretrain.modes),
-        loader=loader,
-        steps=stage.steps,
-        checkpoint_every=stage.checkpoint_every,
-        learning_rate=stage.learning_rate,
-        weight_decay=0.0 if only_units else settings.pretrain.weight_decay,
-        seed=settings.seed,
-    )
+    return {
+        "loader": loader,
+        "steps": stage.steps,
+        "checkpoint_every": stage.checkpoint_every,
+        "learning_rate": stage.learning_rate,
+        "weight_decay": getattr(stage, "weight_decay", 0.0),
+        "seed": settings.seed,
+    }
 
 
 def pretrain(run: RunFolder) -> None:
@@ -107,7 +138,7 @@ def pretrain(run: RunFolder) -> None:
     settings = run.settings
     sessions = pretraining_sessions(settings)
     torch.manual_seed(settings.seed)
-    model = NeuroBridge(**asdict(settings.model))
+    model = make_model(settings)
     add_units(model, sessions, settings)
     fit_here(masked_task(model, sessions, settings, only_units=False), "pretrain", run)
     model.save(run / "pretrain")
@@ -126,11 +157,43 @@ def adapt(run: RunFolder) -> None:
     run.need("pretrain")
     model = NeuroBridge.load(run / "pretrain")
     sessions = held_out_sessions(settings)
-    add_units(model, sessions, settings)
-    if sessions and settings.adapt.steps:
-        fit_here(masked_task(model, sessions, settings, only_units=True), "adapt", run)
+    if sessions and settings.adapt.method == "identity":
+        known = pretraining_sessions(settings)
+        encoder = train_identity(run, model, known)
+        encoder.save(run / "adapt")
+        add_units(model, sessions, settings)
+        embed_units(model, encoder, sessions, settings)
+    else:
+        add_units(model, sessions, settings)
+        if sessions and settings.adapt.steps:
+            fit_here(masked_task(model, sessions, settings, only_units=True), "adapt", run)
     model.save(run / "adapt")
     run.finish("adapt", sessions=[s.name for s in sessions])
+
+
+def train_identity(run: RunFolder, model: NeuroBridge, sessions: Sequence[Session]) -> IDEncoder:
+    """An IDEncoder fitted to the frozen body on the sessions that the body knows."""
+    settings = run.settings
+    torch.manual_seed(settings.seed + 3)
+    bins = settings.window.window_ms // settings.window.bin_ms
+    encoder = IDEncoder(bins=bins, unit_width=model.units.embedding.shape[1])
+    encoder.fit_scale(model.units.embedding.detach())
+    batcher = make_batcher(model, sessions, settings)
+    options = schedule(batcher, settings.adapt, settings, 2) | {"learning_rate": 1e-3}
+    fit_here(IdentityTask(model, encoder, masker=make_masker(settings), **options), "adapt", run)
+    return encoder
+
+
+@torch.no_grad()
+def embed_units(model: NeuroBridge, encoder: IDEncoder, sessions: Sequence[Session], settings: RunSettings) -> None:
+    """Set the embeddings of the units of ``sessions`` from calibration windows of their train split; no gradient."""
+    encoder.eval()
+    for session in sessions:
+        rows = session.rows("train")
+        some = np.linspace(0, len(rows) - 1, min(len(rows), settings.adapt.calibration)).astype(int)
+        counts = torch.from_numpy(session.binned(rows[some], settings.window.bin_ms))[None]
+        unit = encoder(counts, torch.ones(1, session.units, dtype=torch.bool))[0]
+        model.units.embedding[model.units.rows_of(session.recording.unit_keys)] = unit
 
 
 def fit_here(task, stage: str, run: RunFolder) -> None:

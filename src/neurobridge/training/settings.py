@@ -29,24 +29,34 @@ class ModelSettings:
     """Size of the spike encoder.
 
     Args:
+        preset: tiny, small, base, plan or large (1 to 100 million weights) replace the sizes below; none keeps them.
         width: Width of the backbone.
         depth: Blocks of the backbone.
         heads: Attention heads.
         latents: Latents a chunk.
         unit_width: Width of a unit embedding.
         chunk_ms: Length of a chunk in ms.
+        decoder: Rate decoder: factorised (time decoded once) or grid (a query a cell, sampled in training).
         decoder_depth: Cross-attention layers of the rate decoder.
         dropout: Dropout in the backbone.
+        cls: Put a [CLS] token in front of the latents, for that readout.
+        prompts: Tell the model its masking mode by a learnt token (ablation).
+        mask_latents: Hide whole chunks behind the Perceiver in temporal mode, not spikes before it (ablation).
     """
 
+    preset: Literal["none", "tiny", "small", "base", "plan", "large"] = "none"
     width: int = 128
     depth: int = 4
     heads: int = 4
     latents: int = 4
     unit_width: int = 64
     chunk_ms: int = 50
+    decoder: Literal["factorised", "grid"] = "factorised"
     decoder_depth: int = 1
     dropout: float = 0.0
+    cls: bool = False
+    prompts: bool = False
+    mask_latents: bool = False
 
 
 @dataclass(kw_only=True)
@@ -60,6 +70,11 @@ class PretrainSettings:
         windows: Windows a batch.
         groups: Sessions a batch.
         modes: Masking modes to draw from.
+        ratios: Share hidden in a mode, lowest and highest; modes not named keep their defaults.
+        span_ms: Shortest and longest hidden stretch of time in ms.
+        unit_dropout: Mean share of units removed from a training window's session (augmentation).
+        jitter_ms: Spikes move by up to so many ms (augmentation).
+        cells: Queries a window in training, of a grid decoder.
         checkpoint_every: Steps between checkpoints.
     """
 
@@ -69,6 +84,11 @@ class PretrainSettings:
     windows: int = 128
     groups: int = 4
     modes: list[Mode] = field(default_factory=lambda: ["temporal", "neuron", "intra_region", "inter_region"])
+    ratios: dict[str, tuple[float, float]] = field(default_factory=dict)
+    span_ms: tuple[int, int] = (25, 40)
+    unit_dropout: float = 0.0
+    jitter_ms: int = 0
+    cells: int = 512
     checkpoint_every: int = 100
 
 
@@ -77,15 +97,21 @@ class AdaptSettings:
     """Unit embeddings of new sessions; the body is frozen.
 
     Args:
-        steps: Optimiser steps (0: leave the embeddings at random).
-        learning_rate: Peak learning rate.
+        method: gradient learns the embeddings; identity computes them without (IDEncoder, from calibration windows).
+        steps: Optimiser steps: of the embeddings, or of the IDEncoder on the pretraining sessions (0: none).
+        learning_rate: Peak learning rate of the embeddings.
         windows: Windows a batch.
+        unfreeze_every: Gradual unfreezing: one more backbone block from the top after so many steps (0: never).
+        calibration: Windows from which an IDEncoder computes embeddings.
         checkpoint_every: Steps between checkpoints.
     """
 
+    method: Literal["gradient", "identity"] = "gradient"
     steps: int = 150
     learning_rate: float = 1e-2
     windows: int = 128
+    unfreeze_every: int = 0
+    calibration: int = 512
     checkpoint_every: int = 50
 
 

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from neurobridge.bridge.alignment import AlignmentHead, info_nce, population_response
+from neurobridge.neuro.augmentation import augment
 from neurobridge.neuro.batch import SpikeBatch
-from neurobridge.neuro.losses import masked_losses
+from neurobridge.neuro.decoder import GridDecoder
+from neurobridge.neuro.identity import IDEncoder
+from neurobridge.neuro.losses import masked_losses, sample_cells
 from neurobridge.neuro.masking import Masker, MaskPlan, Mode, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
 
@@ -45,7 +48,10 @@ class Task(lightning.LightningModule):
         raise AssertionError("a task defines its losses")
 
     def groups(self) -> list[dict]:
-        """Parameter groups with their own 'lr' or 'weight_decay' where they differ from the task's."""
+        """Parameter groups, with their own 'lr' or 'weight_decay' where these differ from the task's.
+
+        'first' is the step from which a group learns.
+        """
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def training_step(self, batch, batch_idx: int) -> Tensor:
@@ -58,45 +64,69 @@ class Task(lightning.LightningModule):
 
     def configure_optimizers(self):
         groups = [{"lr": self.learning_rate, "weight_decay": self.weight_decay} | group for group in self.groups()]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98))
-        warmup = max(1, min(100, self.steps // 10))
+        first = [group.pop("first", 0) for group in groups]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98), fused=True)
 
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
+        def factor(first: int) -> Callable[[int], float]:
+            warmup = max(1, min(100, (self.steps - first) // 10))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+            def at(step: int) -> float:
+                if step < first:
+                    return 0.0
+                if step < first + warmup:
+                    return (step - first + 1) / warmup
+                done = (step - first - warmup) / max(1, self.steps - first - warmup)
+                return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+
+            return at
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [factor(step) for step in first])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class MaskedTask(Task):
     """Masked prediction: pretraining (all weights), or adaptation (``only_units``: the body is frozen).
 
-    validation: batches with frozen plans, scored at every checkpoint.
+    masker draws the plans; ``cells``: with a grid decoder, queries a window in training; ``augmentation``: options of
+    :func:`augment`. unfreeze_every: in adaptation, one more backbone block from the top learns after each such number
+    of steps, at a tenth of the rate (0: the body stays frozen). validation: batches with frozen plans, scored at every
+    checkpoint.
     """
 
     def __init__(
         self,
         model: NeuroBridge,
         *,
-        modes: Sequence[Mode],
+        masker: Masker,
         only_units: bool = False,
+        unfreeze_every: int = 0,
+        cells: int = 512,
+        augmentation: dict | None = None,
         validation: Sequence[tuple[SpikeBatch, MaskPlan]] = (),
         **options,
     ) -> None:
         super().__init__(**options)
-        self.model, self.masker, self.only_units = model, Masker(modes=modes), only_units
+        self.model, self.masker, self.only_units = model, masker, only_units
+        self.unfreeze_every, self.cells, self.augmentation = unfreeze_every, cells, augmentation or {}
         self.validation = list(validation)
         for parameter in model.body():
             parameter.requires_grad_(not only_units)
+        if only_units and unfreeze_every:
+            model.encoder.blocks.requires_grad_(True)
 
     def groups(self) -> list[dict]:
         units = {"params": [self.model.units.embedding, self.model.units.bias], "weight_decay": 0.0}
-        return [units] if self.only_units else [units, {"params": self.model.body()}]
+        if not self.only_units:
+            return [units, {"params": self.model.body()}]
+        blocks = list(self.model.encoder.blocks)[::-1] if self.unfreeze_every else []
+        return [units] + [
+            {"params": list(block.parameters()), "lr": self.learning_rate / 10, "first": (i + 1) * self.unfreeze_every}
+            for i, block in enumerate(blocks)
+        ]
 
     def losses(self, batch: SpikeBatch, rng: np.random.Generator) -> dict[str, Tensor]:
-        losses = masked(self.model, batch, self.masker.draw(batch, rng))
+        batch = augment(batch, rng, **self.augmentation)
+        losses = masked(self.model, batch, self.masker.draw(batch, rng), cells=self.cells)
         return losses | {"loss": torch.stack(list(losses.values())).mean()}
 
     def on_train_epoch_end(self) -> None:
@@ -108,9 +138,37 @@ class MaskedTask(Task):
         self.model.train()
 
 
-def masked(model: NeuroBridge, batch: SpikeBatch, plan: MaskPlan) -> dict[str, Tensor]:
-    """Loss of each mode in the plan."""
-    return masked_losses(model(batch, plan), batch.target, plan, plan.scored(batch), poisson=batch.event_value is None)
+def masked(
+    model: NeuroBridge, batch: SpikeBatch, plan: MaskPlan, *, unit: Tensor | None = None, cells: int | None = None
+) -> dict[str, Tensor]:
+    """Loss of each mode in the plan; of ``cells`` sampled cells a window if the decoder asks for a query a cell."""
+    scored, target, asked = plan.scored(batch), batch.target, None
+    if cells is not None and isinstance(model.decoder, GridDecoder):
+        asked, scored = sample_cells(scored, target, cells)
+        target = target.flatten(1).gather(1, asked)
+    prediction = model(batch, plan, unit=unit, cells=asked)
+    return masked_losses(prediction, target, plan, scored, poisson=batch.event_value is None)
+
+
+class IdentityTask(Task):
+    """Train an IDEncoder through a frozen body: half of a session's windows calibrate, the other half are predicted."""
+
+    def __init__(self, model: NeuroBridge, encoder: IDEncoder, *, masker: Masker, **options) -> None:
+        super().__init__(**options)
+        self.model, self.encoder, self.masker = model, encoder, masker
+        model.requires_grad_(False)
+
+    def groups(self) -> list[dict]:
+        return [{"params": list(self.encoder.parameters())}]
+
+    def losses(self, batch: SpikeBatch, rng: np.random.Generator) -> dict[str, Tensor]:
+        counts = batch.target.unflatten(0, (batch.groups, -1))
+        half = counts.shape[1] // 2
+        unit = self.encoder(counts[:, :half], batch.unit_mask)
+        plan = self.masker.draw(batch, rng)
+        plan.mode.view(batch.groups, -1)[:, :half] = -1  # calibration windows are not scored
+        losses = masked(self.model, batch, plan, unit=unit)
+        return losses | {"loss": torch.stack(list(losses.values())).mean()}
 
 
 class AlignTask(Task):
