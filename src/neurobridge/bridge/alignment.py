@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurobridge.neuro.batch import SpikeBatch
-from neurobridge.neuro.layers import CrossBlock
+from neurobridge.neuro.readout import QueryReadout
 
 
 class EmbeddingSpace(nn.Module):
@@ -79,8 +79,7 @@ class AlignmentHead(nn.Module):
         self.population = nn.Linear(chunks * loadings, dimensions)
         self.average = nn.Parameter(torch.randn(queries, tokens))
         self.linear = nn.Linear(queries * width, dimensions)
-        self.queries = nn.Parameter(torch.randn(1, queries, width) * 0.1)
-        self.readout = CrossBlock(width, heads)
+        self.readout = QueryReadout(width=width, heads=heads, queries=queries)
         self.projector = nn.Sequential(
             nn.LayerNorm(queries * width),
             nn.Linear(queries * width, hidden), nn.GELU(), nn.LayerNorm(hidden), nn.Dropout(dropout),
@@ -97,7 +96,7 @@ class AlignmentHead(nn.Module):
         grouped = response.unflatten(0, (len(unit_row), -1))
         population = torch.einsum("gbcn,gnr->gbcr", grouped, loading).flatten(0, 1)
         pooled = torch.einsum("qm,bmd->bqd", self.average.softmax(-1), latent)
-        read = self.readout(self.queries.expand(len(latent), -1, -1), latent)
+        read = self.readout(latent)
         return self.population(population.flatten(1)) + self.linear(pooled.flatten(1)) + self.projector(read.flatten(1))
 
 

@@ -1,8 +1,8 @@
 """Rotary time, attention, feed-forward: the blocks of the backbone and of the readouts.
 
-Written to leave few passes over memory besides the matrix products: one fused projection for queries, keys and values,
-one complex product for both rotations, one layer norm kernel (without bias) instead of the five that RMSNorm takes on a
-CPU. benchmarks/encoder_speed.py holds the result.
+Written to leave few passes over memory besides the matrix products: one projection and one complex product for queries
+and keys, a layer norm in one kernel (without bias) where RMSNorm takes five on a CPU, no tensor that is cut in parts
+only to be put together again in the backward pass. benchmarks/encoder_speed.py holds the result.
 """
 
 from __future__ import annotations
@@ -47,31 +47,32 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, *, memory_width: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
         assert width % (2 * heads) == 0, "width must be a multiple of twice the heads"
-        self.heads, self.dropout, self.width = heads, dropout, width
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False) if memory_width is None else None
+        self.heads, self.dropout = heads, dropout
+        self.query_key = nn.Linear(width, 2 * width, bias=False) if memory_width is None else None
         self.query = nn.Linear(width, width, bias=False) if memory_width else None
-        self.key_value = nn.Linear(memory_width, 2 * width, bias=False) if memory_width else None
+        self.key = nn.Linear(memory_width, width, bias=False) if memory_width else None
+        self.value = nn.Linear(memory_width or width, width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(
         self, x: Tensor, memory: Tensor | None = None, *, phase_q: Tensor | None = None, phase_k: Tensor | None = None
     ) -> Tensor:
-        if self.query_key_value is not None:
-            query_key, v = self.query_key_value(x).split((2 * self.width, self.width), dim=-1)
-            query_key = query_key.unflatten(-1, (2, self.heads, -1))
+        if self.query_key is not None:
+            memory = x
+            query_key = self.query_key(x).unflatten(-1, (2, self.heads, -1))
             if phase_q is not None:
                 query_key = rotate(query_key, phase_q[:, None, None])
             q, k = query_key.unbind(2)
         else:
             assert self.query is not None
-            assert self.key_value is not None
+            assert self.key is not None
             assert memory is not None, "nothing to read from"
             q = self.query(x).unflatten(-1, (self.heads, -1))
-            k, v = self.key_value(memory).split(self.width, dim=-1)
-            k = k.unflatten(-1, (self.heads, -1))
+            k = self.key(memory).unflatten(-1, (self.heads, -1))
             q = q if phase_q is None else rotate(q, phase_q[..., None, :])
             k = k if phase_k is None else rotate(k, phase_k[..., None, :])
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v.unflatten(-1, (self.heads, -1))))
+        v = self.value(memory).unflatten(-1, (self.heads, -1))
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
@@ -82,13 +83,13 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, *, expand: float = 8 / 3, dropout: float = 0.0) -> None:
         super().__init__()
         hidden = 16 * math.ceil(width * expand / 16)
-        self.up = nn.Linear(width, 2 * hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.gate = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.up(x).chunk(2, dim=-1)
-        return self.down(self.dropout(value * F.silu(gate)))
+        return self.down(self.dropout(self.up(x) * F.silu(self.gate(x))))
 
 
 class Block(nn.Module):
