@@ -75,7 +75,7 @@ class Masker:
             raise ValueError(f"masking modes are {', '.join(MODES)}; got {list(modes)}")
         self.modes = tuple(modes)
         self.ratios = {
-            "temporal": (0.3, 0.6),
+            "temporal": (0.5, 0.75),
             "neuron": (0.3, 0.5),
             "intra_region": (0.5, 0.75),
             "inter_region": (1.0, 1.0),

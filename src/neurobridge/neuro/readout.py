@@ -1,4 +1,4 @@
-"""From latents to one vector a window: three readouts. Shape letters: see the package docstring; Q = readout queries."""
+"""From latents to one vector a window: three readouts. Shape letters: see the package docstring; Q = queries."""
 
 from __future__ import annotations
 

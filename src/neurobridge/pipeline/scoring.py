@@ -29,6 +29,7 @@ from neurobridge.pipeline.spikes import held_out_sessions, make_batcher, pretrai
 from neurobridge.vision.encoders import ImageEncoder
 
 WINDOWS, UNITS = 300, 20
+OURS = "NeuroBridge"
 EVALUATOR = "efficientnet-lite1"
 EVALUATOR_LAYERS = ("block4", "block10", "pooled")
 
@@ -62,25 +63,39 @@ def spike_tasks(model: NeuroBridge, batcher: Batcher, index: int, modes: Sequenc
     """Masked prediction in every mode, then leave-one-out co-smoothing beside population coupling and the GLM."""
     session = batcher.sessions[index]
     measure, unit = (gaussian_r2, "R2") if session.valued else (bits_per_spike, "bits/spike")
-    test = some_rows(session, "test", WINDOWS)
-    batch = batcher.batch([(index, test)])
-    truth = batch.target.numpy()
     scores = []
-    for number, mode in enumerate(modes):
-        plan = Masker(modes=MODES).draw(batch, np.random.default_rng([7, number]), mode)
-        actual = MODES[int(plan.mode[0])]
-        if actual != mode:
-            continue
-        prediction = predict(model, batcher, index, test, lambda b, plan=plan: plan)
-        value = measure(prediction, truth, plan.scored(batch).numpy())
-        scores.append({"task": f"masked, {mode}", "method": "NeuroBridge", "value": float(value), "unit": unit})
-    units = np.random.default_rng(3).permutation(session.units)[:UNITS]
-    ours = np.stack([predict(model, batcher, index, test, hide_unit(u))[:, u] for u in units], axis=1)
-    rivals = {"NeuroBridge": ours} | rival_predictions(session, batcher.bin_ms, truth, units)
+    for mode, value in masked_scores(model, batcher, index, modes).items():
+        scores.append({"task": f"masked, {mode}", "method": OURS, "value": value, "unit": unit})
+    ours, truth, units = co_smoothing(model, batcher, index)
+    rivals = {OURS: ours} | rival_predictions(session, batcher.bin_ms, truth, units)
     for method, prediction in rivals.items():
         value = measure(prediction, truth[:, units])
         scores.append({"task": "co-smoothing, leave one out", "method": method, "value": float(value), "unit": unit})
     return scores
+
+
+def masked_scores(model: NeuroBridge, batcher: Batcher, index: int, modes: Sequence[str]) -> dict[str, float]:
+    """Mode -> bits/spike (R2 for values) on test windows of a session under frozen masks; impossible modes left out."""
+    session = batcher.sessions[index]
+    measure = gaussian_r2 if session.valued else bits_per_spike
+    test = some_rows(session, "test", WINDOWS)
+    batch = batcher.batch([(index, test)])
+    scores = {}
+    for number, mode in enumerate(modes):
+        plan = Masker(modes=MODES).draw(batch, np.random.default_rng([7, number]), mode)
+        if MODES[int(plan.mode[0])] == mode:
+            prediction = predict(model, batcher, index, test, lambda b, plan=plan: plan)
+            scores[mode] = float(measure(prediction, batch.target.numpy(), plan.scored(batch).numpy()))
+    return scores
+
+
+def co_smoothing(model: NeuroBridge, batcher: Batcher, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Leave one out: expected counts [W, U, T] of some units, each from all the others; truth [W, N, T]; units [U]."""
+    session = batcher.sessions[index]
+    test = some_rows(session, "test", WINDOWS)
+    units = np.random.default_rng(3).permutation(session.units)[:UNITS]
+    ours = np.stack([predict(model, batcher, index, test, hide_unit(u))[:, u] for u in units], axis=1)
+    return ours, session.binned(test, batcher.bin_ms), units
 
 
 def rival_predictions(session: Session, bin_ms: int, truth: np.ndarray, units: np.ndarray) -> dict[str, np.ndarray]:
