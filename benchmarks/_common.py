@@ -16,8 +16,10 @@ from torch.utils.data import IterableDataset
 
 from neurobridge.cli import keep_memory
 from neurobridge.neuro.batch import SpikeBatch
+from neurobridge.neuro.masking import Masker
 from neurobridge.neuro.model import NeuroBridge
-from neurobridge.training.tasks import Task
+from neurobridge.neuro.readout import chunk_sequence
+from neurobridge.training.tasks import MaskedTask, Task
 from neurobridge.training.trainer import fit
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -126,4 +128,69 @@ def new_model(counts: np.ndarray, *, seed: int, **options) -> NeuroBridge:
     model = NeuroBridge(**options)
     mean = np.maximum(counts.mean(1), 1e-4)
     model.units.extend([f"unit/{i}" for i in range(len(counts))], log_rates=torch.from_numpy(np.log(mean)).float())
+    return model
+
+
+@torch.no_grad()
+def latents_of(
+    model: NeuroBridge, counts: np.ndarray, allowed: np.ndarray, *, bins: int, bin_ms: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frozen features of every chunk of the stretches ``allowed`` [T] bool of counts [N, T].
+
+    Returns features [I, L * D], the latents of a chunk side by side, from half-overlapping windows, and rows [I], the
+    first bin of each chunk. Nothing is hidden.
+    """
+    per_chunk = model.options["chunk_ms"] // bin_ms
+    model.eval()
+    features, rows = [], []
+    for stretch in stretches(allowed):
+        if stretch[1] - stretch[0] < bins:
+            continue
+        windows = cover(stretch, bins)
+        for part in range(0, len(windows), 256):
+            some = windows[part : part + 256]
+            batch = batch_of_counts(counts, np.array([start for start, _ in some]), bins=bins, bin_ms=bin_ms)
+            sequence = chunk_sequence(model.encode(batch), model.options["latents"]).numpy()
+            for (start, keep), values in zip(some, sequence, strict=True):
+                for chunk in range(-(-keep.start // per_chunk), keep.stop // per_chunk):
+                    features.append(values[chunk])
+                    rows.append(start + chunk * per_chunk)
+    rows, first = np.unique(rows, return_index=True)
+    return np.stack(features)[first], rows
+
+
+def masked_model(
+    counts: np.ndarray,
+    allowed: np.ndarray,
+    *,
+    bins: int,
+    bin_ms: int,
+    steps: int,
+    seed: int,
+    size: dict,
+    masker: Masker,
+    regions: np.ndarray | None = None,
+    windows: int = 32,
+    learning_rate: float = 2e-3,
+) -> NeuroBridge:
+    """Masked pretraining on random windows of the bins ``allowed`` [T] bool of counts [N, T]; 0 steps: untrained."""
+    starts = whole_windows(allowed, bins)
+    model = new_model(counts[:, allowed], seed=seed, **size)
+
+    def draw(rng: np.random.Generator) -> SpikeBatch:
+        chosen = rng.choice(starts, windows)
+        return batch_of_counts(counts, chosen, bins=bins, bin_ms=bin_ms, regions=regions, rng=rng)
+
+    if steps:
+        task = MaskedTask(
+            model,
+            masker=masker,
+            loader=lambda first, last, rank: Draws(draw, seed, first, last),
+            steps=steps,
+            checkpoint_every=steps,
+            learning_rate=learning_rate,
+            weight_decay=0.01,
+            seed=seed,
+        )
+        train(task)
     return model

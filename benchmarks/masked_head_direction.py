@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _common import SHARED, Draws, batch_of_counts, cover, last_line, need, new_model, stretches, train, whole_windows
+from _common import SHARED, batch_of_counts, cover, last_line, masked_model, need, stretches
 from scipy.io import loadmat
 
 from neurobridge.baselines.glm import fit_predict_glm
@@ -26,12 +26,11 @@ from neurobridge.baselines.rates import fit_predict_population_coupling
 from neurobridge.evaluation.spikes import bits_per_spike
 from neurobridge.neuro.masking import Masker, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge, parameter_count
-from neurobridge.training.tasks import MaskedTask
 
 BAR, MINUTES = 1.45, 10.0
 BLOCK, BINS, BIN_MS = 3000, 100, 10
 SIZE = {"width": 64, "depth": 2, "heads": 4, "latents": 2, "unit_width": 32}
-STEPS, WINDOWS, RATE = 6000, 32, 1e-3
+STEPS = 6000
 
 
 @torch.no_grad()
@@ -49,28 +48,6 @@ def leave_one_out(model: NeuroBridge, counts: np.ndarray, scored: np.ndarray) ->
             for (start, keep), values in zip(windows, expected, strict=True):
                 rates[unit, start + keep.start : start + keep.stop] = values[keep]
     return rates
-
-
-def trained(counts: np.ndarray, allowed: np.ndarray, *, seed: int) -> NeuroBridge:
-    """A masked model of the bins ``allowed`` [T] bool."""
-    starts = whole_windows(allowed, BINS)
-    model = new_model(counts[:, allowed], seed=seed, **SIZE)
-
-    def draw(rng: np.random.Generator):
-        return batch_of_counts(counts, rng.choice(starts, WINDOWS), bins=BINS, bin_ms=BIN_MS, rng=rng)
-
-    task = MaskedTask(
-        model,
-        masker=Masker(modes=["neuron"], ratios={"neuron": (0.05, 0.3)}),
-        loader=lambda first, last, rank: Draws(draw, seed, first, last),
-        steps=STEPS,
-        checkpoint_every=STEPS,
-        learning_rate=RATE,
-        weight_decay=0.01,
-        seed=seed,
-    )
-    train(task)
-    return model
 
 
 def main() -> int:
@@ -91,7 +68,10 @@ def main() -> int:
     ours, minutes = [], []
     for seed in range(options.seeds):
         start = time.monotonic()
-        model = trained(counts, ~held_out, seed=seed)
+        model = masked_model(
+            counts, ~held_out, bins=BINS, bin_ms=BIN_MS, steps=STEPS, seed=seed, size=SIZE,
+            masker=Masker(modes=["neuron"], ratios={"neuron": (0.05, 0.3)}),
+        )  # fmt: skip
         ours.append(bits_per_spike(leave_one_out(model, counts, held_out)[:, held_out], blocks))
         minutes.append((time.monotonic() - start) / 60)
         print(f"seed {seed}: {ours[-1]:.3f} bits/spike in {minutes[-1]:.1f} minutes", flush=True)

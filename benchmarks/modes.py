@@ -2,10 +2,10 @@
 
 Simulated sessions (two animals, three each), equal steps and batches for every cell, seeds 0-2. Scored on held-out
 images of two sessions: bits/spike under frozen masks of each mode, leave-one-out co-smoothing, and a linear probe of
-the object's category from the frozen encoder (12 categories, single presentations; a random encoder beside it). Below the
-modes their ablations: other masking ratios, prompt tokens that tell the mode, masking behind the Perceiver. Intervals:
-95 %, Student's t over seeds. The bar is that every cell is there and that the table says for each task whether
-"together wins" holds; whether it does is a finding, not a bar.
+the object's category from the frozen encoder (12 categories, single presentations; a random encoder beside it). Below
+the modes their ablations: other masking ratios, prompt tokens that tell the mode, masking behind the Perceiver.
+Intervals: 95 %, Student's t over seeds. The bar is that every cell is there and that the table says for each task
+whether "together wins" holds; whether it does is a finding, not a bar.
 
     python benchmarks/modes.py [--out runs/modes] [--steps 600]    # under an hour; cells are cached, so it can go on
 """

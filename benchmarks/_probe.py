@@ -1,0 +1,63 @@
+"""Frozen encoder, ridge, behaviour: the probe that the motor-cortex and hippocampus benchmarks share."""
+
+from __future__ import annotations
+
+import numpy as np
+from _common import last_line
+from scipy.ndimage import gaussian_filter1d
+from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score
+from sklearn.model_selection import KFold
+
+ALPHAS = np.logspace(0, 6, 13)
+
+
+def ridge_r2(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> tuple[float, float]:
+    """R2 on the test rows (uniform average over targets) and the cross-validated R2 that chose the penalty.
+
+    Inputs are standardised on the training rows; the penalty is chosen by contiguous folds of the training rows.
+    """
+    mean, scale = x.mean(0), np.maximum(x.std(0), 1e-6)
+    x, x_test = (x - mean) / scale, (x_test - mean) / scale
+    inner = [
+        np.mean([r2_score(y[b], Ridge(alpha).fit(x[a], y[a]).predict(x[b])) for a, b in KFold(5).split(x)])
+        for alpha in ALPHAS
+    ]
+    best = Ridge(ALPHAS[int(np.argmax(inner))]).fit(x, y)
+    return float(r2_score(y_test, best.predict(x_test))), float(max(inner))
+
+
+def smoothed_counts_r2(
+    counts: np.ndarray, rows: np.ndarray, y: np.ndarray, rows_test: np.ndarray, y_test: np.ndarray, widths: list[float]
+) -> tuple[float, float]:
+    """The rival: ridge on Gaussian-smoothed square roots of counts [N, T]; its width (bins) chosen like the penalty.
+
+    Returns the R2 on the test rows and the width.
+    """
+    tried = []
+    for width in widths:
+        smooth = gaussian_filter1d(np.sqrt(counts.astype(float)), width, axis=1) if width else np.sqrt(counts)
+        r2, inner = ridge_r2(smooth[:, rows].T, y, smooth[:, rows_test].T, y_test)
+        tried.append((inner, r2, width))
+    _, r2, width = max(tried)
+    return r2, width
+
+
+def report(name: str, what: str, scores: dict[str, list[float]], rival: float, width: str) -> int:
+    """Print the table and the last line of a probe benchmark; return its exit code."""
+    mean = {key: float(np.mean(values)) for key, values in scores.items()}
+    print(f"\n{'R2 of ' + what + ', ridge on':44s} {'mean':>6s}  by seed")
+    print(f"{f'smoothed counts (Gaussian, {width})':44s} {rival:6.3f}")
+    for key, values in scores.items():
+        print(f"{'frozen encoder, ' + key:44s} {mean[key]:6.3f}  " + " ".join(f"{v:.3f}" for v in values))
+    gain = mean["pretrained"] - mean["untrained"]
+    ok = gain >= 0.10 and mean["pretrained"] >= rival
+    return last_line(
+        name,
+        round(gain, 4),
+        0.10,
+        ok,
+        pretrained=[round(v, 4) for v in scores["pretrained"]],
+        untrained=[round(v, 4) for v in scores["untrained"]],
+        smoothed_counts=round(rival, 4),
+    )
