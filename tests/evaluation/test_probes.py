@@ -43,8 +43,30 @@ def test_ridge_probe_predicts_a_linear_target(clusters):
     assert probes.ridge_probe(x, np.random.default_rng(3).normal(size=120), seed=0)[1] < 0.1
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca"])
+def test_brain_areas_of_units(clusters):
+    x, labels = clusters
+    regions = np.array(["V1", "LM", "CA1", "DG"], dtype="U7")[labels]
+    regions[:8], regions[8:10] = "unknown", "rare"
+    found = probes.region_probe(x, regions, seed=0)
+    np.testing.assert_array_equal(found.kept, np.arange(10, 120))
+    assert found.majority == pytest.approx(30 / 110)
+    assert found.hits.mean() > 0.85
+    noise = np.random.default_rng(1).normal(size=x.shape)
+    assert probes.region_probe(noise, regions, seed=0).hits.mean() < 0.5
+    session = np.repeat(np.arange(12), 10)  # embeddings that know their session only, and one area a session
+    of_session = np.random.default_rng(2).normal(size=(12, 10))[session] + 0.1 * noise
+    area = np.array(["A", "B", "B", "A", "A", "B"] * 2)[session]
+    assert probes.region_probe(of_session, area, seed=0).hits.mean() > 0.9
+    assert probes.region_probe(of_session, area, seed=0, groups=session).hits.mean() < 0.75
+    with pytest.raises(ValueError, match="two areas of at least 5 units on, there are 1"):
+        probes.region_probe(x, np.where(labels == 0, "V1", "void"), seed=0)
+
+
+@pytest.mark.parametrize("method", ["tsne", "pca", pytest.param("umap", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore:n_jobs value")
 def test_projections_are_2d_seeded_and_keep_clusters_apart(clusters, method):
+    if method == "umap":
+        pytest.importorskip("umap", reason="umap-learn is not installed")
     x, labels = clusters
     xy = probes.project_2d(x, method=method, seed=3)
     assert xy.shape == (120, 2)

@@ -94,16 +94,42 @@ def test_poisson_d2_is_the_mean_of_sklearns(data):
     assert spikes.poisson_d2(rates, counts, clip=False) == pytest.approx(np.mean(expected[1:]), abs=1e-9)
 
 
-def test_d2_and_bits_agree_with_the_ibl_scorer(data):
-    scorer = pytest.importorskip("ibl_bwb_eval.metrics", reason="ibl-bwb-eval is not installed")
+@pytest.fixture
+def ibl():
+    """The scorer of IBL BrainWideBench in double precision: (rates, counts) [W, N, T] -> its bits and its D2."""
+    metrics = pytest.importorskip("ibl_bwb_eval.metrics", reason="ibl-bwb-eval is not installed")
     torch = pytest.importorskip("torch")
+
+    def score(rates, counts):
+        scores = []
+        for metric in (metrics.BPS, metrics.PoissonD2Score):
+            scorer = metric(num_outputs=counts.shape[1]).set_dtype(torch.float64)
+            for r, k in zip(rates, counts, strict=True):  # window by window, as it accumulates
+                scorer.update(torch.from_numpy(np.log(r.T)), torch.from_numpy(k.T))
+            scores.append(float(scorer.compute()))
+        return scores
+
+    return score
+
+
+def test_d2_and_bits_agree_with_the_ibl_scorer(data, ibl):
+    bits, d2 = ibl(*data)
+    assert spikes.bits_per_spike(*data) == pytest.approx(bits, abs=1e-6)
+    assert spikes.poisson_d2(*data, clip=False) == pytest.approx(d2, abs=1e-6)
+    for n, own in enumerate(spikes.bits_per_spike_per_neuron(*data)):
+        alone = ibl(*(x[:, n : n + 1] for x in data))
+        assert own == pytest.approx(alone[0], abs=1e-6)
+
+
+def test_silent_units_part_the_ibl_scorer_from_nlb(data, ibl):
     rates, counts = data
-    flat = [torch.from_numpy(a.transpose(0, 2, 1).reshape(-1, a.shape[1])).double() for a in (np.log(rates), counts)]
-    bits, d2 = scorer.BPS(), scorer.PoissonD2Score()
-    bits.update(*flat)
-    d2.update(*flat)
-    assert spikes.bits_per_spike(rates, counts) == pytest.approx(float(bits.compute()), abs=1e-5)
-    assert spikes.poisson_d2(rates, counts, clip=False) == pytest.approx(float(d2.compute()), abs=1e-5)
+    counts[:, 2] = 0
+    fired = counts.any((0, 2))
+    bits, d2 = ibl(rates, counts)
+    assert spikes.bits_per_spike(rates[:, fired], counts[:, fired]) == pytest.approx(bits, abs=1e-6)
+    assert spikes.poisson_d2(rates, counts, clip=False) == pytest.approx(d2, abs=1e-6)
+    cost = rates[:, 2].sum() / counts.sum() / math.log(2)  # NLB charges what was predicted for the silent unit
+    assert spikes.bits_per_spike(rates, counts) == pytest.approx(bits - cost, abs=1e-6)
 
 
 def test_gaussian_r2_per_unit_is_sklearns(data):

@@ -6,7 +6,7 @@ Standardisation and hyper-parameters are fitted on training folds only.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +18,9 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedK
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from neurobridge.evaluation.controls import majority_level
+from neurobridge.evaluation.protocols import NO_REGION
 
 
 def linear_probe(
@@ -95,6 +98,43 @@ def knn_accuracy(
         raise ValueError(f"k-NN with k = {k} needs at least as many training items, got {len(train_x)}")
     vote = KNeighborsClassifier(k, metric=metric).fit(train_x, train_labels)
     return (vote.predict(test_x) == test_labels).astype(float)
+
+
+class RegionProbe(NamedTuple):
+    """``hits`` [K] of the units ``kept`` [K] (rows of the embeddings), and the accuracy ``majority`` of answering the
+    commonest region among them: the level to beat."""
+
+    hits: np.ndarray
+    kept: np.ndarray
+    majority: float
+
+
+def region_probe(
+    unit_embeddings: ArrayLike,
+    regions: ArrayLike,
+    *,
+    seed: int,
+    folds: int = 5,
+    groups: ArrayLike | None = None,
+) -> RegionProbe:
+    """Which brain area does a unit lie in? Logistic regression from frozen embeddings [N, E] to ``regions`` [N] names.
+
+    As NEDS does (Zhang et al. 2025, arXiv:2504.08201), in stratified folds. Left out: units of no known region (empty,
+    unknown, root, void) and regions with fewer units than folds. Units of one session share more than their areas:
+    with ``groups`` [N] (sessions, animals) whole groups are held out, which is the harder and the honest question.
+    Raises ValueError when fewer than two regions are left.
+    """
+    x, regions = _items(unit_embeddings, np.asarray(regions).astype(str))
+    names, sizes = np.unique(regions, return_counts=True)
+    usable = [n for n, size in zip(names, sizes, strict=True) if size >= folds and n.lower() not in NO_REGION]
+    if len(usable) < 2:
+        raise ValueError(
+            f"brain areas can be told apart from two areas of at least {folds} units on, there are {len(usable)}"
+        )
+    kept = np.flatnonzero(np.isin(regions, usable))
+    part = None if groups is None else np.asarray(groups)[kept]
+    hits = linear_probe(x[kept], regions[kept], seed=seed, folds=folds, groups=part)
+    return RegionProbe(hits=hits, kept=kept, majority=majority_level(regions[kept]))
 
 
 def project_2d(x: ArrayLike, method: Literal["tsne", "pca", "umap"] = "tsne", seed: int = 0) -> np.ndarray:

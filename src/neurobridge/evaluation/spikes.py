@@ -23,7 +23,8 @@ def bits_per_spike(rates: ArrayLike, counts: ArrayLike, mask: ArrayLike | None =
     """Pooled bits per spike: ``(NLL_null - NLL_model) / spikes / ln 2`` over all scored cells of all units.
 
     ``rates`` [..., N, T] expected counts per bin, ``counts`` the same shape, ``mask`` the same shape, boolean. The null
-    is each unit's mean count over its *scored* cells. Silent units stay in, as in NLB.
+    is each unit's mean count over its *scored* cells. Silent units stay in, as in NLB;
+    ``ibl-bwb-eval`` leaves them out: its number is this one over the units that fired.
     Raises ValueError for unequal shapes, negative or NaN rates, nothing scored, or no spike among the scored cells.
     """
     rates, counts, scored = _cells(rates, counts, mask)
