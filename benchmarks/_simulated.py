@@ -22,7 +22,7 @@ from neurobridge.evaluation.spikes import bits_per_spike
 from neurobridge.neuro.masking import MODES
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.commands import run_stages
-from neurobridge.pipeline.scoring import co_smoothing, masked_scores
+from neurobridge.pipeline.spike_scores import co_smoothing, masked_scores
 from neurobridge.pipeline.spikes import make_batcher, open_windows
 from neurobridge.training.settings import AdaptSettings, ModelSettings, PretrainSettings, RunSettings
 

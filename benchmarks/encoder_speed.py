@@ -65,7 +65,7 @@ def our_batch(windows: list[tuple[np.ndarray, np.ndarray]]) -> SpikeBatch:
 def our_step() -> tuple[Callable[[SpikeBatch], None], NeuroBridge]:
     model = NeuroBridge(**SIZE, chunk_ms=CHUNK_MS)
     model.units.extend([f"bench/one/day/{n}" for n in range(UNITS)], log_rates=torch.full((UNITS,), -2.0))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     masker, rng = Masker(), np.random.default_rng(0)
 
     def step(batch: SpikeBatch) -> None:
@@ -82,7 +82,7 @@ def poyo_step() -> tuple[Callable[[dict], None], torch.nn.Module]:
     model = build_poyo(
         units=UNITS, outputs=2, window_s=WINDOW_MS / 1000, latent_step_s=CHUNK_MS / 1000, dropout=0.0, **SIZE
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     target = torch.zeros(WINDOWS, WINDOW_MS // BIN_MS, 2)
 
     def step(inputs: dict) -> None:

@@ -33,7 +33,7 @@ from neurobridge.evaluation.spikes import bits_per_spike
 from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.pipeline.scoring import co_smoothing
+from neurobridge.pipeline.spike_scores import co_smoothing
 from neurobridge.pipeline.spikes import (
     add_units,
     embed_units,

@@ -1,4 +1,4 @@
-"""Stage evaluate: spikes against their baselines, retrieval against ridge and chance, pictures against their floors."""
+"""Stage evaluate: retrieval against ridge and chance, pictures against their floors; spikes are in spike_scores.py."""
 
 from __future__ import annotations
 
@@ -9,27 +9,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from neurobridge.baselines.glm import fit_predict_glm
-from neurobridge.baselines.rates import fit_predict_population_coupling
-from neurobridge.baselines.ridge import ridge
-from neurobridge.data.datamodule import Batcher
-from neurobridge.data.store import Session
 from neurobridge.errors import atomic_path
 from neurobridge.evaluation.controls import bootstrap_interval, chance_level
 from neurobridge.evaluation.images import score_pictures
 from neurobridge.evaluation.probes import project_2d
-from neurobridge.evaluation.spikes import bits_per_spike, fano_factor, gaussian_r2, split_half_reliability
-from neurobridge.neuro.masking import MODES, Masker, MaskPlan, nothing_hidden
-from neurobridge.neuro.model import NeuroBridge
+from neurobridge.evaluation.spikes import fano_factor, split_half_reliability
 from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
 from neurobridge.pipeline.decoding import Decoded, linear_encoding, responses, ridge_predictions
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.pictures import cosine, decode_sessions, load_images
-from neurobridge.pipeline.spikes import held_out_sessions, make_batcher, pretraining_sessions
+from neurobridge.pipeline.spike_scores import score_spikes, some_rows
+from neurobridge.pipeline.spikes import held_out_sessions, pretraining_sessions
 from neurobridge.vision.encoders import ImageEncoder
 
-WINDOWS, UNITS = 300, 20
-OURS = "NeuroBridge"
 EVALUATOR = "efficientnet-lite1"
 EVALUATOR_LAYERS = ("block4", "block10", "pooled")
 
@@ -43,98 +35,6 @@ def evaluate(run: RunFolder) -> None:
     with atomic_path(run / "evaluate" / "results.json") as path:
         path.write_text(json.dumps(results, indent=1))
     run.finish("evaluate")
-
-
-def score_spikes(run: RunFolder) -> list[dict]:
-    """One row a (session, task, method): bits/spike, or R2 for values, on the test split with frozen masks."""
-    held_out, rest = held_out_sessions(run.settings), pretraining_sessions(run.settings)
-    sessions = [*held_out[:1], *[s for s in rest if (s.split == "test").any()][:1]]
-    model = NeuroBridge.load(run / "adapt").eval()
-    batcher = make_batcher(model, sessions, run.settings)
-    rows = []
-    for index, session in enumerate(sessions):
-        role = "held out, adapted" if session in held_out else "pretrained"
-        for score in spike_tasks(model, batcher, index, run.settings.pretrain.modes):
-            rows.append({"session": session.name, "role": role, **score})
-    return rows
-
-
-def spike_tasks(model: NeuroBridge, batcher: Batcher, index: int, modes: Sequence[str]) -> list[dict]:
-    """Masked prediction in every mode, then leave-one-out co-smoothing beside population coupling and the GLM."""
-    session = batcher.sessions[index]
-    measure, unit = (gaussian_r2, "R2") if session.valued else (bits_per_spike, "bits/spike")
-    scores = []
-    for mode, value in masked_scores(model, batcher, index, modes).items():
-        scores.append({"task": f"masked, {mode}", "method": OURS, "value": value, "unit": unit})
-    ours, truth, units = co_smoothing(model, batcher, index)
-    rivals = {OURS: ours} | rival_predictions(session, batcher.bin_ms, truth, units)
-    for method, prediction in rivals.items():
-        value = measure(prediction, truth[:, units])
-        scores.append({"task": "co-smoothing, leave one out", "method": method, "value": float(value), "unit": unit})
-    return scores
-
-
-def masked_scores(model: NeuroBridge, batcher: Batcher, index: int, modes: Sequence[str]) -> dict[str, float]:
-    """Mode -> bits/spike (R2 for values) on test windows of a session under frozen masks; impossible modes left out."""
-    session = batcher.sessions[index]
-    measure = gaussian_r2 if session.valued else bits_per_spike
-    test = some_rows(session, "test", WINDOWS)
-    batch = batcher.batch([(index, test)])
-    scores = {}
-    for number, mode in enumerate(modes):
-        plan = Masker(modes=MODES).draw(batch, np.random.default_rng([7, number]), mode)
-        if MODES[int(plan.mode[0])] == mode:
-            prediction = predict(model, batcher, index, test, lambda b, plan=plan: plan)
-            scores[mode] = float(measure(prediction, batch.target.numpy(), plan.scored(batch).numpy()))
-    return scores
-
-
-def co_smoothing(model: NeuroBridge, batcher: Batcher, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Leave one out: expected counts [W, U, T] of some units, each from all the others; truth [W, N, T]; units [U]."""
-    session = batcher.sessions[index]
-    test = some_rows(session, "test", WINDOWS)
-    units = np.random.default_rng(3).permutation(session.units)[:UNITS]
-    ours = np.stack([predict(model, batcher, index, test, hide_unit(u))[:, u] for u in units], axis=1)
-    return ours, session.binned(test, batcher.bin_ms), units
-
-
-def rival_predictions(session: Session, bin_ms: int, truth: np.ndarray, units: np.ndarray) -> dict[str, np.ndarray]:
-    """Closed-form rivals of leave-one-out co-smoothing: method -> [W, len(units), T]."""
-    train = session.binned(some_rows(session, "train", 1500), bin_ms)
-    if session.valued:
-        x, y = train[:, :, 0], truth[:, :, 0]
-        others = [np.delete(np.arange(session.units), u) for u in units]
-        fits = [ridge(x[:, o], x[:, [u]]).predict(y[:, o]) for o, u in zip(others, units, strict=True)]
-        return {"ridge on the other units": np.concatenate(fits, axis=1)[:, :, None]}
-    bin_s = bin_ms / 1000
-    return {
-        "time-locked mean (PSTH)": np.broadcast_to(train.mean(0), truth.shape)[:, units],
-        "population coupling": fit_predict_population_coupling(train, truth, bin_s=bin_s)[:, units],
-        "leave-one-out GLM": fit_predict_glm(train, truth, bin_s=bin_s, units=units, max_samples=30_000),
-    }
-
-
-def some_rows(session: Session, split: str, most: int) -> np.ndarray:
-    """At most ``most`` windows of a split, the same ones every time."""
-    rows = session.rows(split)
-    return np.sort(np.random.default_rng(11).permutation(rows)[:most])
-
-
-@torch.no_grad()
-def predict(model: NeuroBridge, batcher: Batcher, index: int, rows: np.ndarray, plan: Callable) -> np.ndarray:
-    """Expected counts (or values) [W, N, T] under ``plan(batch)``."""
-    batch = batcher.batch([(index, rows)])
-    prediction = model(batch, plan(batch))
-    return (prediction if batcher.sessions[index].valued else prediction.exp()).numpy()
-
-
-def hide_unit(unit: int) -> Callable:
-    def plan(batch) -> MaskPlan:
-        made = nothing_hidden(batch)
-        made.hidden_unit[:, unit] = True
-        return made
-
-    return plan
 
 
 def score_retrieval(run: RunFolder, sessions: Sequence[Decoded]) -> list[dict]:
