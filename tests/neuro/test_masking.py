@@ -26,8 +26,8 @@ def test_every_mode_hides_and_scores(mode):
     assert scored.flatten(1).any(1).all()
     if mode == "temporal":
         share = plan.hidden_tick.float().mean(1)
-        assert (share >= 0.3).all()
-        assert (share <= 0.75).all()
+        assert (share >= 0.5).all()
+        assert (share <= 0.9).all()
         assert not plan.hidden_unit.any()
     if mode == "neuron":
         assert (plan.hidden_unit.sum(1) >= 4).all()
