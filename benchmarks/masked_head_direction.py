@@ -3,8 +3,9 @@
 19 cells of the Peyrache lab's tutorial data, awake, 10 ms counts; every fifth block of 30 s is held out, the rest is
 trained on. Leave-one-out co-smoothing on the held-out blocks: each unit in turn is hidden and predicted from all the
 others; pooled bits/spike. Windows of 1 s, half overlapping, of which the middle half is kept. Rivals in the same run:
-mean rate (0 by definition), population coupling, leave-one-out Poisson GLM on smoothed activity. Bar: co-bps >= 1.45
-in the mean of three seeds and above the GLM in each, within ten minutes a seed.
+mean rate (0 by definition), population coupling, leave-one-out Poisson GLM on smoothed activity (three widths; the best
+on the held-out blocks counts, which flatters it). Bar: co-bps >= 1.45 in the mean of three seeds and above the GLM in
+each, within ten minutes a seed.
 
     python benchmarks/masked_head_direction.py [--data ../shared/data/head_direction/hd.mat] [--seeds 3]
 """
@@ -30,7 +31,7 @@ from neurobridge.neuro.model import NeuroBridge, parameter_count
 BAR, MINUTES = 1.45, 10.0
 BLOCK, BINS, BIN_MS = 3000, 100, 10
 SIZE = {"width": 64, "depth": 2, "heads": 4, "latents": 2, "unit_width": 32}
-STEPS = 6000
+STEPS = 5000
 
 
 @torch.no_grad()
@@ -62,15 +63,20 @@ def main() -> int:
     train_counts = counts[:, ~held_out].astype(float)
     rivals = {
         "population coupling": fit_predict_population_coupling(train_counts, blocks, bin_s=BIN_MS / 1000),
-        "leave-one-out GLM": fit_predict_glm(train_counts, blocks, bin_s=BIN_MS / 1000),
+    } | {
+        f"leave-one-out GLM, {width * 1000:.0f} ms": fit_predict_glm(
+            train_counts, blocks, bin_s=BIN_MS / 1000, sigma_s=width, max_samples=60_000
+        )
+        for width in (0.05, 0.1, 0.2)
     }
     scores = {name: bits_per_spike(rates, blocks) for name, rates in rivals.items()}
+    glm = max(value for name, value in scores.items() if "GLM" in name)
     ours, minutes = [], []
     for seed in range(options.seeds):
         start = time.monotonic()
         model = masked_model(
             counts, ~held_out, bins=BINS, bin_ms=BIN_MS, steps=STEPS, seed=seed, size=SIZE,
-            masker=Masker(modes=["neuron"], ratios={"neuron": (0.05, 0.3)}),
+            masker=Masker(modes=["neuron"], ratios={"neuron": (0.05, 0.3)}), learning_rate=1e-3,
         )  # fmt: skip
         ours.append(bits_per_spike(leave_one_out(model, counts, held_out)[:, held_out], blocks))
         minutes.append((time.monotonic() - start) / 60)
@@ -81,7 +87,7 @@ def main() -> int:
         print(f"{name:42s} {value:.3f}")
     weights = parameter_count(model.encoder) + parameter_count(model.decoder)
     print(f"{f'NeuroBridge ({weights:,} weights), mean of seeds':42s} {np.mean(ours):.3f}  (+- {np.std(ours):.3f})")
-    ok = np.mean(ours) >= BAR and min(ours) > scores["leave-one-out GLM"] and max(minutes) <= MINUTES
+    ok = np.mean(ours) >= BAR and min(ours) > glm and max(minutes) <= MINUTES
     return last_line(
         "masked_head_direction",
         round(float(np.mean(ours)), 4),
