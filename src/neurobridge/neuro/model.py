@@ -84,7 +84,7 @@ class NeuroBridge(nn.Module):
     ) -> Tensor:
         """Latents [B, M, D]; without a plan the encoder sees all. unit [G, N, E] replaces the vocabulary's rows."""
         plan = plan or nothing_hidden(batch)
-        unit = self.units.embedding[batch.unit_row] if unit is None else unit
+        unit = self.units(batch.unit_row) if unit is None else unit
         return self.encoder(batch, unit, plan, memory=memory)
 
     def forward(
@@ -100,7 +100,7 @@ class NeuroBridge(nn.Module):
 
         With ``cells`` [B, Q] (n * T + t) those of these cells alone, [B, Q].
         """
-        unit = self.units.embedding[batch.unit_row] if unit is None else unit
+        unit = self.units(batch.unit_row) if unit is None else unit
         latent = self.encode(batch, plan, unit=unit, memory=memory)
         time = self.encoder.latent_times(batch.window_ms, latent.device)
         bias, bins = self.units.bias[batch.unit_row], batch.target.shape[-1]

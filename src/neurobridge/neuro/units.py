@@ -1,4 +1,4 @@
-"""Unit vocabulary: an embedding and a log-rate bias for every unit, keyed by 'dataset/subject/session/unit'. Grows."""
+"""Unit vocabulary: a vector and a log-rate bias for every unit, keyed by 'dataset/subject/session/unit'. Grows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from torch import Tensor, nn
 
 
 class UnitVocabulary(nn.Module):
-    """embedding [V, E] and bias [V] (log expected count a bin, or mean value), one row a key, in order of arrival.
+    """What the model knows of units, one row a key, in order of arrival.
 
-    New rows start near the mean of the existing embeddings (or at random in an empty vocabulary), with the bias at
-    the unit's log mean rate, so that an unseen session starts at the null model and not below it.
+    embedding [V, E]; bias [V]: log expected count a bin, or mean value; dataset [K, E]: what all units of a data set
+    share, added to each (from 0). New rows start near the mean of the existing embeddings (or at random in an empty
+    vocabulary), with the bias at the unit's log mean rate, so that an unseen session starts at the null model and not
+    below it.
     """
+
+    dataset_row: Tensor
 
     def __init__(self, *, unit_width: int, init_std: float = 0.3) -> None:
         super().__init__()
@@ -22,9 +26,21 @@ class UnitVocabulary(nn.Module):
         self.rows: dict[str, int] = {}
         self.embedding = nn.Parameter(torch.zeros(0, unit_width))
         self.bias = nn.Parameter(torch.zeros(0))
+        self.dataset = nn.Parameter(torch.zeros(0, unit_width))
+        self.register_buffer("dataset_row", torch.zeros(0, dtype=torch.int64), persistent=False)
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Vectors [..., E] of the vocabulary's rows [...] int64."""
+        return self.embedding[rows] + self.dataset[self.dataset_row[rows]]
+
+    @torch.no_grad()
+    def set_vectors(self, rows: Sequence[int], vectors: Tensor) -> None:
+        """Make ``vectors`` [n, E] what :meth:`forward` gives for ``rows``."""
+        index = torch.as_tensor(rows, device=self.embedding.device)
+        self.embedding[index] = vectors - self.dataset[self.dataset_row[index]]
 
     def extend(self, keys: Sequence[str], *, log_rates: Tensor, seed: int = 0) -> None:
         """Add the keys that are new. The parameters are replaced: build the optimiser afterwards.
@@ -41,9 +57,7 @@ class UnitVocabulary(nn.Module):
         old = self.embedding.detach()
         if len(old):
             noise = (noise * old.std() / self.init_std).to(old) + old.mean(0)
-        for i in fresh:
-            self.rows[keys[i]] = len(self.keys)
-            self.keys.append(keys[i])
+        self._name([*self.keys, *(keys[i] for i in fresh)])
         self.embedding = nn.Parameter(torch.cat([old, noise.to(old)]))
         self.bias = nn.Parameter(torch.cat([self.bias.detach(), log_rates[fresh].to(self.bias)]))
 
@@ -58,7 +72,18 @@ class UnitVocabulary(nn.Module):
 
     def restore(self, keys: Sequence[str]) -> None:
         """Make room for ``keys`` before a state dict is loaded."""
-        self.keys = list(keys)
-        self.rows = {key: row for row, key in enumerate(self.keys)}
+        self._name(list(keys))
         self.embedding = nn.Parameter(torch.zeros(len(self.keys), self.embedding.shape[1]))
         self.bias = nn.Parameter(torch.zeros(len(self.keys)))
+
+    def _name(self, keys: list[str]) -> None:
+        """Set the keys; a data set that is new gets a row of zeros."""
+        self.keys = keys
+        self.rows = {key: row for row, key in enumerate(keys)}
+        names = [key.split("/")[0] for key in keys]
+        order = {name: row for row, name in enumerate(dict.fromkeys(names))}
+        missing = len(order) - len(self.dataset)
+        self.dataset = nn.Parameter(
+            torch.cat([self.dataset.detach(), self.dataset.new_zeros(missing, self.dataset.shape[1])])
+        )
+        self.dataset_row = torch.tensor([order[name] for name in names], device=self.embedding.device)

@@ -130,7 +130,7 @@ def representation(run: RunFolder) -> dict[str, np.ndarray]:
     arrays = {
         "image_xy": project_2d(np.concatenate([decoded.valid.decoded, decoded.test.decoded]), seed=run.settings.seed),
         "unit_xy": project_2d(
-            model.units.embedding.detach().numpy()[model.units.rows_of(keys)], seed=run.settings.seed
+            model.units(torch.tensor(model.units.rows_of(keys))).detach().numpy(), seed=run.settings.seed
         ),
         "unit_area": np.array([area[key] for key in keys]),
     }

@@ -177,7 +177,7 @@ def train_identity(run: RunFolder, model: NeuroBridge, sessions: Sequence[Sessio
     torch.manual_seed(settings.seed + 3)
     bins = settings.window.window_ms // settings.window.bin_ms
     encoder = IDEncoder(bins=bins, unit_width=model.units.embedding.shape[1])
-    encoder.fit_scale(model.units.embedding.detach())
+    encoder.fit_scale(model.units(torch.arange(len(model.units))).detach())
     batcher = make_batcher(model, sessions, settings)
     options = schedule(batcher, settings.adapt, settings, 2) | {"learning_rate": 1e-3}
     fit_here(IdentityTask(model, encoder, masker=make_masker(settings), **options), "adapt", run)
@@ -193,7 +193,7 @@ def embed_units(model: NeuroBridge, encoder: IDEncoder, sessions: Sequence[Sessi
         some = np.linspace(0, len(rows) - 1, min(len(rows), settings.adapt.calibration)).astype(int)
         counts = torch.from_numpy(session.binned(rows[some], settings.window.bin_ms))[None]
         unit = encoder(counts, torch.ones(1, session.units, dtype=torch.bool))[0]
-        model.units.embedding[model.units.rows_of(session.recording.unit_keys)] = unit
+        model.units.set_vectors(model.units.rows_of(session.recording.unit_keys), unit)
 
 
 def fit_here(task, stage: str, run: RunFolder) -> None:

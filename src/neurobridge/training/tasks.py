@@ -117,6 +117,7 @@ class MaskedTask(Task):
     def groups(self) -> list[dict]:
         units = {"params": [self.model.units.embedding, self.model.units.bias], "weight_decay": 0.0}
         if not self.only_units:
+            units["params"].append(self.model.units.dataset)
             return [units, {"params": self.model.body()}]
         blocks = list(self.model.encoder.blocks)[::-1] if self.unfreeze_every else []
         return [units] + [
