@@ -3,7 +3,7 @@
 PYTHON ?= python3
 OUT ?= runs/demo
 ARGS ?=
-BENCH ?= $(sort $(wildcard benchmarks/[a-z]*.py))
+BENCH ?= $(sort $(filter-out benchmarks/mc_maze.py,$(wildcard benchmarks/[a-z]*.py)))
 
 BIN := .venv/bin
 STAMP := .venv/.installed
