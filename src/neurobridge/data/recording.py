@@ -71,7 +71,7 @@ class Recording:
     ``spike_values`` is None for spike events. For ``binned_count`` and ``mua_envelope`` signals there is one event per
     (unit, presentation), whose time is the centre of the counting window and whose value is the count or envelope.
 
-    ``observed`` [K, 2] in s, ascending and disjoint, says when spikes were recorded: outside, a count is unknown and not
+    ``observed`` [K, 2] in s, ascending and disjoint, says when spikes were recorded: elsewhere a count is unknown, not
     zero. None: throughout ``duration``.
     """
 
@@ -189,9 +189,9 @@ def _read(file: h5py.File, path: Path) -> Recording:
     unit_ids = _strings(units["id"][:])
     regions = _strings(units["brain_region"][:]) if "brain_region" in units else np.full(len(unit_ids), UNKNOWN_REGION)
     columns = {
-        name: column[:]
+        name: _strings(column[:]) if column.dtype.kind in "OS" else column[:]
         for name, column in units.items()
-        if name not in ("id", "brain_region") and isinstance(column, h5py.Dataset)
+        if isinstance(column, h5py.Dataset) and name not in ("id", "brain_region")
     }
     stimuli = None
     if "stimuli" in file:
