@@ -79,3 +79,12 @@ def add_images(out: Path, pixels: Iterable[np.ndarray]) -> list[str]:
     if len(unique) > before:
         ImageSet(ids=np.array(list(unique)), pixels=np.stack(list(unique.values()))).write(path)
     return ids
+
+
+def repeats(names: np.ndarray) -> np.ndarray:
+    """[P]: how often each of ``names`` [P] was there before, in order."""
+    seen: dict[str, int] = {}
+    counts = np.zeros(len(names), dtype=np.int64)
+    for row, name in enumerate(names.tolist()):
+        counts[row] = seen[name] = seen.get(name, -1) + 1
+    return counts

@@ -34,7 +34,11 @@ UNKNOWN_REGION = "unknown"
 
 @dataclass(kw_only=True)
 class Stimuli:
-    """One row a presentation. ``start``, ``end`` in s; ``image_id`` is a content hash (:func:`images.content_id`)."""
+    """One row a presentation. ``start``, ``end`` in s; ``image_id`` is a content hash (:func:`images.content_id`).
+
+    ``condition``, where there is one, names what was shown or done (a frame, a grating, a reach): rows that share it
+    are repeats for a PSTH.
+    """
 
     start: np.ndarray
     end: np.ndarray
@@ -42,6 +46,7 @@ class Stimuli:
     repeat: np.ndarray
     split: np.ndarray
     valid: np.ndarray
+    condition: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.start)
@@ -65,6 +70,9 @@ class Recording:
 
     ``spike_values`` is None for spike events. For ``binned_count`` and ``mua_envelope`` signals there is one event per
     (unit, presentation), whose time is the centre of the counting window and whose value is the count or envelope.
+
+    ``observed`` [K, 2] in s, ascending and disjoint, says when spikes were recorded: elsewhere a count is unknown, not
+    zero. None: throughout ``duration``.
     """
 
     dataset: str
@@ -82,6 +90,7 @@ class Recording:
     stimuli: Stimuli | None = None
     behaviour: dict[str, TimeSeries] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
+    observed: np.ndarray | None = None
 
     @property
     def unit_keys(self) -> list[str]:
@@ -110,8 +119,11 @@ def write_recording(recording: Recording, path: Path | str) -> None:
         parts[name] = IrregularTimeSeries(
             timestamps=series.timestamps.astype(np.float64), values=series.values, domain=domain
         )
+    if recording.observed is not None:
+        parts["observed_domain"] = Interval(start=recording.observed[:, 0], end=recording.observed[:, 1])
     if recording.stimuli is not None:
         stimuli = recording.stimuli
+        condition = {} if stimuli.condition is None else {"condition": stimuli.condition.astype(str)}
         parts["stimuli"] = Interval(
             start=stimuli.start.astype(np.float64),
             end=stimuli.end.astype(np.float64),
@@ -119,6 +131,7 @@ def write_recording(recording: Recording, path: Path | str) -> None:
             repeat=stimuli.repeat.astype(np.int64),
             split=stimuli.split.astype(str),
             valid=stimuli.valid.astype(bool),
+            **condition,
         )
         for split in SPLITS:
             rows = np.sort(stimuli.rows(split))
@@ -154,7 +167,7 @@ def read_recording(path: Path | str) -> Recording:
             recording = _read(file, path)
     except UserError:
         raise
-    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise UserError(
             f"{path} is not a readable HDF5 recording ({str(error).splitlines()[0]}): it may be empty or truncated; "
             "download or import it again"
@@ -176,9 +189,9 @@ def _read(file: h5py.File, path: Path) -> Recording:
     unit_ids = _strings(units["id"][:])
     regions = _strings(units["brain_region"][:]) if "brain_region" in units else np.full(len(unit_ids), UNKNOWN_REGION)
     columns = {
-        name: column[:]
+        name: _strings(column[:]) if column.dtype.kind in "OS" else column[:]
         for name, column in units.items()
-        if name not in ("id", "brain_region") and isinstance(column, h5py.Dataset)
+        if isinstance(column, h5py.Dataset) and name not in ("id", "brain_region")
     }
     stimuli = None
     if "stimuli" in file:
@@ -191,12 +204,16 @@ def _read(file: h5py.File, path: Path) -> Recording:
             repeat=table["repeat"][:] if "repeat" in table else np.zeros(count, np.int64),
             split=_strings(table["split"][:]) if "split" in table else np.full(count, "train"),
             valid=table["valid"][:].astype(bool) if "valid" in table else np.ones(count, bool),
+            condition=_strings(table["condition"][:]) if "condition" in table else None,
         )
     times = file["spikes/timestamps"][:]
     if "domain" in file and "start" in file["domain"] and len(file["domain/start"]):
         duration = (float(file["domain/start"][0]), float(file["domain/end"][-1]))
     else:
         duration = (float(times.min(initial=0.0)), float(times.max(initial=0.0)))
+    observed = None
+    if "observed_domain" in file:
+        observed = np.stack([file["observed_domain"][edge][:] for edge in ("start", "end")], axis=1)
     behaviour = {
         name: TimeSeries(timestamps=group["timestamps"][:], values=group["values"][:])
         for name, group in file.items()
@@ -219,6 +236,7 @@ def _read(file: h5py.File, path: Path) -> Recording:
         stimuli=stimuli,
         behaviour=behaviour,
         provenance=_provenance(attribute("brainset", "description", "{}")),
+        observed=observed,
     )
 
 
@@ -252,6 +270,8 @@ def check(recording: Recording, where: str) -> None:
             f"{where}: spikes run from {r.spike_times.min():.3f} to {r.spike_times.max():.3f} s but the recording from "
             f"{start:.3f} to {end:.3f} s (milliseconds taken for seconds?)"
         )
+    if r.observed is not None and (np.diff(r.observed.ravel()) < 0).any():
+        raise UserError(f"{where}: the observed intervals overlap or are not in order; sort and merge them")
     if r.stimuli is not None and len(r.stimuli):
         outside = np.flatnonzero((r.stimuli.start < start - 1e-6) | (r.stimuli.end > end + 1e-6))
         if len(outside):

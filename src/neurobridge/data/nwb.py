@@ -1,0 +1,231 @@
+"""NWB 2 files through plain h5py.
+
+The layout on disk (tables, ragged columns, time series) is that of NWB 2.0 to this day, while each pynwb refuses some
+files of other years. So data are read here, by one path for old files and new ones; whether pynwb opens a file too is
+told by the doctor (:mod:`nwb_doctor`), and the tests hold what is read against it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from neurobridge.data.importing import refuse_pointer
+from neurobridge.errors import UserError
+
+AGAIN = "download or export the file again"
+BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError, OverflowError)  # by h5py
+
+
+class Unreadable(UserError):
+    """What ``key`` of a file (or the file itself) is instead of what it should be; ``reason`` completes "it is"."""
+
+    def __init__(self, path: Path, reason: str, *, key: str = "", mend: str = AGAIN) -> None:
+        super().__init__(f"{path}{f': {key!r}' if key else ''} is {reason}; {mend}")
+        self.reason, self.key, self.mend = reason, key, mend
+
+
+@dataclass(kw_only=True)
+class Ragged:
+    """A list a row: ``values`` [S, ...] of all rows, one after the other; row i ends before ``ends[i]``."""
+
+    values: np.ndarray
+    ends: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        return np.diff(self.ends, prepend=0)
+
+
+@dataclass(kw_only=True)
+class Series:
+    """``times`` [T] in s, ``values`` [T] or [T, D] in ``unit``."""
+
+    times: np.ndarray
+    values: np.ndarray
+    unit: str
+
+
+class Nwb:
+    """An open NWB file. Every method raises :class:`Unreadable`, with the key, for what is not there or not right."""
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path, self.file = path, file
+
+    def has(self, key: str) -> bool:
+        with self._guard(key):
+            return self.file.get(key) is not None
+
+    def members(self, key: str) -> list[str]:
+        """Names in a group; none where it is absent."""
+        with self._guard(key):
+            group = self.file.get(key)
+            return sorted(group) if isinstance(group, h5py.Group) else []
+
+    def numbers(self, key: str, *, dimensions: int = 1, rows: int | None = None) -> np.ndarray:
+        """A numeric column; ``rows`` is how many it must have."""
+        values = self._read(key)
+        if values.dtype.kind not in "iufb":
+            raise self._error(key, f"{kind_of(values)}, not numbers")
+        return self._shaped(values, key, dimensions, rows)
+
+    def texts(self, key: str, *, rows: int | None = None) -> np.ndarray:
+        """A column as text; numbers as they print."""
+        return _texts(self._shaped(self._read(key), key, 1, rows))
+
+    def floats(self, key: str, *, rows: int | None = None) -> np.ndarray:
+        """A column of numbers that may have been written as text; '' and 'N/A' are NaN."""
+        column = self._shaped(self._read(key), key, 1, rows)
+        if column.dtype.kind in "iufb":
+            return column.astype(np.float64)
+        values = np.full(len(column), np.nan)
+        for row, text in enumerate(_texts(column).tolist()):
+            if text.strip().lower() not in ("", "n/a", "nan", "none"):
+                try:
+                    values[row] = float(text)
+                except ValueError:
+                    raise self._error(key, f"text, with '{text}' in row {row}, not a number") from None
+        return values
+
+    def ragged(self, key: str, *, rows: int | None = None, dimensions: int = 1) -> Ragged:
+        """A column with a list a row."""
+        values = self.numbers(key, dimensions=dimensions)
+        ends = self.numbers(f"{key}_index", rows=rows).astype(np.int64)
+        if len(ends) and ((np.diff(ends, prepend=0) < 0).any() or ends[-1] != len(values)):
+            raise self._error(key, f"of {len(values)} values, but its index ends at {ends[-1]} or falls")
+        return Ragged(values=values, ends=ends)
+
+    def series(self, key: str) -> Series:
+        """A time series; its timestamps may be given, shared with another series (a link), or follow from a rate."""
+        if not self.has(key):
+            raise self._error(key, "absent")
+        data, start = f"{key}/data", f"{key}/starting_time"
+        values = self.numbers(data, dimensions=0)
+        scale, offset = (
+            float(self._attribute(data, name, default)) for name, default in (("conversion", 1), ("offset", 0))
+        )
+        if scale != 1 or offset != 0:
+            values = values * scale + offset
+        if self.has(f"{key}/timestamps"):
+            times = self.numbers(f"{key}/timestamps").astype(np.float64)
+        elif self.has(start):
+            rate = float(self._attribute(start, "rate", 0))
+            if not rate > 0:
+                raise self._error(start, "without a positive rate")
+            times = float(self._read(start)) + np.arange(len(values)) / rate
+        else:
+            raise self._error(key, "without timestamps and without a starting time")
+        if values.ndim == 0 or len(values) != len(times):
+            raise self._error(data, f"of shape {values.shape} for {len(times)} timestamps (transposed?)")
+        return Series(times=times, values=values, unit=str(self._attribute(data, "unit", "")))
+
+    def word(self, key: str, default: str = "") -> str:
+        """A single text such as the identifier; ``default`` where it is absent."""
+        if not self.has(key):
+            return default
+        value = self._read(key)
+        value = value.item() if value.size == 1 else default
+        return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+    def species(self, default: str) -> str:
+        """Latin name of the subject in capitals; ``default`` where the file gives none, or a link."""
+        told = self.word("general/subject/species")
+        return told.upper().replace(" ", "_") if re.fullmatch(r"[A-Za-z]+ [a-z]+", told) else default
+
+    @property
+    def version(self) -> str:
+        """The schema's version; empty for what is no NWB 2 file."""
+        value = self._attribute("/", "nwb_version", "")
+        text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        return text if re.match(r"2\.\d", text) else ""
+
+    def _attribute(self, key: str, name: str, default: object):
+        with self._guard(key):
+            value = self.file[key].attrs.get(name, default)
+            return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+    def _read(self, key: str) -> np.ndarray:
+        with self._guard(key):
+            item = self.file.get(key)
+            if item is None:
+                raise self._error(key, "absent")
+            if not isinstance(item, h5py.Dataset):
+                raise self._error(key, "a group, not a column")
+            return np.asarray(item[()])
+
+    def _shaped(self, values: np.ndarray, key: str, dimensions: int, rows: int | None) -> np.ndarray:
+        if dimensions and values.ndim != dimensions:
+            raise self._error(key, f"of shape {values.shape}, not of {dimensions} dimension{'s' * (dimensions > 1)}")
+        if rows is not None and len(values) != rows:
+            raise self._error(key, f"of {len(values)} rows in a table of {rows}")
+        return values
+
+    def _error(self, key: str, reason: str) -> Unreadable:
+        return Unreadable(self.path, reason, key=key)
+
+    @contextmanager
+    def _guard(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except BROKEN as error:
+            raise self._error(key, f"unreadable ({first_line(error)})") from error
+
+
+@contextmanager
+def open_nwb(path: Path) -> Iterator[Nwb]:
+    """Open an NWB 2 file. Raises Unreadable if it is missing, a pointer, truncated, or something else."""
+    path = Path(path)
+    if not path.is_file():
+        raise Unreadable(path, "not there", mend="check the path")
+    refuse_pointer(path)
+    try:
+        file = h5py.File(path, "r")
+    except BROKEN as error:
+        raise Unreadable(path, f"no whole HDF5 file ({first_line(error)})") from error
+    with file:
+        nwb = Nwb(path, file)
+        if not nwb.version:
+            raise Unreadable(path, "HDF5 but not NWB 2 (no 'nwb_version' of 2)", mend="give the NWB file of a session")
+        yield nwb
+
+
+def some_file(path: Path, holds: Callable[[Nwb], bool]) -> bool:
+    """Whether ``holds`` is true of the NWB file at ``path``, or of one in that folder, at any depth; never raises."""
+    path = Path(path)
+    try:
+        files = sorted(path.rglob("*.nwb")) if path.is_dir() else [path]
+    except OSError:
+        return False
+    for file in files:
+        try:
+            with open_nwb(file) as nwb:
+                if holds(nwb):
+                    return True
+        except (UserError, OSError):
+            continue
+    return False
+
+
+def _texts(values: np.ndarray) -> np.ndarray:
+    return np.array(
+        [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values.tolist()], dtype=str
+    )
+
+
+def kind_of(values: np.ndarray) -> str:
+    """The type in words: 'text' for strings of any width."""
+    return "text" if values.dtype.kind in "OSU" else str(values.dtype)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,219 @@
+"""Allen Visual Coding Neuropixels (DANDI 000021): sorted units of mice that see natural scenes; one NWB file a session.
+
+What trips a reader: ``units/peak_channel_id`` is a value of ``electrodes/id`` and not a row; the region is a column of
+the electrodes; of the tables in ``intervals`` only those named ``*_presentations`` are stimuli; frame -1 of
+``natural_scenes`` is the blank. The pictures are not in the NWB files: they come from the Allen cache.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import h5py
+import numpy as np
+from rich.progress import Progress
+
+from neurobridge import __version__
+from neurobridge.data.doctor import Finding
+from neurobridge.data.frames import read_frames
+from neurobridge.data.importing import add_images, file_hash, is_current, repeats, signature
+from neurobridge.data.intervals import complement, overlaps
+from neurobridge.data.nwb import Nwb, open_nwb, some_file
+from neurobridge.data.nwb_doctor import examine_nwb
+from neurobridge.data.quality import QualitySettings, select_units
+from neurobridge.data.recording import Recording, Stimuli, TimeSeries, write_recording
+from neurobridge.data.sources.allen_file import SCENES, Found, look_at
+from neurobridge.data.sources.v4 import split_of
+from neurobridge.errors import UserError
+
+
+def import_allen(
+    path: Path,
+    out: Path = Path("data/allen"),
+    *,
+    images: Path | None = None,
+    tables: tuple[str, ...] = (SCENES,),
+    unusable: bool = False,
+    quality: QualitySettings = QualitySettings(),
+    seed: int = 0,
+) -> Path:
+    """Import Allen Visual Coding Neuropixels sessions (NWB) into the data folder ``out``; return ``out``.
+
+    Presentations that overlap invalid times are not valid. Natural scenes are split by image content and ``seed`` (by
+    frame number without ``images``). Other presentations, blanks among them, are ``train`` where no picture is known,
+    and ``none`` in a session with pictures, for there every training window must show one. Sessions already written
+    from the same bytes and options are skipped. Raises UserError for input that cannot be used.
+
+    Args:
+        path: A session's NWB file, or a folder that holds such files at any depth (LFP files of probes are passed by).
+        out: Data folder to write.
+        images: Folder of pictures named by frame number (0.png ... 117.png), or a .npy or .tiff stack. Without it the
+            frames are known by number only: image ids are empty, the condition says which frame was shown.
+        tables: Stimulus tables to keep, without "_presentations"; empty for all of them.
+        unusable: Keep units that the release calls noise or whose peak channel it calls invalid.
+        quality: Thresholds of unit quality.
+        seed: Seed of the splits.
+    """
+    path, out = Path(path), Path(out)
+    options = {"tables": tables, "unusable": unusable, "seed": seed, **asdict(quality)}
+    options["pictures"] = signature(_picture_files(images))
+    with Progress(transient=True) as progress:
+        pending: list[tuple[str, Path, str]] = []
+        for session, file in progress.track(_sessions(path).items(), description="files"):
+            mark = signature([file], **options)
+            if not is_current(out, session, mark):
+                pending.append((session, file, mark))
+        frames: dict[int, str] | None = None
+        if images is not None:
+            frames = {}
+            if pending or not (out / "images.h5").is_file():
+                read = dict(progress.track(read_frames(Path(images)), description="pictures"))
+                frames = dict(zip(read, add_images(out, read.values()), strict=True))
+        for session, file, mark in progress.track(pending, description="sessions"):
+            with open_nwb(file) as nwb:
+                look, found = look_at(nwb, tables)
+                look.refuse()
+                recording = select_units(_recording(nwb, found, session, frames, unusable, seed), quality)
+            recording.provenance["signature"] = mark
+            write_recording(recording, out / "sessions" / f"{session}.h5")
+    return out
+
+
+def recognises(path: Path) -> bool:
+    """True for an NWB file whose units name a peak channel, and for a folder that holds one."""
+    return some_file(path, lambda nwb: nwb.has("units/peak_channel_id"))
+
+
+def examine(path: Path) -> list[Finding]:
+    """What each session file of ``path`` holds beside what :func:`import_allen` needs; never raises."""
+    try:
+        files = session_files(Path(path))
+    except (UserError, OSError) as error:
+        return [
+            Finding(file=Path(path), key="file", found=str(error), expected="NWB files", ok=False, mend="give them")
+        ]
+    return [finding for file in files for finding in examine_nwb(file, lambda nwb: look_at(nwb, (SCENES,))[0])]
+
+
+def session_files(path: Path) -> list[Path]:
+    """The NWB files of sessions at ``path``; the LFP files of probes, which hold no units, are passed by."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"nothing at {path}: give the NWB file of a session, or a folder that holds such files")
+    files = [file for file in sorted(path.rglob("*.nwb")) if not some_file(file, _is_lfp)]
+    if not files:
+        raise UserError(f"{path} holds no NWB file of a session (*.nwb): give the folder that was downloaded")
+    return files
+
+
+def _sessions(path: Path) -> dict[str, Path]:
+    """Session -> file. Raises UserError for a session that is there twice."""
+    sessions: dict[str, Path] = {}
+    for file in session_files(path):
+        with open_nwb(file) as nwb:
+            told = nwb.word("general/session_id") or nwb.word("identifier")
+        session = told if re.fullmatch(r"[\w+-][\w.+-]*", told) else file.stem
+        if session in sessions:
+            raise UserError(f"{sessions[session]} and {file} are both session {session}: remove one of them")
+        sessions[session] = file
+    return sessions
+
+
+def _is_lfp(nwb: Nwb) -> bool:
+    return not nwb.has("units") and any(name.startswith("probe_") for name in nwb.members("acquisition"))
+
+
+def _picture_files(images: Path | None) -> list[Path]:
+    if images is None:
+        return []
+    images = Path(images)
+    return [images] if images.is_file() else [file for file in sorted(images.rglob("*")) if file.is_file()]
+
+
+def _recording(
+    nwb: Nwb, found: Found, session: str, frames: dict[int, str] | None, unusable: bool, seed: int
+) -> Recording:
+    ids, spikes, regions, usable = found.ids, found.spikes, found.regions, found.usable
+    assert all(part is not None for part in (ids, spikes, regions, usable)), "refused before"
+    noise = found.columns["quality"] == "noise" if "quality" in found.columns else np.zeros(len(ids), dtype=bool)
+    keep = np.ones(len(ids), dtype=bool) if unusable else usable & ~noise
+    of_kept = np.repeat(keep, spikes.counts)
+    times = spikes.values[of_kept].astype(np.float64)
+    stimuli = _stimuli(found, nwb.path, frames, seed)
+    running, running_note = _running(found)
+    clocks = [times, *([stimuli.start, stimuli.end] if stimuli else []), *([running.timestamps] if running else [])]
+    clock = np.concatenate(clocks)
+    duration = (float(clock.min(initial=np.inf)), float(clock.max(initial=-np.inf))) if len(clock) else (0.0, 0.0)
+    masked = 0 if stimuli is None else int((~stimuli.valid).sum())
+    known = "image content" if frames is not None else "frame number (no pictures were given)"
+    return Recording(
+        dataset="allen_visual_coding",
+        subject=nwb.word("general/subject/subject_id", "unknown"),
+        session=session,
+        species=nwb.species("MUS_MUSCULUS"),
+        signal_kind="sorted",
+        spike_times=times,
+        spike_units=np.repeat(np.cumsum(keep) - 1, spikes.counts)[of_kept],
+        unit_ids=ids[keep].astype(str),
+        regions=regions[keep],
+        unit_columns={name: column[keep] for name, column in found.columns.items()},
+        duration=duration,
+        stimuli=stimuli,
+        behaviour={"running": running} if running else {},
+        observed=complement(found.invalid, *duration) if len(found.invalid) else None,
+        provenance={
+            "source": "Allen Visual Coding Neuropixels, DANDI 000021",
+            "origin_version": f"NWB {nwb.version}",
+            "file": f"{nwb.path.name} {file_hash(nwb.path)}",
+            "reader": f"neurobridge {__version__}, h5py {h5py.__version__}",
+            "unusable": f"noise {int(noise.sum())}, on an invalid channel {int((~usable).sum())} of {len(ids)} units; "
+            f"{'kept' if unusable else f'dropped {int((~keep).sum())}'}",
+            "tables": f"{', '.join(found.tables) or 'none'}; left out {', '.join(found.left_out) or 'none'}",
+            "invalid_times": f"{len(found.invalid)} intervals; {masked} presentations overlap them and are not valid",
+            "split": f"natural scenes by sha1 of seed {seed} and {known}",
+            "running": running_note,
+        },
+    )
+
+
+def _stimuli(found: Found, path: Path, frames: dict[int, str] | None, seed: int) -> Stimuli | None:
+    if not found.tables:
+        return None
+    start, end, condition, frame = (
+        np.concatenate([getattr(table, name) for table in found.tables.values()])
+        for name in ("start", "stop", "condition", "frame")
+    )
+    order = np.argsort(start, kind="stable")
+    start, end, condition, frame = start[order], end[order], condition[order], frame[order]
+    shown = np.unique(frame[frame >= 0]).astype(int).tolist()
+    missing = [number for number in shown if frames is not None and number not in frames]
+    if missing:
+        raise UserError(f"{path} shows natural scene {missing[0]}, and --images holds no picture of it: add one")
+    ids = {number: "" if frames is None else frames[number] for number in shown}
+    splits = {number: split_of(ids[number] or f"allen_{SCENES}_{number:03d}", seed=seed) for number in shown}
+    other = "none" if frames is not None and shown else "train"
+    return Stimuli(
+        start=start,
+        end=end,
+        image_id=np.array([ids.get(number, "") for number in frame.tolist()], dtype=str),
+        repeat=repeats(condition),
+        split=np.array([splits.get(number, other) for number in frame.tolist()], dtype=str),
+        valid=~overlaps(start, end, found.invalid),
+        condition=condition,
+    )
+
+
+def _running(found: Found) -> tuple[TimeSeries | None, str]:
+    """Speed in cm/s. The ends of its samples are the *timestamps* of another series, running_speed_end_times."""
+    series, ends = found.running, found.running_ends
+    if series is None or len(series.times) == 0:
+        return None, "none that can be used"
+    times = series.times if ends is None else (series.times + ends) / 2
+    values = series.values * (100.0 if series.unit.lower() == "m/s" else 1.0)
+    known = np.isfinite(values) & np.isfinite(times)
+    where = "start" if ends is None else "middle"
+    note = f"cm/s at the {where} of each sample; {int((~known).sum())} samples without a speed left out"
+    return TimeSeries(timestamps=times[known], values=values[known]), note

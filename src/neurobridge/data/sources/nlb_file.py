@@ -1,0 +1,169 @@
+"""What a file of NLB MC_Maze holds, read and checked: the ground of import and doctor.
+
+Letters: N units, S spikes, P trials, K intervals, T samples, D dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from neurobridge.data.nwb import Nwb, Ragged, Series
+from neurobridge.data.nwb_doctor import FAR, UNIT_MIX_UP, Look, wrong_ids, wrong_spikes
+from neurobridge.data.recording import UNKNOWN_REGION
+
+TRIALS = "intervals/trials"
+ELECTRODES = "general/extracellular_ephys/electrodes"
+BEHAVIOUR = ("hand_pos", "hand_vel", "cursor_pos", "eye_pos")
+
+
+@dataclass(kw_only=True)
+class Found:
+    """What stands in the file; None for what is absent or cannot be used.
+
+    ids, held_out, regions [N]; onset, within (the onset lies in its trial), trial_split, condition [P].
+    """
+
+    ids: np.ndarray | None = None
+    spikes: Ragged | None = None
+    held_out: np.ndarray | None = None
+    observed: Ragged | None = None
+    regions: np.ndarray | None = None
+    onset: np.ndarray | None = None
+    within: np.ndarray | None = None
+    trial_split: np.ndarray | None = None
+    condition: np.ndarray | None = None
+    behaviour: dict[str, Series] = field(default_factory=dict)
+
+
+def look_at(nwb: Nwb) -> tuple[Look, Found]:
+    """Everything that the importer needs, noted as it is read."""
+    look, found = Look(nwb.path), Found()
+    test = is_test(nwb.path)
+    found.ids = look.at("units/id", "one id a unit", lambda: nwb.numbers("units/id"), wrong=wrong_ids)
+    units = None if found.ids is None else len(found.ids)
+    found.observed = look.at(
+        "units/obs_intervals",
+        "a list of intervals in s a unit",
+        lambda: nwb.ragged("units/obs_intervals", rows=units, dimensions=2),
+        wrong=_wrong_intervals,
+    )
+    last = float("nan") if found.observed is None else float(found.observed.values[:, 1].max())
+    found.spikes = look.at(
+        "units/spike_times",
+        "a list of seconds a unit",
+        lambda: nwb.ragged("units/spike_times", rows=units),
+        wrong=lambda spikes: wrong_spikes(spikes, last, "units were observed until"),
+    )
+    found.held_out = look.at(
+        "units/heldout",
+        "true for held-out units",
+        lambda: nwb.numbers("units/heldout", rows=units),
+        wrong=lambda held: "" if np.isin(held, (0, 1)).all() else "not true or false",
+        fatal=not test,
+    )
+    _regions(nwb, look, found, units)
+    _trials(nwb, look, found, test)
+    for name in BEHAVIOUR:
+        key = f"processing/behavior/{name}"
+        if test and not nwb.has(key):
+            continue
+        series = look.at(
+            key,
+            "samples [T, D] at 1 kHz, with gaps",
+            lambda key=key: nwb.series(key),
+            wrong=lambda series: _wrong_series(series, last),
+            mend=f"the session is imported without {name}",
+            fatal=False,
+        )
+        if series is not None:
+            found.behaviour[name] = series
+    return look, found
+
+
+def _regions(nwb: Nwb, look: Look, found: Found, units: int | None) -> None:
+    """``units/electrodes`` holds *rows* of the electrode table, one or several a unit; the first tells the region."""
+
+    def read() -> np.ndarray:
+        if nwb.has("units/electrodes_index"):
+            ragged = nwb.ragged("units/electrodes", rows=units)
+            rows = np.full(len(ragged.ends), -1)
+            some = ragged.counts > 0
+            rows[some] = np.nan_to_num(ragged.values[(ragged.ends - ragged.counts)[some]], nan=-1)
+        else:
+            rows = np.nan_to_num(nwb.numbers("units/electrodes", rows=units), nan=-1).astype(np.int64)
+        names = nwb.texts(f"{ELECTRODES}/location")
+        if nwb.has(f"{ELECTRODES}/group_name"):
+            groups = nwb.texts(f"{ELECTRODES}/group_name", rows=len(names))
+            names = np.where(np.isin(np.char.lower(names), ("", "none", "nan", "unknown")), groups, names)
+        told = (rows >= 0) & (rows < len(names))
+        return np.array([names[row] if ok else UNKNOWN_REGION for row, ok in zip(rows, told, strict=True)], dtype=str)
+
+    found.regions = look.at(
+        "units/electrodes", "rows of electrodes, with a location", read, mend="regions become 'unknown'", fatal=False
+    )
+
+
+def _trials(nwb: Nwb, look: Look, found: Found, test: bool) -> None:
+    start = look.at(f"{TRIALS}/start_time", "seconds", lambda: nwb.numbers(f"{TRIALS}/start_time"))
+    rows = None if start is None else len(start)
+    stop = look.at(f"{TRIALS}/stop_time", "seconds", lambda: nwb.numbers(f"{TRIALS}/stop_time", rows=rows))
+
+    def outside(onset: np.ndarray) -> np.ndarray:
+        if start is None or stop is None:
+            return np.zeros(len(onset), dtype=bool)
+        return (onset < start) | (onset > stop)
+
+    def wrong(onset: np.ndarray) -> str:
+        told = int(np.isfinite(onset).sum())
+        strays = np.flatnonzero(outside(onset))
+        if told == 0:
+            return "no onset at all"
+        if 2 * len(strays) <= told:
+            return ""
+        return f"row {strays[0]}, and most others, are not within their trial {UNIT_MIX_UP}"
+
+    onset = f"{TRIALS}/move_onset_time"
+    found.onset = look.at(onset, "seconds, within the trial", lambda: nwb.floats(onset, rows=rows), wrong=wrong)
+    found.within = None if found.onset is None else ~outside(found.onset)
+    split = f"{TRIALS}/split"
+    found.trial_split = look.at(
+        split,
+        "'test'" if test else "'train' and 'val'",
+        lambda: nwb.texts(split, rows=rows),
+        wrong=lambda names: "" if test or {"train", "val"} <= set(names.tolist()) else "not both of them",
+    )
+    parts = [
+        look.at(key, "half of the condition", lambda key=key: nwb.texts(key, rows=rows), fatal=not test)
+        for key in (f"{TRIALS}/trial_type", f"{TRIALS}/trial_version")
+        if not test or nwb.has(key)
+    ]
+    if len(parts) == 2 and parts[0] is not None and parts[1] is not None:
+        pairs = zip(parts[0].tolist(), parts[1].tolist(), strict=True)
+        found.condition = np.array(["/".join(part.removesuffix(".0") for part in pair) for pair in pairs], dtype=str)
+
+
+def is_test(file: Path) -> bool:
+    """True for the part of a set whose labels are not public."""
+    return "desc-test" in file.name
+
+
+def _wrong_intervals(observed: Ragged) -> str:
+    if observed.values.shape[1] != 2:
+        return "not a start and a stop an interval"
+    if len(observed.values) == 0 or (observed.counts == 0).any():
+        return "a unit without intervals"
+    bad = np.flatnonzero(~(observed.values[:, 1] > observed.values[:, 0]))
+    return f"interval {bad[0]} is {observed.values[bad[0]].tolist()}" if len(bad) else ""
+
+
+def _wrong_series(series: Series, last: float) -> str:
+    if series.values.ndim != 2:
+        return f"of shape {series.values.shape}, not [T, D]"
+    if (np.diff(series.times) <= 0).any():
+        return "its times are not ascending"
+    if len(series.times) and series.times[-1] > FAR * last:
+        return f"units were observed until {last:.6g} s {UNIT_MIX_UP}"
+    return ""
