@@ -103,3 +103,25 @@ def test_what_is_wrong_is_said_and_nothing_is_written(tmp_path, changes, sentenc
     with pytest.raises(UserError, match=sentence):
         write_recording(recording(**changes), tmp_path / "a.h5")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_conditions_and_observed_intervals_are_optional_and_round_trip(tmp_path):
+    write_recording(recording(), tmp_path / "plain.h5")
+    plain = read_recording(tmp_path / "plain.h5")
+    assert plain.stimuli.condition is None
+    assert plain.observed is None
+    full = recording(observed=np.array([[0.0, 0.25], [0.5, 0.75]]))
+    full.stimuli.condition = np.array(["grating/45", "grating/90"])
+    write_recording(full, tmp_path / "full.h5")
+    back = read_recording(tmp_path / "full.h5")
+    assert back.stimuli.condition.tolist() == ["grating/45", "grating/90"]
+    np.testing.assert_array_equal(back.observed, full.observed)
+    with h5py.File(tmp_path / "full.h5") as file:
+        data = Data.from_hdf5(file, lazy=True)
+        assert data.observed_domain.end[:].tolist() == [0.25, 0.75]
+        assert data.stimuli.condition[:].tolist() == ["grating/45", "grating/90"]
+
+
+def test_observed_intervals_that_overlap_are_refused(tmp_path):
+    with pytest.raises(UserError, match="observed intervals overlap"):
+        write_recording(recording(observed=np.array([[0.0, 0.6], [0.5, 0.9]])), tmp_path / "a.h5")

@@ -30,14 +30,15 @@ from neurobridge.errors import UserError
 SignalKind = Literal["sorted", "threshold_crossing", "binned_count", "mua_envelope"]
 SPLITS = ("train", "valid", "test")
 UNKNOWN_REGION = "unknown"
-STIMULUS_FIELDS = ("start", "end", "image_id", "repeat", "split", "valid")
+STIMULUS_FIELDS = ("start", "end", "image_id", "repeat", "split", "valid", "condition")
 
 
 @dataclass(kw_only=True)
 class Stimuli:
     """One row a presentation. ``start``, ``end`` in s; ``image_id`` is a content hash (:func:`images.content_id`).
 
-    ``columns``: further columns by name, [P] or [P, ...] numbers or strings (choice, condition, concept, ...).
+    ``condition``, where there is one, names what was shown or done (a frame, a grating, a reach): rows that share it
+    are repeats for a PSTH. ``columns``: further columns by name, [P] or [P, ...] numbers or strings (choice, ...).
     """
 
     start: np.ndarray
@@ -46,6 +47,7 @@ class Stimuli:
     repeat: np.ndarray
     split: np.ndarray
     valid: np.ndarray
+    condition: np.ndarray | None = None
     columns: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -70,6 +72,9 @@ class Recording:
 
     ``spike_values`` is None for spike events. For ``binned_count`` and ``mua_envelope`` signals there is one event per
     (unit, presentation), whose time is the centre of the counting window and whose value is the count or envelope.
+
+    ``observed`` [K, 2] in s, ascending and disjoint, says when spikes were recorded: outside, a count is unknown and not
+    zero. None: throughout ``duration``.
     """
 
     dataset: str
@@ -87,6 +92,7 @@ class Recording:
     stimuli: Stimuli | None = None
     behaviour: dict[str, TimeSeries] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
+    observed: np.ndarray | None = None
 
     @property
     def unit_keys(self) -> list[str]:
@@ -115,8 +121,11 @@ def write_recording(recording: Recording, path: Path | str) -> None:
         parts[name] = IrregularTimeSeries(
             timestamps=series.timestamps.astype(np.float64), values=series.values, domain=domain
         )
+    if recording.observed is not None:
+        parts["observed_domain"] = Interval(start=recording.observed[:, 0], end=recording.observed[:, 1])
     if recording.stimuli is not None:
         stimuli = recording.stimuli
+        condition = {} if stimuli.condition is None else {"condition": stimuli.condition.astype(str)}
         parts["stimuli"] = Interval(
             start=stimuli.start.astype(np.float64),
             end=stimuli.end.astype(np.float64),
@@ -124,6 +133,7 @@ def write_recording(recording: Recording, path: Path | str) -> None:
             repeat=stimuli.repeat.astype(np.int64),
             split=stimuli.split.astype(str),
             valid=stimuli.valid.astype(bool),
+            **condition,
             **{name: _storable(column) for name, column in stimuli.columns.items()},
         )
         for split in SPLITS:
@@ -160,7 +170,7 @@ def read_recording(path: Path | str) -> Recording:
             recording = _read(file, path)
     except UserError:
         raise
-    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise UserError(
             f"{path} is not a readable HDF5 recording ({str(error).splitlines()[0]}): it may be empty or truncated; "
             "download or import it again"
@@ -197,6 +207,7 @@ def _read(file: h5py.File, path: Path) -> Recording:
             repeat=table["repeat"][:] if "repeat" in table else np.zeros(count, np.int64),
             split=_strings(table["split"][:]) if "split" in table else np.full(count, "train"),
             valid=table["valid"][:].astype(bool) if "valid" in table else np.ones(count, bool),
+            condition=_strings(table["condition"][:]) if "condition" in table else None,
             columns={
                 name: _column(column)
                 for name, column in table.items()
@@ -208,6 +219,9 @@ def _read(file: h5py.File, path: Path) -> Recording:
         duration = (float(file["domain/start"][0]), float(file["domain/end"][-1]))
     else:
         duration = (float(times.min(initial=0.0)), float(times.max(initial=0.0)))
+    observed = None
+    if "observed_domain" in file:
+        observed = np.stack([file["observed_domain"][edge][:] for edge in ("start", "end")], axis=1)
     behaviour = {
         name: TimeSeries(timestamps=group["timestamps"][:], values=group["values"][:])
         for name, group in file.items()
@@ -230,6 +244,7 @@ def _read(file: h5py.File, path: Path) -> Recording:
         stimuli=stimuli,
         behaviour=behaviour,
         provenance=_provenance(attribute("brainset", "description", "{}")),
+        observed=observed,
     )
 
 
@@ -263,6 +278,8 @@ def check(recording: Recording, where: str) -> None:
             f"{where}: spikes run from {r.spike_times.min():.3f} to {r.spike_times.max():.3f} s but the recording from "
             f"{start:.3f} to {end:.3f} s (milliseconds taken for seconds?)"
         )
+    if r.observed is not None and (np.diff(r.observed.ravel()) < 0).any():
+        raise UserError(f"{where}: the observed intervals overlap or are not in order; sort and merge them")
     if r.stimuli is not None and len(r.stimuli):
         outside = np.flatnonzero((r.stimuli.start < start - 1e-6) | (r.stimuli.end > end + 1e-6))
         if len(outside):
@@ -274,8 +291,8 @@ def check(recording: Recording, where: str) -> None:
         for name, column in r.stimuli.columns.items():
             if name in STIMULUS_FIELDS or np.shape(column)[:1] != (len(r.stimuli),):
                 raise UserError(
-                    f"{where}: stimulus column '{name}' has shape {np.shape(column)} for {len(r.stimuli)} presentations; "
-                    f"give one value each, under a name other than {', '.join(STIMULUS_FIELDS)}"
+                    f"{where}: stimulus column '{name}' has shape {np.shape(column)}, not one row a presentation "
+                    f"({len(r.stimuli)}): give one value each, under a name other than {', '.join(STIMULUS_FIELDS)}"
                 )
         foreign = set(r.stimuli.split.tolist()) - {*SPLITS, "none"}
         if foreign:
