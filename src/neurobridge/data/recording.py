@@ -73,7 +73,7 @@ class Recording:
     ``spike_values`` is None for spike events. For ``binned_count`` and ``mua_envelope`` signals there is one event per
     (unit, presentation), whose time is the centre of the counting window and whose value is the count or envelope.
 
-    ``observed`` [K, 2] in s, ascending and disjoint, says when spikes were recorded: outside, a count is unknown and not
+    ``observed`` [K, 2] in s, ascending and disjoint, says when spikes were recorded: outside, a count is unknown, not
     zero. None: throughout ``duration``.
     """
 
