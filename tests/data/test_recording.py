@@ -1,5 +1,7 @@
 """The on-disk format: round trips, torch_brain's reader, and one sentence for each thing that is wrong."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -45,6 +47,26 @@ def test_round_trip(tmp_path):
     assert back.stimuli.rows("test").tolist() == []
     assert back.behaviour["running_speed"].values.tolist() == [1.0, 2.0]
     assert back.provenance == {"source": "a test"}
+
+
+def test_further_columns_of_stimuli_and_units(tmp_path):
+    columns = {"contrast": np.array([0.25, np.nan]), "concept": np.array(["aardvark", "piñata"]), "xy": np.eye(2, 3)}
+    stimuli = replace(recording().stimuli, columns=columns)
+    units = {"probe": np.array(["p0", "p1"]), "label": np.array([1.0, 2 / 3])}
+    write_recording(recording(stimuli=stimuli, unit_columns=units), tmp_path / "a.h5")
+    back = read_recording(tmp_path / "a.h5")
+    assert set(back.stimuli.columns) == set(columns)
+    for name, column in columns.items():
+        np.testing.assert_array_equal(back.stimuli.columns[name], column)
+    assert back.unit_columns["probe"].tolist() == ["p0", "p1"]
+    write_recording(back, tmp_path / "b.h5")
+    with h5py.File(tmp_path / "b.h5") as file:
+        assert Data.from_hdf5(file, lazy=True).stimuli.contrast[0] == 0.25
+    write_recording(recording(), tmp_path / "c.h5")
+    assert read_recording(tmp_path / "c.h5").stimuli.columns == {}
+    for name, column in (("start", np.zeros(2)), ("choice", np.zeros(3)), ("choice", np.float64(1))):
+        with pytest.raises(UserError, match=f"stimulus column '{name}' has shape"):
+            write_recording(recording(stimuli=replace(stimuli, columns={name: column})), tmp_path / "d.h5")
 
 
 def test_torch_brain_opens_ours_and_we_open_torch_brain_s(tmp_path):

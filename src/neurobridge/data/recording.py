@@ -30,6 +30,7 @@ from neurobridge.errors import UserError
 SignalKind = Literal["sorted", "threshold_crossing", "binned_count", "mua_envelope"]
 SPLITS = ("train", "valid", "test")
 UNKNOWN_REGION = "unknown"
+STIMULUS_FIELDS = ("start", "end", "image_id", "repeat", "split", "valid", "condition")
 
 
 @dataclass(kw_only=True)
@@ -37,7 +38,7 @@ class Stimuli:
     """One row a presentation. ``start``, ``end`` in s; ``image_id`` is a content hash (:func:`images.content_id`).
 
     ``condition``, where there is one, names what was shown or done (a frame, a grating, a reach): rows that share it
-    are repeats for a PSTH.
+    are repeats for a PSTH. ``columns``: further columns by name, [P] or [P, ...] numbers or strings (choice, ...).
     """
 
     start: np.ndarray
@@ -47,6 +48,7 @@ class Stimuli:
     split: np.ndarray
     valid: np.ndarray
     condition: np.ndarray | None = None
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -71,7 +73,7 @@ class Recording:
     ``spike_values`` is None for spike events. For ``binned_count`` and ``mua_envelope`` signals there is one event per
     (unit, presentation), whose time is the centre of the counting window and whose value is the count or envelope.
 
-    ``observed`` [K, 2] in s, ascending and disjoint, says when spikes were recorded: elsewhere a count is unknown, not
+    ``observed`` [K, 2] in s, ascending and disjoint, says when spikes were recorded: outside, a count is unknown, not
     zero. None: throughout ``duration``.
     """
 
@@ -132,6 +134,7 @@ def write_recording(recording: Recording, path: Path | str) -> None:
             split=stimuli.split.astype(str),
             valid=stimuli.valid.astype(bool),
             **condition,
+            **{name: _storable(column) for name, column in stimuli.columns.items()},
         )
         for split in SPLITS:
             rows = np.sort(stimuli.rows(split))
@@ -189,7 +192,7 @@ def _read(file: h5py.File, path: Path) -> Recording:
     unit_ids = _strings(units["id"][:])
     regions = _strings(units["brain_region"][:]) if "brain_region" in units else np.full(len(unit_ids), UNKNOWN_REGION)
     columns = {
-        name: _strings(column[:]) if column.dtype.kind in "OS" else column[:]
+        name: _column(column)
         for name, column in units.items()
         if isinstance(column, h5py.Dataset) and name not in ("id", "brain_region")
     }
@@ -205,6 +208,11 @@ def _read(file: h5py.File, path: Path) -> Recording:
             split=_strings(table["split"][:]) if "split" in table else np.full(count, "train"),
             valid=table["valid"][:].astype(bool) if "valid" in table else np.ones(count, bool),
             condition=_strings(table["condition"][:]) if "condition" in table else None,
+            columns={
+                name: _column(column)
+                for name, column in table.items()
+                if name not in STIMULUS_FIELDS and isinstance(column, h5py.Dataset)
+            },
         )
     times = file["spikes/timestamps"][:]
     if "domain" in file and "start" in file["domain"] and len(file["domain/start"]):
@@ -280,9 +288,26 @@ def check(recording: Recording, where: str) -> None:
                 f"{where}: stimulus row {row} starts at {r.stimuli.start[row]:.3f} s, outside the recording "
                 f"({start:.3f}-{end:.3f} s); mend the onset or the clock"
             )
+        for name, column in r.stimuli.columns.items():
+            if name in STIMULUS_FIELDS or np.shape(column)[:1] != (len(r.stimuli),):
+                raise UserError(
+                    f"{where}: stimulus column '{name}' has shape {np.shape(column)}, not one row a presentation "
+                    f"({len(r.stimuli)}): give one value each, under a name other than {', '.join(STIMULUS_FIELDS)}"
+                )
         foreign = set(r.stimuli.split.tolist()) - {*SPLITS, "none"}
         if foreign:
             raise UserError(f"{where}: split '{foreign.pop()}' is unknown; use train, valid, test or none")
+
+
+def _storable(column: np.ndarray) -> np.ndarray:
+    """Strings as UTF-8 bytes where they are not ASCII (torch_brain stores only ASCII strings)."""
+    column = np.asarray(column)
+    ascii_only = column.dtype.kind != "U" or all(text.isascii() for text in np.unique(column).tolist())
+    return column if ascii_only else np.char.encode(column, "utf-8")
+
+
+def _column(dataset: h5py.Dataset) -> np.ndarray:
+    return dataset.asstr("utf-8")[()].astype(str) if h5py.check_string_dtype(dataset.dtype) else dataset[()]
 
 
 def _strings(array: np.ndarray) -> np.ndarray:
