@@ -83,8 +83,8 @@ def category_accuracy(model: NeuroBridge, batcher: Batcher, index: int, session:
     rows = np.concatenate([session.rows("train"), session.rows("valid")])
     rows = rows[session.image_row[rows] >= 0]
     features = [model.encode(batch) for batch in batcher.sequence(index, rows, 256)]
-    latents = model.options["latents"]
-    x = torch.cat(features).unflatten(1, (-1, latents)).mean(2).flatten(1).numpy()
+    latents = torch.cat(features)[:, int(model.encoder.in_front) :]
+    x = latents.unflatten(1, (-1, model.options["latents"])).mean(2).flatten(1).numpy()
     shown = session.image_row[rows]
     return float(linear_probe(x, images.labels["category"][shown], seed=0, groups=shown, strengths=(0.003,)).mean())
 
