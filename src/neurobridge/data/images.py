@@ -6,11 +6,11 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 
+from neurobridge.data.guard import open_hdf5
 from neurobridge.data.hdf5 import atomic_hdf5
-from neurobridge.errors import UserError
+from neurobridge.errors import UserError, reading
 
 
 def content_id(pixels: np.ndarray) -> str:
@@ -68,14 +68,24 @@ class ImageSet:
             raise UserError(
                 f"no image set at {path}: import the images, or point --data at a folder that holds images.h5"
             )
-        try:
-            with h5py.File(path, "r") as file:
-                labels = {
-                    name: column[:].astype(str) if column.dtype.kind == "S" else column[:]
-                    for name, column in file.get("labels", {}).items()
-                }
-                return ImageSet(ids=file["ids"][:].astype(str), pixels=file["pixels"][:], labels=labels)
-        except (OSError, KeyError, RuntimeError) as error:
+        with reading(path, "image set", "import the images again"), open_hdf5(path) as file:
+            labels = {
+                name: column[:].astype(str) if column.dtype.kind == "S" else column[:]
+                for name, column in file.get("labels", {}).items()
+            }
+            images = ImageSet(ids=file["ids"][:].astype(str), pixels=file["pixels"][:], labels=labels)
+        images._check(path)
+        return images
+
+    def _check(self, path: Path) -> None:
+        if self.ids.ndim != 1 or self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[3] != 3:
             raise UserError(
-                f"{path} is not a readable image set ({str(error).splitlines()[0]}): import the images again"
-            ) from error
+                f"{path}: ids have shape {self.ids.shape}, pixels shape {self.pixels.shape} and type "
+                f"{self.pixels.dtype}, expected [I] and uint8 [I, H, W, 3]; import the images again"
+            )
+        short = [name for name, column in self.labels.items() if column.shape[:1] != (len(self),)]
+        if len(self.pixels) != len(self) or len(set(self.ids.tolist())) != len(self) or short:
+            raise UserError(
+                f"{path}: {len(self)} ids ({len(set(self.ids.tolist()))} different) for {len(self.pixels)} pictures"
+                f"{f', and label {short[0]!r} of another length' if short else ''}; import the images again"
+            )

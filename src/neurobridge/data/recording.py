@@ -24,8 +24,10 @@ from torch_brain.data import (
 )
 
 from neurobridge import __version__
+from neurobridge.data.guard import open_hdf5
 from neurobridge.data.hdf5 import atomic_hdf5
-from neurobridge.errors import UserError
+from neurobridge.data.shapes import check_shapes
+from neurobridge.errors import UserError, reading
 
 SignalKind = Literal["sorted", "threshold_crossing", "binned_count", "mua_envelope"]
 SPLITS = ("train", "valid", "test")
@@ -149,16 +151,9 @@ def read_recording(path: Path | str) -> Recording:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no recording at {path}: check the path, or import one with 'neurobridge data import'")
-    try:
-        with h5py.File(path, "r") as file:
-            recording = _read(file, path)
-    except UserError:
-        raise
-    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is not a readable HDF5 recording ({str(error).splitlines()[0]}): it may be empty or truncated; "
-            "download or import it again"
-        ) from error
+    mend = "it may be empty or truncated; download or import it again"
+    with reading(path, "HDF5 recording", mend), open_hdf5(path) as file:
+        recording = _read(file, path)
     check(recording, str(path))
     return recording
 
@@ -235,6 +230,7 @@ def check(recording: Recording, where: str) -> None:
         raise UserError(f"{where}: {len(r.regions)} regions for {len(r.unit_ids)} units; give one region a unit")
     if len(r.spike_times) != len(r.spike_units):
         raise UserError(f"{where}: {len(r.spike_times)} spike times but {len(r.spike_units)} unit indices")
+    check_shapes(r, where)
     if len(r.spike_times) == 0:
         raise UserError(f"{where} holds no spikes: the file is empty or the import went wrong; import it again")
     bad = np.flatnonzero(~np.isfinite(r.spike_times))
