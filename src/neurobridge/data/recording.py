@@ -25,7 +25,7 @@ from torch_brain.data import (
 
 from neurobridge import __version__
 from neurobridge.data.guard import open_hdf5
-from neurobridge.data.hdf5 import atomic_hdf5
+from neurobridge.data.hdf5 import atomic_hdf5, storable
 from neurobridge.data.shapes import check_shapes
 from neurobridge.errors import UserError, reading
 
@@ -105,7 +105,9 @@ def write_recording(recording: Recording, path: Path | str) -> None:
             timestamps=recording.spike_times[order].astype(np.float64), domain=domain, **spikes
         ),
         "units": ArrayDict(
-            id=recording.unit_ids.astype(str), brain_region=recording.regions.astype(str), **recording.unit_columns
+            id=storable(recording.unit_ids.astype(str)),
+            brain_region=storable(recording.regions.astype(str)),
+            **{name: storable(column) for name, column in recording.unit_columns.items()},
         ),
     }
     for name, series in recording.behaviour.items():
@@ -171,9 +173,9 @@ def _read(file: h5py.File, path: Path) -> Recording:
     unit_ids = _strings(units["id"][:])
     regions = _strings(units["brain_region"][:]) if "brain_region" in units else np.full(len(unit_ids), UNKNOWN_REGION)
     columns = {
-        name: column[:]
+        name: _strings(column[:]) if column.dtype.kind in "OS" else column[:]
         for name, column in units.items()
-        if name not in ("id", "brain_region") and isinstance(column, h5py.Dataset)
+        if isinstance(column, h5py.Dataset) and name not in ("id", "brain_region")
     }
     stimuli = None
     if "stimuli" in file:

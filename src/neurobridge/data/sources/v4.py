@@ -9,7 +9,6 @@ Letters: N units, P presentations, H, W pixels.
 
 from __future__ import annotations
 
-import io
 import itertools
 import re
 import zipfile
@@ -17,10 +16,9 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 from rich.progress import Progress
 
-from neurobridge.data.images import ImageSet, content_id
+from neurobridge.data.images import ImageSet, content_id, decode_picture
 from neurobridge.data.importing import is_current, signature
 from neurobridge.data.recording import Recording, Stimuli, write_recording
 from neurobridge.data.splits import split_of
@@ -90,7 +88,7 @@ def read_images(archive: Path) -> np.ndarray:
         with zipfile.ZipFile(archive) as file:
             names = [name for name in file.namelist() if _is_image_name(name)]
             names.sort(key=lambda name: PurePosixPath(name).name)
-            pictures = [_decode(file.read(name), archive, name) for name in names]
+            pictures = [decode_picture(file.read(name), f"'{name}' in {archive}") for name in names]
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(
             f"{archive} is not a whole zip archive ({error}): it may be truncated; download it again"
@@ -113,16 +111,6 @@ def read_images(archive: Path) -> np.ndarray:
 def _is_image_name(name: str) -> bool:
     path = PurePosixPath(name)
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
-
-
-def _decode(data: bytes, archive: Path, name: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise UserError(
-            f"'{name}' in {archive} is not an image that can be read: replace it, or download again"
-        ) from error
 
 
 def _write_images(archives: dict[str, Path], path: Path, progress: Progress) -> dict[str, np.ndarray]:
