@@ -40,6 +40,21 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def reading(path: Path | str, what: str, mend: str = "it may be empty or truncated; fetch it again") -> Iterator[None]:
+    """Whatever a parser raises on a broken file becomes one :class:`UserError`: ``path`` is not a readable ``what``.
+
+    Parsers promise little about what a flipped bit makes them raise, so keep nothing but their calls inside.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{path} is not a readable {what} ({lines[0][:200]}): {mend}") from error
+
+
 def is_disk_full(error: BaseException | None) -> bool:
     """True if ``error``, or what caused it, says that no space is left on the device."""
     while error is not None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from neurobridge.errors import atomic_path
 
@@ -24,3 +25,18 @@ def atomic_hdf5(path: Path | str) -> Iterator[h5py.File]:
         yield file
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+
+
+def storable(column: np.ndarray) -> np.ndarray:
+    """``column`` as torch_brain can write it: text beyond ASCII as UTF-8 bytes, everything else as it is."""
+    if column.dtype.kind != "U" or all(text.isascii() for text in column.ravel().tolist()):
+        return column
+    return np.char.encode(column, "utf-8")
+
+
+def text(column: np.ndarray) -> np.ndarray:
+    """Bytes or objects that were read, as text; everything else as it is."""
+    if column.dtype.kind not in "SO":
+        return column
+    cells = [x.decode() if isinstance(x, bytes) else str(x) for x in column.ravel().tolist()]
+    return np.array(cells, dtype=str).reshape(column.shape)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from neurobridge.data.hdf5 import atomic_hdf5
-from neurobridge.errors import UserError
+from neurobridge.data.guard import open_hdf5
+from neurobridge.data.hdf5 import atomic_hdf5, text
+from neurobridge.errors import UserError, reading
 
 
 def content_id(pixels: np.ndarray) -> str:
@@ -20,6 +21,17 @@ def content_id(pixels: np.ndarray) -> str:
     digest = hashlib.sha1(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).tobytes())
     return digest.hexdigest()[:16]
+
+
+def decode_picture(data: bytes, what: str) -> np.ndarray:
+    """RGB pixels [H, W, 3] uint8 of an encoded picture; ``what`` names it in the UserError if it cannot be decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except Exception as error:  # what a decoder raises on damaged bytes is not documented
+        raise UserError(f"{what} is not an image that can be read: replace it, or fetch it again") from error
 
 
 @dataclass(kw_only=True)
@@ -58,7 +70,9 @@ class ImageSet:
             file.create_dataset("ids", data=self.ids.astype("S16"))
             file.create_dataset("pixels", data=self.pixels, chunks=(1, *self.pixels.shape[1:]), compression="gzip")
             for name, column in self.labels.items():
-                file.create_dataset(f"labels/{name}", data=column.astype("S") if column.dtype.kind == "U" else column)
+                file.create_dataset(
+                    f"labels/{name}", data=np.char.encode(column, "utf-8") if column.dtype.kind == "U" else column
+                )
 
     @staticmethod
     def read(path: Path | str) -> ImageSet:
@@ -68,14 +82,21 @@ class ImageSet:
             raise UserError(
                 f"no image set at {path}: import the images, or point --data at a folder that holds images.h5"
             )
-        try:
-            with h5py.File(path, "r") as file:
-                labels = {
-                    name: column[:].astype(str) if column.dtype.kind == "S" else column[:]
-                    for name, column in file.get("labels", {}).items()
-                }
-                return ImageSet(ids=file["ids"][:].astype(str), pixels=file["pixels"][:], labels=labels)
-        except (OSError, KeyError, RuntimeError) as error:
+        with reading(path, "image set", "import the images again"), open_hdf5(path) as file:
+            labels = {name: text(column[:]) for name, column in file.get("labels", {}).items()}
+            images = ImageSet(ids=file["ids"][:].astype(str), pixels=file["pixels"][:], labels=labels)
+        images._check(path)
+        return images
+
+    def _check(self, path: Path) -> None:
+        if self.ids.ndim != 1 or self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[3] != 3:
             raise UserError(
-                f"{path} is not a readable image set ({str(error).splitlines()[0]}): import the images again"
-            ) from error
+                f"{path}: ids have shape {self.ids.shape}, pixels shape {self.pixels.shape} and type "
+                f"{self.pixels.dtype}, expected [I] and uint8 [I, H, W, 3]; import the images again"
+            )
+        short = [name for name, column in self.labels.items() if column.shape[:1] != (len(self),)]
+        if len(self.pixels) != len(self) or len(set(self.ids.tolist())) != len(self) or short:
+            raise UserError(
+                f"{path}: {len(self)} ids ({len(set(self.ids.tolist()))} different) for {len(self.pixels)} pictures"
+                f"{f', and label {short[0]!r} of another length' if short else ''}; import the images again"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +58,14 @@ def refuse_pointer(path: Path) -> None:
         )
 
 
-def add_images(out: Path, pixels: Iterable[np.ndarray]) -> list[str]:
+def add_images(
+    out: Path, pixels: Iterable[np.ndarray], labels: Mapping[str, Sequence[str | float]] | None = None
+) -> list[str]:
     """Add pictures [H, W, 3] uint8 of one size to ``out``/images.h5; return their content ids in order.
 
-    What the set holds already stays. Raises UserError if the sizes differ.
+    ``labels``: name -> one value a picture ('concept', 'category': what ``data audit`` looks at). What the set holds
+    already stays, labels included; where a label is not known for a picture it is empty, or 0. Raises UserError if the
+    sizes differ.
     """
     path = out / "images.h5"
     known = ImageSet.read(path) if path.is_file() else None
@@ -77,7 +81,8 @@ def add_images(out: Path, pixels: Iterable[np.ndarray]) -> list[str]:
             "or import into another folder"
         )
     if len(unique) > before:
-        ImageSet(ids=np.array(list(unique)), pixels=np.stack(list(unique.values()))).write(path)
+        columns = _merge_labels({} if known is None else known.labels, before, labels or {}, ids, list(unique))
+        ImageSet(ids=np.array(list(unique)), pixels=np.stack(list(unique.values())), labels=columns).write(path)
     return ids
 
 
@@ -88,3 +93,23 @@ def repeats(names: np.ndarray) -> np.ndarray:
     for row, name in enumerate(names.tolist()):
         counts[row] = seen[name] = seen.get(name, -1) + 1
     return counts
+
+
+def _merge_labels(
+    known: Mapping[str, np.ndarray],
+    count: int,
+    labels: Mapping[str, Sequence[str | float]],
+    ids: Sequence[str],
+    order: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Label columns in the ``order`` of all ids, of which the first ``count`` have those of ``known``."""
+    merged = {}
+    for name in {**known, **labels}:
+        if name in known:
+            old = known[name]
+        else:
+            old = np.zeros(count, dtype=np.asarray(labels[name]).dtype)
+        new = dict(zip(ids, labels[name], strict=True)) if name in labels else {}
+        empty = np.zeros(old.shape[1:], dtype=old.dtype)
+        merged[name] = np.array([*old.tolist(), *(new.get(key, empty.tolist()) for key in order[count:])])
+    return merged

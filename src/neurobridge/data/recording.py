@@ -24,8 +24,10 @@ from torch_brain.data import (
 )
 
 from neurobridge import __version__
-from neurobridge.data.hdf5 import atomic_hdf5
-from neurobridge.errors import UserError
+from neurobridge.data.guard import open_hdf5
+from neurobridge.data.hdf5 import atomic_hdf5, storable
+from neurobridge.data.shapes import check_shapes
+from neurobridge.errors import UserError, reading
 
 SignalKind = Literal["sorted", "threshold_crossing", "binned_count", "mua_envelope"]
 SPLITS = ("train", "valid", "test")
@@ -114,7 +116,9 @@ def write_recording(recording: Recording, path: Path | str) -> None:
             timestamps=recording.spike_times[order].astype(np.float64), domain=domain, **spikes
         ),
         "units": ArrayDict(
-            id=recording.unit_ids.astype(str), brain_region=recording.regions.astype(str), **recording.unit_columns
+            id=storable(recording.unit_ids.astype(str)),
+            brain_region=storable(recording.regions.astype(str)),
+            **{name: storable(column) for name, column in recording.unit_columns.items()},
         ),
     }
     for name, series in recording.behaviour.items():
@@ -165,16 +169,9 @@ def read_recording(path: Path | str) -> Recording:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no recording at {path}: check the path, or import one with 'neurobridge data import'")
-    try:
-        with h5py.File(path, "r") as file:
-            recording = _read(file, path)
-    except UserError:
-        raise
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a readable HDF5 recording ({str(error).splitlines()[0]}): it may be empty or truncated; "
-            "download or import it again"
-        ) from error
+    mend = "it may be empty or truncated; download or import it again"
+    with reading(path, "HDF5 recording", mend), open_hdf5(path) as file:
+        recording = _read(file, path)
     check(recording, str(path))
     return recording
 
@@ -261,6 +258,7 @@ def check(recording: Recording, where: str) -> None:
         raise UserError(f"{where}: {len(r.regions)} regions for {len(r.unit_ids)} units; give one region a unit")
     if len(r.spike_times) != len(r.spike_units):
         raise UserError(f"{where}: {len(r.spike_times)} spike times but {len(r.spike_units)} unit indices")
+    check_shapes(r, where)
     if len(r.spike_times) == 0:
         raise UserError(f"{where} holds no spikes: the file is empty or the import went wrong; import it again")
     bad = np.flatnonzero(~np.isfinite(r.spike_times))

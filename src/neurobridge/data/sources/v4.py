@@ -9,8 +9,6 @@ Letters: N units, P presentations, H, W pixels.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import itertools
 import re
 import zipfile
@@ -18,12 +16,12 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 from rich.progress import Progress
 
-from neurobridge.data.images import ImageSet, content_id
+from neurobridge.data.images import ImageSet, content_id, decode_picture
 from neurobridge.data.importing import is_current, signature
 from neurobridge.data.recording import Recording, Stimuli, write_recording
+from neurobridge.data.splits import split_of
 from neurobridge.errors import UserError
 
 INTERVAL = 0.2
@@ -38,8 +36,10 @@ def import_v4(path: Path, out: Path = Path("data/v4"), *, seed: int = 0) -> Path
 
     One event per (unit, presentation): presentation i starts at 0.2 i s, the counting window is 100 ms, the event sits
     at its centre and its value is the mean count. The clock is ours, for the release holds no times. Splits go by image
-    content and ``seed`` alone (:func:`split_of`), so one image has one split in every session. Sessions whose pictures
-    were not released get the image id "" and the split train: they serve self-supervision only. Sessions already
+    content and ``seed`` alone (:func:`splits.split_of`), so one image has one split in every session: about 17 % test,
+    7 % valid. Near-duplicates split apart: session 210305 shows locally blurred variants of one photograph, so its
+    held-out images have twins in training (elsewhere only two pairs are that close). Sessions whose pictures were not
+    released get the image id "" and the split train: they serve self-supervision only. Sessions already
     written from the same bytes with the same seed are skipped. Raises UserError for input that cannot be used.
     """
     path, out = Path(path), Path(out)
@@ -67,19 +67,6 @@ def import_v4(path: Path, out: Path = Path("data/v4"), *, seed: int = 0) -> Path
     return out
 
 
-def split_of(image_id: str, *, seed: int = 0) -> str:
-    """Split of an image by its content id alone: about 17 % test, 7 % valid, the rest train.
-
-    Near-duplicates are other content and split apart: session 210305 shows locally blurred variants of one photograph,
-    so its held-out images have twins in training. Of the other sessions only two pairs of pictures are that close.
-    """
-    digest = hashlib.sha1(f"{seed}:{image_id}".encode()).digest()
-    draw = int.from_bytes(digest[:8], "big") / 2**64
-    if draw < TEST_FRACTION:
-        return "test"
-    return "valid" if draw < TEST_FRACTION + VALID_FRACTION else "train"
-
-
 def subject_of(session: str) -> str:
     """Animal of a session, from its date: WE in 2019, PE from October 2020 to March 2021, RA from June 2021."""
     if session < "200000":
@@ -101,7 +88,7 @@ def read_images(archive: Path) -> np.ndarray:
         with zipfile.ZipFile(archive) as file:
             names = [name for name in file.namelist() if _is_image_name(name)]
             names.sort(key=lambda name: PurePosixPath(name).name)
-            pictures = [_decode(file.read(name), archive, name) for name in names]
+            pictures = [decode_picture(file.read(name), f"'{name}' in {archive}") for name in names]
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(
             f"{archive} is not a whole zip archive ({error}): it may be truncated; download it again"
@@ -124,16 +111,6 @@ def read_images(archive: Path) -> np.ndarray:
 def _is_image_name(name: str) -> bool:
     path = PurePosixPath(name)
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
-
-
-def _decode(data: bytes, archive: Path, name: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise UserError(
-            f"'{name}' in {archive} is not an image that can be read: replace it, or download again"
-        ) from error
 
 
 def _write_images(archives: dict[str, Path], path: Path, progress: Progress) -> dict[str, np.ndarray]:
@@ -187,7 +164,7 @@ def _recording(file: Path, ids: np.ndarray | None, archive: Path, seed: int) -> 
         ids = np.full(presentations, "", dtype="U16")
         split = np.full(presentations, "train")
     else:
-        split = np.array([split_of(key, seed=seed) for key in ids.tolist()])
+        split = np.array([split_of(key, seed=seed, test=TEST_FRACTION, valid=VALID_FRACTION) for key in ids.tolist()])
     start = INTERVAL * np.arange(presentations)
     return Recording(
         dataset="macaque_v4",

@@ -1,0 +1,141 @@
+"""A lab's own recordings, declared by a manifest (docs/data-format.md): nothing is guessed.
+
+A manifest is a YAML file for one session. It names the tables (CSV, Parquet, NPZ, MATLAB, NWB, a saved pynapple TsGroup
+or SpikeInterface sorting) and says what cannot be seen in them: time unit, index base, signal kind, the regions in use,
+how the splits are made. What cannot be right ends in a sentence with the file, the row and the mend.
+"""
+
+from __future__ import annotations
+
+import itertools
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.progress import Progress
+
+from neurobridge.data.guard import open_hdf5
+from neurobridge.data.importing import add_images, file_hash, is_current, signature
+from neurobridge.data.quality import QualitySettings, select_units
+from neurobridge.data.recording import write_recording
+from neurobridge.data.sources.lab.containers import SORTING_ARCHIVE, SORTING_FILES
+from neurobridge.data.sources.lab.examination import examine, recognises
+from neurobridge.data.sources.lab.manifest import Manifest, manifests_of, read_manifest, resolve
+from neurobridge.data.sources.lab.session import Session, build
+from neurobridge.data.sources.lab.tsgroup import recording_from_tsgroup
+from neurobridge.errors import UserError, reading
+
+__all__ = ["examine", "import_lab", "recognises", "recording_from_tsgroup"]
+
+LIBRARIES = {"csv": "pandas", "parquet": "pyarrow", "npz": "numpy", "mat": "scipy", "nwb": "h5py"}
+
+
+def import_lab(path: Path, out: Path = Path("data/lab"), *, quality: QualitySettings = QualitySettings()) -> Path:
+    """Import the sessions that manifests declare into a data folder.
+
+    Sessions already written from the same bytes with the same thresholds are skipped.
+
+    Args:
+        path: A manifest (.yaml), or a folder of manifests, one a session.
+        out: Data folder to write.
+        quality: Thresholds of unit quality.
+
+    Raises:
+        UserError: The manifest or a file it names cannot be right; the sentence has the file, the row and the mend.
+    """
+    path, out = Path(path), Path(out)
+    manifests = [read_manifest(file) for file in manifests_of(path)]
+    sessions = {m.session_id: m.file for m in manifests}
+    for m in manifests:
+        if sessions[m.session_id] != m.file:
+            raise UserError(f"{m.file} and {sessions[m.session_id]} both declare session '{m.session_id}': rename one")
+    marks = {m.session_id: signature(_files(m), quality=quality) for m in manifests}
+    pending = [
+        m
+        for m in manifests
+        if not (m.image_root is None or (out / "images.h5").is_file())
+        or not is_current(out, m.session_id, marks[m.session_id])
+    ]
+    splits = _splits(out, skip={m.session_id for m in pending}) if pending else {}
+    with Progress(transient=True) as progress:
+        for m in progress.track(pending, description="sessions"):
+            session = build(m)
+            _refuse_other_split(m, session, splits)
+            _write(m, session, out, quality, marks[m.session_id])
+    return out
+
+
+def _write(m: Manifest, session: Session, out: Path, quality: QualitySettings, mark: str) -> None:
+    session.recording.provenance = _provenance(m, mark)
+    try:
+        recording = select_units(session.recording, quality)
+    except UserError as error:
+        raise UserError(f"{m.file}: {error}") from error
+    if session.pictures:
+        labels = {name: [of[key] for key in session.pictures] for name, of in session.labels.items()}
+        add_images(out, session.pictures.values(), labels)
+    write_recording(recording, out / "sessions" / f"{m.session_id}.h5")
+
+
+def _provenance(m: Manifest, mark: str) -> dict[str, str]:
+    tables = {"spikes": m.spikes, "units": m.units, "stimuli": m.stimuli}
+    files = {name: _content(resolve(m, table.path))[0] for name, table in tables.items() if table is not None}
+    used = sorted({LIBRARIES.get(table.format, "numpy") for table in tables.values() if table is not None})
+    rule = {None: "no stimuli", "column": "the stimulus table's own"}
+    return {
+        "source": f"a lab's own files, declared by {m.file.name}",
+        "manifest_hash": file_hash(m.file),
+        **{f"{name}_hash": f"{file.name} {file_hash(file)}" for name, file in files.items()},
+        "reader": "lab; " + ", ".join(f"{name} {version(name)}" for name in used),
+        "session_date": m.session_date.isoformat(),
+        "time": f"{m.time_unit}, index base {m.index_base}",
+        "split": rule.get(m.split, f"sha1 of seed {m.split_seed} and {m.split}"),
+        "signature": mark,
+    }
+
+
+def _content(path: Path) -> list[Path]:
+    """The files that hold a table's bytes: itself, or those of a saved sorting."""
+    if not path.exists():
+        raise UserError(f"no file at {path}, which a manifest names: mend the path")
+    if path.is_file():
+        return [path]
+    found = [file for file in (path / name for name in (*SORTING_FILES, SORTING_ARCHIVE)) if file.is_file()]
+    if not found:
+        raise UserError(f"{path} is a folder without a saved sorting ({', '.join(SORTING_FILES)}): mend the path")
+    return found
+
+
+def _files(m: Manifest) -> list[Path]:
+    """Every file that a session is made from, its pictures included."""
+    tables = [table for table in (m.spikes, m.units, m.stimuli) if table is not None]
+    files = [m.file, *itertools.chain.from_iterable(_content(resolve(m, table.path)) for table in tables)]
+    if m.image_root is not None and resolve(m, m.image_root).is_dir():
+        files += sorted(file for file in resolve(m, m.image_root).rglob("*") if file.is_file())
+    return files
+
+
+def _splits(out: Path, *, skip: set[str]) -> dict[str, tuple[str, str]]:
+    """Content id -> (split, session) of the pictures in the sessions of ``out`` that are not made again."""
+    known: dict[str, tuple[str, str]] = {}
+    for file in sorted((out / "sessions").glob("*.h5")):
+        if file.stem in skip:
+            continue
+        with reading(file, "HDF5 recording", "import it again"), open_hdf5(file) as opened:
+            if "stimuli" in opened:
+                columns = (opened[f"stimuli/{name}"].asstr()[:].tolist() for name in ("image_id", "split"))
+                known |= {key: (split, file.stem) for key, split in zip(*columns, strict=True) if key}
+    return known
+
+
+def _refuse_other_split(m: Manifest, session: Session, splits: dict[str, tuple[str, str]]) -> None:
+    """One picture, one split over all sessions; ``splits`` learns those of this session."""
+    stimuli = session.recording.stimuli
+    if stimuli is None or m.stimuli is None:
+        return
+    for row, (key, split) in enumerate(zip(stimuli.image_id.tolist(), stimuli.split.tolist(), strict=True)):
+        there, other = splits.setdefault(key, (split, m.session_id)) if key else (split, "")
+        if there != split:
+            raise UserError(
+                f"{resolve(m, m.stimuli.path)}: presentation {row} of session {m.session_id} shows a picture in the "
+                f"split {split} that session {other} has in {there}; give one picture one split in all sessions"
+            )

@@ -1,0 +1,200 @@
+"""A declared table as checked columns: every sentence names the file, the row and the column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from neurobridge.data.importing import refuse_pointer
+from neurobridge.data.sources.lab import containers
+from neurobridge.data.sources.lab.containers import Raw
+from neurobridge.data.sources.lab.manifest import Manifest, Table, TimeUnit, resolve
+from neurobridge.errors import UserError
+
+TRUTH = {"true": True, "1": True, "false": False, "0": False}
+
+
+@dataclass(kw_only=True)
+class Frame:
+    """Columns of one session by our names, all of one length, and the file's number of each row."""
+
+    file: Path
+    columns: dict[str, np.ndarray]
+    rows: np.ndarray
+    lines: bool
+    sampling_rate: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    def place(self, row: int) -> str:
+        """'spikes.csv, line 7' (the header is line 1), or 'spikes.npz, row 5 (from 0)'."""
+        number = int(self.rows[row])
+        return f"{self.file}, line {number + 2}" if self.lines else f"{self.file}, row {number} (from 0)"
+
+    def refuse(self, bad: np.ndarray, sentence: Callable[[int], str]) -> None:
+        """Raise UserError at the first row of the mask ``bad``: its place and what ``sentence`` says of it."""
+        rows = np.flatnonzero(bad)
+        if len(rows):
+            more = f" ({len(rows)} such rows)" if len(rows) > 1 else ""
+            raise UserError(f"{self.place(rows[0])}: {sentence(int(rows[0]))}{more}")
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column as float64, exact and finite."""
+        column = self.columns[name]
+        if column.dtype.kind not in "iufO":
+            raise UserError(f"{self.file}: '{name}' has type {column.dtype}, expected numbers")
+        values = np.empty(len(column))
+        try:
+            values[:] = column
+        except (TypeError, ValueError):
+            for row, cell in enumerate(column.tolist()):
+                try:
+                    values[row] = float(cell)
+                except (TypeError, ValueError, OverflowError):
+                    shown = f"'{str(cell)[:40]}'" if str(cell) else "empty"
+                    raise UserError(
+                        f"{self.place(row)}: '{name}' is {shown}, expected a number; mend the row"
+                    ) from None
+        self.refuse(~np.isfinite(values), lambda row: f"'{name}' is {values[row]}; mend or remove the row")
+        return values
+
+    def integers(self, name: str) -> np.ndarray:
+        """A column as int64; whole floats (MATLAB's) are integers."""
+        values = self.numbers(name)
+        wrong = (values != np.round(values)) | (np.abs(values) >= 2.0**53)
+        self.refuse(wrong, lambda row: f"'{name}' is {values[row]:g}, expected a whole number; mend the row")
+        return values.astype(np.int64)
+
+    def text(self, name: str, *, empty: bool = False) -> np.ndarray:
+        """A column as text, printable and (unless ``empty``) never empty; whole numbers lose their decimal point."""
+        column = self.columns[name]
+        if column.dtype.kind not in "iufOUS":
+            raise UserError(f"{self.file}: '{name}' has type {column.dtype}, expected text or numbers")
+        texts = np.array([_text(cell) for cell in column.tolist()], dtype=object)
+        bad = np.array([not t.isprintable() or (not empty and not t.strip()) for t in texts.tolist()], dtype=bool)
+        self.refuse(bad, lambda row: f"'{name}' is {texts[row]!r}, expected printable text; mend the row")
+        return texts.astype(str) if len(texts) else np.zeros(0, "U1")
+
+    def truths(self, name: str) -> np.ndarray:
+        """A column of true and false, or 1 and 0."""
+        column = self.columns[name]
+        if column.dtype.kind == "b":
+            return column
+        texts = [_text(cell).lower() for cell in column.tolist()]
+        bad = np.array([t not in TRUTH for t in texts], dtype=bool)
+        self.refuse(bad, lambda row: f"'{name}' is '{texts[row][:40]}', expected true or false; mend the row")
+        return np.array([TRUTH[t] for t in texts], dtype=bool)
+
+
+def _text(cell: object) -> str:
+    if isinstance(cell, bytes):
+        return cell.decode(errors="backslashreplace")
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return "" if cell is None or cell != cell else str(cell)
+
+
+def read_arrays(
+    manifest: Manifest, table: Table, needed: Sequence[str], optional: Sequence[str] = ()
+) -> tuple[Path, Raw]:
+    """The file's arrays under our names, as they are. Raises UserError for a column that is needed and not there."""
+    file = resolve(manifest, table.path)
+    if not file.exists():
+        raise UserError(f"{manifest.file} names {file}, which is not there: mend the path")
+    refuse_pointer(file)
+    theirs = {name: table.columns.get(name, name) for name in (*needed, *optional, *table.columns)}
+    if table.format == "csv":
+        raw = containers.read_csv(file)
+    elif table.format == "parquet":
+        raw = containers.read_parquet(file)
+    elif table.format == "npz":
+        raw = containers.read_npz(file, list(theirs.values()))
+    elif table.format == "mat":
+        raw = containers.read_mat(file, list(theirs.values()))
+    elif table.format == "nwb":
+        raw = containers.read_nwb(file, list(theirs.values()), table.table)
+    elif table.format == "tsgroup":
+        raw = containers.read_tsgroup(file)
+    else:
+        raw = containers.read_sorting(file)
+    for name in (*needed, *table.columns):
+        if theirs[name] not in raw.columns:
+            known = "" if name == theirs[name] else f" (our '{name}')"
+            raise UserError(
+                f"{file} has no column '{theirs[name]}'{known}; it holds {', '.join(raw.names[:20]) or 'none'}: add "
+                f"it, or name yours under columns in {manifest.file.name}"
+            )
+    ours = {name: raw.columns[theirs[name]] for name in theirs if theirs[name] in raw.columns}
+    raw.columns = {**{n: c for n, c in raw.columns.items() if n not in theirs.values()}, **ours}
+    return file, raw
+
+
+def read_frame(
+    manifest: Manifest, table: Table, needed: Sequence[str], optional: Sequence[str] = (), *, extra: bool = False
+) -> Frame:
+    """The rows of the manifest's session. Where the table has a ``session_id``, the others' rows are left out.
+
+    With ``extra``, further columns (all those of a CSV or Parquet file; else those named under ``columns``) come too.
+    """
+    foreign = set(table.columns) - {*needed, *optional, "session_id"}
+    if foreign and not extra:
+        raise UserError(
+            f"{manifest.file}: columns of {table.path} name '{sorted(foreign)[0]}', which nothing reads; known are "
+            f"{', '.join((*needed, *optional))}"
+        )
+    file, raw = read_arrays(manifest, table, needed, (*optional, "session_id"))
+    named = {*needed, *optional, "session_id"}
+    columns = {name: column for name, column in raw.columns.items() if extra or name in named}
+    if table.format == "mat":
+        columns = {n: c.ravel() if c.ndim == 2 and 1 in c.shape else c for n, c in columns.items()}
+    lengths = {name: column.shape for name, column in columns.items()}
+    first = next(iter(lengths))
+    for name, shape in lengths.items():
+        if len(shape) != 1 or shape != lengths[first]:
+            raise UserError(
+                f"{file}: the columns '{first}' and '{name}' have shapes {lengths[first]} and {shape}; they have to be "
+                "lists of one length"
+            )
+    rows = np.arange(lengths[first][0]) if raw.rows is None else raw.rows
+    frame = Frame(file=file, columns=columns, rows=rows, lines=table.format == "csv", sampling_rate=raw.sampling_rate)
+    return _of_session(frame, manifest) if "session_id" in frame else frame
+
+
+def _of_session(frame: Frame, manifest: Manifest) -> Frame:
+    names = frame.text("session_id")
+    mine = names == manifest.session_id
+    if not mine.any():
+        found = ", ".join(sorted(set(names.tolist()))[:5]) or "none"
+        raise UserError(
+            f"{frame.file} has no row of session '{manifest.session_id}' (session_ids there: {found}): mend "
+            f"session_id in {manifest.file.name}"
+        )
+    columns = {name: column[mine] for name, column in frame.columns.items() if name != "session_id"}
+    return Frame(
+        file=frame.file,
+        columns=columns,
+        rows=frame.rows[mine],
+        lines=frame.lines,
+        sampling_rate=frame.sampling_rate,
+    )
+
+
+def seconds(raw: np.ndarray, unit: TimeUnit, manifest: Manifest) -> np.ndarray:
+    """Times of a file in s: exact for s; sample ``index_base`` is time 0."""
+    if unit == "s":
+        return raw
+    return raw / 1000.0 if unit == "ms" else (raw - manifest.index_base) / manifest.sampling_rate
+
+
+def first_of_each(values: np.ndarray) -> np.ndarray:
+    """True where a value appears for the first time."""
+    mask = np.zeros(len(values), dtype=bool)
+    mask[np.unique(values, return_index=True)[1]] = True
+    return mask

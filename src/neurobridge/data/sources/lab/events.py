@@ -1,0 +1,176 @@
+"""The events of a session: spikes with their times, or values in bins after each onset.
+
+Letters: S events, N units, P presentations, T bins.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from neurobridge.data.sources.lab.columns import Frame, read_arrays, read_frame, seconds
+from neurobridge.data.sources.lab.manifest import MIX_UP, VALUED, Manifest
+from neurobridge.data.sources.lab.presentations import Presentations
+from neurobridge.errors import UserError
+
+FASTEST_HZ = 1000.0
+SLOWEST_HZ = 0.01
+LONG_S = 86_400.0
+FEWEST = 50
+TIGHT = 1 / 500
+
+
+def event_columns(manifest: Manifest) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns that the declared layout needs, and those it may have."""
+    if manifest.spikes.layout == "binned":
+        return ("values", "bin_edges"), ()
+    names = ("time", "unit_id") if manifest.spikes.layout == "labels" else ("spike_times", "spike_units")
+    return ((*names, "value"), ()) if manifest.signal_kind in VALUED else (names, ("value",))
+
+
+def read_events(manifest: Manifest, unit_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Times [S] in s, unit rows [S] and values [S] (None for spikes)."""
+    valued = manifest.signal_kind in VALUED
+    labels = manifest.spikes.layout == "labels"
+    needed, optional = event_columns(manifest)
+    frame = read_frame(manifest, manifest.spikes, needed, optional)
+    if "value" in frame and not valued:
+        raise UserError(
+            f"{frame.file} has values but the signal_kind {manifest.signal_kind}: declare {' or '.join(VALUED)}, or "
+            "remove the column"
+        )
+    if frame.sampling_rate is not None and frame.sampling_rate != manifest.sampling_rate:
+        raise UserError(
+            f"{frame.file} was sampled at {frame.sampling_rate:g} Hz but {manifest.file.name} declares "
+            f"{manifest.sampling_rate:g}; mend sampling_rate"
+        )
+    if not len(frame):
+        raise UserError(f"{frame.file} holds no spikes of session {manifest.session_id}: export it again")
+    whole = manifest.time_unit == "samples"
+    raw = frame.integers(needed[0]).astype(np.float64) if whole else frame.numbers(needed[0])
+    times = seconds(raw, manifest.time_unit, manifest)
+    rows = _labelled(frame, unit_ids, manifest) if labels else _indexed(frame, len(unit_ids), manifest)
+    _check_times(frame, needed[0], raw, times, rows, unit_ids, manifest)
+    return times, rows, frame.numbers("value") if valued else None
+
+
+def _labelled(frame: Frame, unit_ids: np.ndarray, manifest: Manifest) -> np.ndarray:
+    labels, inverse = np.unique(frame.text("unit_id"), return_inverse=True)
+    row_of = {unit: row for row, unit in enumerate(unit_ids.tolist())}
+    rows = np.array([row_of.get(label, -1) for label in labels.tolist()], dtype=np.int64)[inverse]
+    frame.refuse(
+        rows < 0,
+        lambda row: (
+            f"unit_id '{labels[inverse[row]]}' is not in {manifest.units.path}; add the unit there, or mend the row"
+        ),
+    )
+    return rows
+
+
+def _indexed(frame: Frame, units: int, manifest: Manifest) -> np.ndarray:
+    index, base = frame.integers("spike_units"), manifest.index_base
+    rows = index - base
+    frame.refuse(
+        (rows < 0) | (rows >= units),
+        lambda row: (
+            f"spike_units is {index[row]}, but with index_base {base} the {units} units of "
+            f"{manifest.units.path} are {base} to {units - 1 + base}; mend the row, or declare index_base: {1 - base}"
+        ),
+    )
+    return rows
+
+
+def _check_times(
+    frame: Frame,
+    name: str,
+    raw: np.ndarray,
+    times: np.ndarray,
+    rows: np.ndarray,
+    unit_ids: np.ndarray,
+    manifest: Manifest,
+) -> None:
+    start, end = manifest.duration
+    frame.refuse(
+        times < 0,
+        lambda row: (
+            f"{name} is {raw[row]:g}, before the first moment"
+            + (f" (with index_base {manifest.index_base})" if manifest.time_unit == "samples" else "")
+            + "; times count from 0: shift the clock, or remove the row"
+        ),
+    )
+    order = np.argsort(rows, kind="stable")
+    back = np.zeros(len(times), dtype=bool)
+    back[order[1:]] = (np.diff(times[order]) < 0) & (np.diff(rows[order]) == 0)
+    frame.refuse(
+        back, lambda row: f"{name} {raw[row]:g} comes after a later spike of unit '{unit_ids[rows[row]]}'; sort by time"
+    )
+    frame.refuse(
+        (times < start) | (times > end),
+        lambda row: (
+            f"{name} is {raw[row]:g} ({times[row]:g} s), outside the duration of {start:g} to {end:g} s; {MIX_UP}"
+        ),
+    )
+    if manifest.signal_kind not in VALUED:
+        _check_rates(frame.file, times, rows, unit_ids, manifest)
+
+
+def _check_rates(file: Path, times: np.ndarray, rows: np.ndarray, unit_ids: np.ndarray, manifest: Manifest) -> None:
+    """Refuse what only a mix-up of units explains: 1 kHz, all spikes in 0.2 % of the time, or 0.01 Hz for days."""
+    start, end = manifest.duration
+    count = np.bincount(rows, minlength=len(unit_ids))
+    busiest = int(count.argmax())
+    span = float(np.ptp(times))
+    if count[busiest] >= FEWEST and count[busiest] > FASTEST_HZ * span:
+        raise UserError(
+            f"{file}: unit '{unit_ids[busiest]}' has {count[busiest]} spikes in {span:g} s, more than {FASTEST_HZ:g} a "
+            f"second; {MIX_UP}"
+        )
+    if len(times) >= FEWEST and span < TIGHT * (end - start):
+        raise UserError(
+            f"{file}: all {len(times)} spikes lie within {span:g} s of a recording of {end - start:g} s; {MIX_UP}"
+        )
+    if end - start > LONG_S and np.median(count) < SLOWEST_HZ * (end - start):
+        raise UserError(
+            f"{file}: a recording of {(end - start) / 3600:.0f} h with {np.median(count):g} spikes a unit; {MIX_UP} "
+            f"(the duration in {manifest.file.name} is always in s)"
+        )
+
+
+def read_binned(manifest: Manifest, shown: Presentations, units: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One event a (trial, bin, unit), at the bin's centre after the onset, whose value is the count or envelope."""
+    file, raw = read_arrays(manifest, manifest.spikes, ("values", "bin_edges"))
+    values, edges = raw.columns["values"], raw.columns["bin_edges"].ravel()
+    if values.dtype.kind not in "iuf" or edges.dtype.kind not in "iuf":
+        raise UserError(f"{file}: values have type {values.dtype} and bin_edges {edges.dtype}, expected numbers")
+    if manifest.spikes.format == "mat" and values.ndim == 2:
+        values = values[:, :, None]  # MATLAB drops a last axis of length 1
+    expected = (len(shown.frame), len(edges) - 1, units)
+    if values.shape != expected:
+        raise UserError(
+            f"{file}: values have shape {values.shape}, expected {expected}: presentations of {shown.frame.file.name}, "
+            "bins between bin_edges, units"
+        )
+    if not len(edges) > 1 or not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
+        raise UserError(f"{file}: bin_edges have to be two or more finite, ascending times after the onset")
+    with np.errstate(over="ignore", invalid="ignore"):
+        kept = values.astype(np.float32)
+    bad = np.argwhere(~np.isfinite(kept) | ((kept < 0) & (manifest.signal_kind == "binned_count")))
+    if len(bad):
+        trial, time, unit = bad[0]
+        raise UserError(
+            f"{file}: values[{trial}, {time}, {unit}] is {values[trial, time, unit]} ({len(bad)} such values); counts "
+            "are finite and not negative, envelopes finite: mend it, or leave the trial or unit out"
+        )
+    edges = edges.astype(np.float64)
+    rate = manifest.sampling_rate if manifest.time_unit == "samples" else {"s": 1.0, "ms": 1000.0}[manifest.time_unit]
+    centre = (edges[1:] + edges[:-1]) / 2 / rate
+    times = shown.start[:, None] + centre
+    outside = np.argwhere((times < manifest.duration[0]) | (times > manifest.duration[1]))
+    if len(outside):
+        trial, time = outside[0]
+        raise UserError(
+            f"{shown.frame.place(int(trial))}: bin {time} of this presentation lies at {times[trial, time]:g} s, "
+            f"outside the duration of {manifest.duration[0]:g} to {manifest.duration[1]:g} s; {MIX_UP}"
+        )
+    return np.repeat(times.ravel(), units), np.tile(np.arange(units), times.size), kept.ravel()

@@ -1,0 +1,262 @@
+"""The manifest: a YAML file that declares what a session's files hold, so that nothing has to be guessed."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import re
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from neurobridge.data.recording import UNKNOWN_REGION, SignalKind
+from neurobridge.errors import UserError, reading
+
+TimeUnit = Literal["s", "ms", "samples"]
+TableFormat = Literal["csv", "parquet", "npz", "mat", "nwb", "tsgroup", "spikeinterface"]
+Layout = Literal["labels", "indices", "binned"]
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+MOST_BYTES = 1_000_000
+VALUED = ("binned_count", "mua_envelope")
+MIX_UP = "is the time_unit right (s taken for ms, or ms for s)?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A file of columns.
+
+    path: The file, relative to the manifest. format: How it is written. table: For NWB, the table inside
+    (``units``, ``intervals/trials``). columns: Our column name -> the file's, where they differ.
+    """
+
+    path: Path
+    format: TableFormat
+    table: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikeTable(Table):
+    """The events.
+
+    layout: ``labels`` (``time`` and ``unit_id`` of each event), ``indices`` (``spike_times`` and ``spike_units``, rows
+    of the unit table) or ``binned`` (``values`` [trial, time, unit] and ``bin_edges`` after the onset). Events of
+    ``binned_count`` and ``mua_envelope`` signals need a ``value`` too.
+    """
+
+    layout: Layout = "labels"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StimulusTable(Table):
+    """The presentations, with a clock unit of their own where it differs from the spikes'."""
+
+    time_unit: TimeUnit | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What one session's files hold.
+
+    dataset, subject, session_id: Names; letters, digits, ``.``, ``_``, ``-``.
+    session_date: Day of the recording, YYYY-MM-DD.
+    signal_kind: sorted, threshold_crossing, binned_count or mua_envelope.
+    time_unit: Of spike times and bin edges (and of stimuli, unless they say otherwise): s, ms or samples.
+    index_base: What the first unit, and the first sample, is called: 0 or 1.
+    duration: First and last moment of the recording, in s whatever the time unit: the check against a mix-up.
+    areas: Every region name that the unit table may use; ``unknown`` is always allowed.
+    spikes, units, stimuli: The tables; without stimuli the session serves pretraining only.
+    species: NCBI name, such as MACACA_MULATTA.
+    sampling_rate: Samples a second, where a time unit is samples.
+    image_root: Folder of the pictures, relative to the manifest; null: they are not at hand. Needed with stimuli.
+    split: ``column`` (the table's own), ``image`` or ``concept`` (drawn from content or concept). Needed with stimuli.
+    split_seed, split_test, split_valid: Seed and shares of such a draw.
+    """
+
+    dataset: str
+    subject: str
+    session_id: str
+    session_date: datetime.date
+    signal_kind: SignalKind
+    time_unit: TimeUnit
+    index_base: Literal[0, 1]
+    duration: tuple[float, float]
+    areas: list[str]
+    spikes: SpikeTable
+    units: Table
+    stimuli: StimulusTable | None = None
+    species: str = "UNKNOWN"
+    sampling_rate: float | None = None
+    image_root: Path | None = None
+    split: Literal["column", "image", "concept"] | None = None
+    split_seed: int = 0
+    split_test: float = 1 / 6
+    split_valid: float = 0.07
+    file: Path = field(default=Path(), metadata={"ours": True})
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a manifest. Raises UserError that names the file, the key and the mend."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no manifest at {path}: write one (see docs/data-format.md), or check the path")
+    if path.stat().st_size > MOST_BYTES:
+        raise UserError(f"{path} has {path.stat().st_size} bytes, too many for a manifest: is it another file?")
+    with reading(path, "YAML manifest", "mend the line"):
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} holds {_kind(loaded)}, expected keys and values: see docs/data-format.md")
+    manifest = _fill(Manifest, loaded, str(path), file=path)
+    _check(manifest, loaded)
+    return manifest
+
+
+def manifests_of(path: Path) -> list[Path]:
+    """The manifest, or those of a folder. Raises UserError if there is none."""
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml"))
+        if not found:
+            raise UserError(f"{path} holds no manifest (.yaml): write one for each session (see docs/data-format.md)")
+        return found
+    if not path.is_file():
+        raise UserError(f"no manifest at {path}: give a .yaml file or a folder of them")
+    return [path]
+
+
+def resolve(manifest: Manifest, path: Path) -> Path:
+    """``path`` as the manifest means it: relative to the manifest's folder."""
+    return manifest.file.parent / path
+
+
+def _check(m: Manifest, given: dict) -> None:
+    where = m.file
+    for key in ("dataset", "subject", "session_id"):
+        if not NAME.fullmatch(getattr(m, key)):
+            raise UserError(f"{where}: {key} is '{getattr(m, key)}': use letters, digits, '.', '_' and '-' only")
+    start, end = m.duration
+    if not 0 <= start < end < float("inf"):
+        raise UserError(f"{where}: duration is [{start:g}, {end:g}]; give first and last second, from 0 on, ascending")
+    units = {m.time_unit, m.stimuli.time_unit if m.stimuli else None}
+    if "samples" in units and not (m.sampling_rate and 0 < m.sampling_rate < float("inf")):
+        raise UserError(f"{where}: times are in samples but sampling_rate is {m.sampling_rate}; give it in Hz")
+    if "samples" not in units and m.sampling_rate is not None:
+        raise UserError(f"{where}: sampling_rate is given but no time is in samples; remove it or mend time_unit")
+    if not m.areas:
+        raise UserError(f"{where}: areas is empty; list every region name of the unit table ('{UNKNOWN_REGION}' too)")
+    if m.stimuli is not None:
+        for key in ("image_root", "split"):
+            if key not in given:
+                raise UserError(
+                    f"{where}: stimuli are given but no {key}; declare it ('image_root: null': no pictures)"
+                )
+        if m.split is None:
+            raise UserError(f"{where}: split is null; declare column, image or concept")
+        if m.split == "image" and m.image_root is None:
+            raise UserError(f"{where}: split: image needs the pictures; give image_root, or split by column or concept")
+    if min(m.split_test, m.split_valid) < 0 or not m.split_test + m.split_valid < 1:
+        shares = f"{m.split_test:g} and {m.split_valid:g}"
+        raise UserError(f"{where}: split_test and split_valid are {shares}; they are shares that leave some train")
+    valued = m.signal_kind in VALUED
+    if m.spikes.layout == "binned" and not (valued and m.stimuli):
+        raise UserError(
+            f"{where}: the layout binned holds values after stimulus onset: it needs stimuli and the signal_kind "
+            f"{' or '.join(VALUED)}, not {m.signal_kind}"
+        )
+    fixed = {"nwb": "s", "tsgroup": "s", "spikeinterface": "samples"}
+    for name, table, unit in (("spikes", m.spikes, m.time_unit), ("stimuli", m.stimuli, stimulus_unit(m))):
+        if table is not None and fixed.get(table.format, unit) != unit:
+            raise UserError(
+                f"{where}: {name} have the format {table.format}, whose times are in {fixed[table.format]}, but the "
+                f"time_unit {unit}; mend one of them"
+            )
+    if m.spikes.format == "spikeinterface" and m.index_base != 0:
+        raise UserError(f"{where}: a SpikeInterface sorting counts from 0; declare index_base: 0")
+    if m.spikes.format in fixed and m.spikes.layout != "labels":
+        raise UserError(f"{where}: spikes of the format {m.spikes.format} have the layout labels; remove layout")
+    for name, table in (("units", m.units), ("stimuli", m.stimuli)):
+        if table is not None and table.format in ("tsgroup", "spikeinterface"):
+            raise UserError(f"{where}: {name} cannot have the format {table.format}, which holds spikes; write a CSV")
+
+
+def stimulus_unit(m: Manifest) -> TimeUnit:
+    """The clock unit of the stimulus table."""
+    return m.stimuli.time_unit if m.stimuli is not None and m.stimuli.time_unit is not None else m.time_unit
+
+
+def _fill(cls: type, given: dict, where: str, **ours: object) -> Any:
+    """A dataclass from a mapping; UserError for keys unknown or missing and for values of another type."""
+    known = {f.name: f for f in fields(cls) if not f.metadata.get("ours")}
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"do you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
+            raise UserError(f"{where}: unknown key '{str(key)[:80]}'; {hint}")
+    hints = get_type_hints(cls)
+    values = {}
+    for name, f in known.items():
+        if name in given:
+            values[name] = _convert(given[name], hints[name], where, name)
+        elif f.default is MISSING and f.default_factory is MISSING:
+            raise UserError(f"{where}: '{name}' is missing; nothing is guessed, so declare it")
+    return cls(**values, **ours)
+
+
+def _convert(value: Any, hint: Any, where: str, name: str) -> Any:
+    if get_origin(hint) in (Union, UnionType):
+        if value is None:
+            return None
+        hint = next(a for a in get_args(hint) if a is not NoneType)
+
+    def refuse(expected: str) -> UserError:
+        return UserError(f"{where}: {name} is {_kind(value)}, expected {expected}")
+
+    if is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise refuse("keys and values (path, format, ...)")
+        return _fill(hint, value, f"{where}: {name}")  # pyright: ignore
+    if get_origin(hint) is Literal:
+        if isinstance(value, bool) or value not in get_args(hint):
+            raise refuse(f"one of {', '.join(map(str, get_args(hint)))}")
+        return value
+    if hint is str or hint is Path:
+        if not isinstance(value, str) or not value.isprintable() or not value:
+            raise refuse("text (put it in quotes)")
+        return hint(value)
+    if hint is datetime.date:
+        if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+            return value
+        raise refuse("a day as YYYY-MM-DD, without quotes")
+    if hint in (int, float):
+        if isinstance(value, bool) or not isinstance(value, (int, hint)):
+            raise refuse("a number")
+        return _number(value, hint, refuse)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list) or len(value) != 2:
+            raise refuse("two numbers, [first, last]")
+        return tuple(_convert(part, float, where, name) for part in value)
+    if get_origin(hint) is list:
+        if not isinstance(value, list):
+            raise refuse("a list, [V1, V4]")
+        return [_convert(part, str, where, name) for part in value]
+    assert get_origin(hint) is dict
+    if not isinstance(value, dict):
+        raise refuse("keys and values, {our_name: their_name}")
+    return {_convert(k, str, where, name): _convert(v, str, where, f"{name}.{k}") for k, v in value.items()}
+
+
+def _number(value: Any, hint: type, refuse: Any) -> Any:
+    try:
+        return hint(value)
+    except OverflowError as error:
+        raise refuse("a smaller number") from error
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "empty"
+    if isinstance(value, (dict, list)):
+        return "keys and values" if isinstance(value, dict) else "a list"
+    return f"'{str(value)[:80]}' ({type(value).__name__})"
