@@ -64,8 +64,8 @@ def test_further_columns_of_stimuli_and_units(tmp_path):
         assert Data.from_hdf5(file, lazy=True).stimuli.contrast[0] == 0.25
     write_recording(recording(), tmp_path / "c.h5")
     assert read_recording(tmp_path / "c.h5").stimuli.columns == {}
-    for name, column in (("start", np.zeros(2)), ("choice", np.zeros(3)), ("choice", np.float64(1))):
-        with pytest.raises(UserError, match=f"stimulus column '{name}' has shape"):
+    for name, column in (("start", np.zeros(2)), ("choice", np.zeros(3)), ("choice", np.array(1.0))):
+        with pytest.raises(UserError, match=f"stimulus column .*'{name}'"):
             write_recording(recording(stimuli=replace(stimuli, columns={name: column})), tmp_path / "d.h5")
 
 

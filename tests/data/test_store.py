@@ -1,5 +1,7 @@
 """Windows, bins and batches against naive loops; what a step sees depends on (seed, step) alone."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -90,6 +92,62 @@ def test_too_long_windows_are_refused():
         Session(recording(), window_ms=90_000)
 
 
+def test_stored_and_held_sessions_give_the_same(tmp_path):
+    for values in (False, True):
+        r = recording(values=values)
+        write_recording(r, tmp_path / "s1.h5")
+        held, stored = Session(r, window_ms=100), Session.open(tmp_path / "s1.h5", window_ms=100)
+        rows = np.array([5, 0, 41, 41])
+        for one, other in zip(held.events(rows), stored.events(rows), strict=True):
+            np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(held.binned(rows, 10), stored.binned(rows, 10))
+        np.testing.assert_array_equal(held.start_bias(10), stored.start_bias(10))
+        np.testing.assert_array_equal(held.image_ids(rows), stored.image_ids(rows))
+        assert held.split.tolist() == stored.split.tolist()
+        assert stored.recording.unit_keys == r.unit_keys
+
+
+def test_many_windows_are_worked_on_in_blocks():
+    session = Session(recording(spikes=150_000, presentations=50), window_ms=300)
+    rows = np.tile(session.rows("train"), 12)
+    counts = session.binned(rows, 1)
+    assert counts.size > 2 * 2**18
+    np.testing.assert_array_equal(counts[: len(rows) // 12], counts[-len(rows) // 12 :])
+    assert counts.sum() == session.event_counts(session.starts[rows]).sum()
+    assert session.binned(rows[:0], 10).shape == (0, 5, 30)
+
+
+def test_the_start_bias_is_the_log_mean_count_a_bin():
+    session = Session(recording(), window_ms=300)
+    counts = session.binned(session.rows("train"), 10)
+    np.testing.assert_allclose(session.start_bias(10), np.log(counts.mean((0, 2))), rtol=1e-5)
+
+
+def test_random_windows_begin_on_any_millisecond_of_their_split():
+    r = recording(presentations=300)
+    r.stimuli = None
+    session = Session(r, window_ms=100)
+    starts = session.random_starts("valid", 4000, np.random.default_rng(0))
+    allowed = session.starts[session.rows("valid")]
+    assert np.isin(np.rint((starts - allowed[0]) * 1000) % 100, np.arange(100)).all()
+    assert len(np.unique(np.rint(starts * 1000))) > 800, "blocks of ten windows leave 901 starts each"
+    covered = np.zeros(120_000, bool)
+    for start in np.rint(allowed * 1000).astype(int):
+        covered[start : start + 100] = True
+    assert all(covered[s : s + 100].all() for s in np.rint(starts * 1000).astype(int))
+    trials = Session(recording(), window_ms=300)
+    drawn = trials.random_starts("test", 50, np.random.default_rng(0))
+    assert set(drawn.tolist()) <= set(trials.starts[trials.rows("test")].tolist())
+
+
+def test_windows_from_any_start_are_a_batch():
+    made = batcher().batch_from([(0, np.array([0.1234, 2.0])), (1, np.array([0.0, 7.7]))])
+    assert made.row.tolist() == made.stimulus.tolist() == [-1] * 4
+    r = recording(name="s0", seed=0)
+    ticks = np.round(r.spike_times * 1000) - 2000
+    assert made.target[1].sum() == ((ticks >= 0) & (ticks < 300)).sum()
+
+
 def batcher(sessions=3) -> Batcher:
     opened = [
         Session(recording(name=f"s{k}", seed=k, presentations=60 * (k + 1)), window_ms=300) for k in range(sessions)
@@ -110,6 +168,21 @@ def test_a_step_depends_on_seed_and_step_alone():
     assert all(torch.equal(a, b) for a, b in zip(whole, steps(workers), strict=True))
     other = steps(StepBatches(batcher(), first=0, last=6, **common | {"seed": 6}))
     assert not all(torch.equal(a, b) for a, b in zip(whole, other, strict=True))
+
+
+@pytest.mark.parametrize("way", ["fork", "spawn"])
+def test_workers_read_sessions_from_disk(tmp_path, way):
+    for k in range(3):
+        write_recording(recording(name=f"s{k}", seed=k), tmp_path / "sessions" / f"s{k}.h5")
+    opened = open_sessions(tmp_path, window_ms=300)
+    opened[0].events(np.array([0]))  # mapped here before the workers start
+    source = Batcher(opened, rows_of_units={s.name: list(range(5)) for s in opened}, bin_ms=10)
+    batches = StepBatches(source, split="train", windows=8, groups=2, seed=5, first=0, last=4)
+    loader = DataLoader(batches, batch_size=None, num_workers=2, multiprocessing_context=way)
+    for one, other in zip(batches, loader, strict=True):
+        assert torch.equal(one.event_tick, other.event_tick)
+        assert torch.equal(one.target, other.target)
+    assert len(pickle.dumps(opened[0])) < 10_000
 
 
 def test_a_batch_targets_what_its_events_say():

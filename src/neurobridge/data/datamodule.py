@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from neurobridge.data.store import Session
+from neurobridge.data.store import Session, bin_events
 from neurobridge.errors import UserError
-from neurobridge.neuro.batch import SpikeBatch, bin_events
+from neurobridge.neuro.batch import SpikeBatch
 
 
 def open_sessions(folder: Path, names: Sequence[str] = (), *, window_ms: int, offset_ms: int = 0) -> list[Session]:
@@ -48,46 +48,62 @@ class Batcher:
 
     def batch(self, picks: Sequence[tuple[int, np.ndarray]]) -> SpikeBatch:
         """picks: (index of a session, rows of its windows), equally many rows each."""
+        made = self.batch_from([(i, self.sessions[i].starts[rows]) for i, rows in picks])
+        shown = np.concatenate([self.sessions[i].image_row[rows] for i, rows in picks])
+        made.row = torch.from_numpy(np.concatenate([rows for _, rows in picks]))
+        made.stimulus = torch.from_numpy(shown)
+        return made
+
+    def batch_from(self, picks: Sequence[tuple[int, np.ndarray]]) -> SpikeBatch:
+        """picks: (index of a session, starts of windows in s), equally many each; ``row`` and ``stimulus`` are -1."""
         per_group = len(picks[0][1])
-        assert all(len(rows) == per_group for _, rows in picks), "sessions of a batch give equal numbers of windows"
+        assert all(len(starts) == per_group for _, starts in picks), "sessions of a batch give equal numbers of windows"
+        first = self.sessions[picks[0][0]]
+        assert len({self.kind(i) for i, _ in picks}) == 1, "sessions of a batch give one kind of signal and window"
         widest = max(self.sessions[i].units for i, _ in picks)
         unit_row = np.zeros((len(picks), widest), dtype=np.int64)
         region = np.full((len(picks), widest), -1, dtype=np.int64)
         unit_mask = np.zeros((len(picks), widest), dtype=bool)
-        parts, stimulus = [], []
-        for g, (i, rows) in enumerate(picks):
+        parts = []
+        for g, (i, starts) in enumerate(picks):
             session = self.sessions[i]
             unit_row[g, : session.units] = self.unit_rows[i]
             region[g, : session.units] = self.regions[i]
             unit_mask[g, : session.units] = True
-            window, column, tick, value = session.events(rows)
-            parts.append((window + g * per_group, column, tick, value))
-            stimulus.append(session.image_row[rows])
-        window, column, tick = (torch.from_numpy(np.concatenate([p[k] for p in parts])) for k in range(3))
-        valued = self.sessions[picks[0][0]].valued
-        value = torch.from_numpy(np.concatenate([p[3] for p in parts])) if valued else None
-        first = self.sessions[picks[0][0]]
-        shape = (len(picks) * per_group, widest, first.window_ms // self.bin_ms)
+            window, column, tick, value = session.events_from(starts)
+            parts.append((window + g * per_group if g else window, column, tick, value))
+        window, column, tick = (_joined([p[k] for p in parts]) for k in range(3))
+        value = _joined([p[3] for p in parts]) if first.valued else None
+        bin_ms, windows = self.bin_ms, len(picks) * per_group
+        target = bin_events(window, column, tick, value, (windows, widest, first.window_ms // bin_ms), bin_ms)
         return SpikeBatch(
             unit_row=torch.from_numpy(unit_row),
             unit_mask=torch.from_numpy(unit_mask),
             region=torch.from_numpy(region),
-            event_window=window,
-            event_unit=column,
-            event_tick=tick,
-            event_value=value,
-            target=bin_events(window, column, tick, value, shape, self.bin_ms),
+            event_window=torch.from_numpy(window),
+            event_unit=torch.from_numpy(column),
+            event_tick=torch.from_numpy(tick),
+            event_value=None if value is None else torch.from_numpy(value),
+            target=torch.from_numpy(target),
             window_ms=first.window_ms,
-            bin_ms=self.bin_ms,
-            stimulus=torch.from_numpy(np.concatenate(stimulus)),
+            bin_ms=bin_ms,
+            stimulus=torch.full((windows,), -1),
             session=torch.tensor([i for i, _ in picks]),
-            row=torch.from_numpy(np.concatenate([rows for _, rows in picks])),
+            row=torch.full((windows,), -1),
         )
+
+    def kind(self, index: int) -> tuple[bool, int]:
+        """What the sessions of one batch have in common: values or spikes, and the length of the window."""
+        return self.sessions[index].valued, self.sessions[index].window_ms
 
     def sequence(self, index: int, rows: np.ndarray, size: int) -> Iterator[SpikeBatch]:
         """All ``rows`` of session ``index`` in order, ``size`` windows a batch."""
         for at in range(0, len(rows), size):
             yield self.batch([(index, rows[at : at + size])])
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class StepBatches(IterableDataset):
@@ -111,10 +127,10 @@ class StepBatches(IterableDataset):
     ) -> None:
         super().__init__()
         self.batcher, self.seed, self.first, self.last, self.rank = batcher, seed, first, last, rank
-        self.rows = [s.rows(split) for s in batcher.sessions]
-        root = np.sqrt([len(r) for r in self.rows])
+        self.split = split
+        root = np.sqrt([s.count(split) for s in batcher.sessions])
         self.share = root / root.sum()
-        self.groups = min(groups, len(self.rows))
+        self.groups = min(groups, len(batcher.sessions))
         self.per_group = max(1, windows // self.groups)
 
     def __len__(self) -> int:
@@ -125,5 +141,6 @@ class StepBatches(IterableDataset):
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for step in range(self.first + offset, self.last, stride):
             rng = np.random.default_rng([self.seed, step, self.rank])
-            chosen = rng.choice(len(self.rows), size=self.groups, replace=False, p=self.share)
-            yield self.batcher.batch([(int(i), rng.choice(self.rows[i], size=self.per_group)) for i in chosen])
+            chosen = rng.choice(len(self.share), size=self.groups, replace=False, p=self.share)
+            rows = [(int(i), self.batcher.sessions[i].rows(self.split)) for i in chosen]
+            yield self.batcher.batch([(i, rng.choice(r, size=self.per_group)) for i, r in rows])

@@ -1,4 +1,4 @@
-"""Writing HDF5 so that a full disk is an error and not a crash."""
+"""Writing HDF5 so that a full disk is an error and not a crash; reading many small arrays of it quickly."""
 
 from __future__ import annotations
 
@@ -40,3 +40,35 @@ def text(column: np.ndarray) -> np.ndarray:
         return column
     cells = [x.decode() if isinstance(x, bytes) else str(x) for x in column.ravel().tolist()]
     return np.array(cells, dtype=str).reshape(column.shape)
+
+
+def has(file: h5py.File, path: str) -> bool:
+    """True if every part of ``path`` is there."""
+    parts = path.encode().split(b"/")
+    return all(file.id.links.exists(b"/".join(parts[: n + 1])) for n in range(len(parts)))
+
+
+def read_array(file: h5py.File, path: str) -> np.ndarray:
+    """``file[path][:]`` without the objects in between, which take ten times as long as a small array itself.
+
+    Raises KeyError where there is no data set.
+    """
+    try:
+        dataset = h5py.h5d.open(file.id, path.encode())
+    except ValueError as error:
+        raise KeyError(f"no data set '{path}'") from error
+    array = np.empty(dataset.shape, dataset.dtype)
+    if array.size:
+        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+    return array
+
+
+def read_text(file: h5py.File, group: str, name: str, default: str) -> str:
+    """A string attribute of a group, ``default`` where the group or the attribute is missing."""
+    if not has(file, group) or not h5py.h5a.exists(file.id, name.encode(), obj_name=group.encode()):
+        return default
+    attribute = h5py.h5a.open(file.id, name.encode(), obj_name=group.encode())
+    value = np.empty(attribute.shape, attribute.dtype)
+    attribute.read(value)
+    plain = value.tolist()
+    return plain.decode() if isinstance(plain, bytes) else str(plain)

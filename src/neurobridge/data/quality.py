@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from neurobridge.data.recording import Recording, check
+from neurobridge.data.checks import check
+from neurobridge.data.recording import Recording
 from neurobridge.errors import UserError
 
 REFRACTORY_S = 1.5e-3

@@ -7,9 +7,10 @@ here. Times are float64 seconds, ``spike_units`` are 0-based rows of the unit ta
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
 
 import h5py
 import numpy as np
@@ -24,15 +25,13 @@ from torch_brain.data import (
 )
 
 from neurobridge import __version__
+from neurobridge.data.checks import SPLITS, STIMULUS_FIELDS, SignalKind, check
 from neurobridge.data.guard import open_hdf5
-from neurobridge.data.hdf5 import atomic_hdf5, storable
-from neurobridge.data.shapes import check_shapes
+from neurobridge.data.hdf5 import atomic_hdf5, has, read_array, read_text, storable, text
 from neurobridge.errors import UserError, reading
 
-SignalKind = Literal["sorted", "threshold_crossing", "binned_count", "mua_envelope"]
-SPLITS = ("train", "valid", "test")
 UNKNOWN_REGION = "unknown"
-STIMULUS_FIELDS = ("start", "end", "image_id", "repeat", "split", "valid", "condition")
+CHECKED = "checked"  # attribute of 'spikes' in files of ours: sorted, finite, in range when they were written
 
 
 @dataclass(kw_only=True)
@@ -99,11 +98,16 @@ class Recording:
     @property
     def unit_keys(self) -> list[str]:
         """(dataset, subject, session, unit) strings: the only identity a unit has."""
-        return [f"{self.dataset}/{self.subject}/{self.session}/{unit}" for unit in self.unit_ids]
+        return unit_keys(self.dataset, self.subject, self.session, self.unit_ids)
+
+
+def unit_keys(dataset: str, subject: str, session: str, unit_ids: Sequence[str] | np.ndarray) -> list[str]:
+    """dataset/subject/session/unit, one string a unit."""
+    return [f"{dataset}/{subject}/{session}/{unit}" for unit in unit_ids]
 
 
 def write_recording(recording: Recording, path: Path | str) -> None:
-    """Write ``recording`` as HDF5, atomically. Raises UserError if it is not sound (see :func:`check`)."""
+    """Write ``recording`` as HDF5, atomically. Raises UserError if it is not sound (see :mod:`checks`)."""
     check(recording, str(path))
     start, end = recording.duration
     domain = Interval(start=np.array([start]), end=np.array([end]))
@@ -129,7 +133,7 @@ def write_recording(recording: Recording, path: Path | str) -> None:
         parts["observed_domain"] = Interval(start=recording.observed[:, 0], end=recording.observed[:, 1])
     if recording.stimuli is not None:
         stimuli = recording.stimuli
-        condition = {} if stimuli.condition is None else {"condition": stimuli.condition.astype(str)}
+        condition = {} if stimuli.condition is None else {"condition": storable(stimuli.condition.astype(str))}
         parts["stimuli"] = Interval(
             start=stimuli.start.astype(np.float64),
             end=stimuli.end.astype(np.float64),
@@ -138,7 +142,7 @@ def write_recording(recording: Recording, path: Path | str) -> None:
             split=stimuli.split.astype(str),
             valid=stimuli.valid.astype(bool),
             **condition,
-            **{name: _storable(column) for name, column in stimuli.columns.items()},
+            **{name: storable(np.asarray(column)) for name, column in stimuli.columns.items()},
         )
         for split in SPLITS:
             rows = np.sort(stimuli.rows(split))
@@ -161,160 +165,139 @@ def write_recording(recording: Recording, path: Path | str) -> None:
         **parts,
     )
     with atomic_hdf5(path) as file:
-        data.to_hdf5(file)
+        data.to_hdf5(file)  # contiguous data sets and an index of whole seconds: what the store maps
+        file["spikes"].attrs[CHECKED] = 1
 
 
 def read_recording(path: Path | str) -> Recording:
-    """Read a session file. Raises UserError, with the file and the mend, if it is missing, truncated or foreign."""
+    """Read a session file whole. Raises UserError, with the file and the mend, if it is missing, truncated or foreign.
+
+    The store does not need this: see :class:`neurobridge.data.stored.StoredRecording`.
+    """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no recording at {path}: check the path, or import one with 'neurobridge data import'")
-    mend = "it may be empty or truncated; download or import it again"
-    with reading(path, "HDF5 recording", mend), open_hdf5(path) as file:
-        recording = _read(file, path)
+    with open_recording(path, damaged=True) as file:
+        spikes = file["spikes"]
+        recording = Recording(
+            **read_identity(file, path),
+            species=read_text(file, "subject", "species", "UNKNOWN"),
+            spike_times=spikes["timestamps"][:],
+            spike_units=spikes["unit_index"][:].astype(np.int64),
+            spike_values=spikes["value"][:] if "value" in spikes else None,
+            unit_columns=read_unit_columns(file),
+            stimuli=read_stimuli(file),
+            behaviour=read_behaviour(file),
+            provenance=read_provenance(file),
+            observed=read_observed(file),
+        )
     check(recording, str(path))
     return recording
 
 
-def _read(file: h5py.File, path: Path) -> Recording:
-    for key in ("spikes/timestamps", "spikes/unit_index", "units/id"):
-        if key not in file:
-            raise UserError(f"{path} has no '{key}': it is not a recording in torch_brain's format; import it first")
+@contextmanager
+def open_recording(path: Path, *, damaged: bool = False) -> Iterator[h5py.File]:
+    """The HDF5 file of a session, open for reading. Raises UserError if it is missing, truncated or foreign.
 
-    def attribute(group: str, name: str, default: str) -> str:
-        value = file[group].attrs.get(name, default) if group in file else default
-        return value.decode() if isinstance(value, bytes) else str(value)
+    ``damaged``: look through the whole file first for damage on which the HDF5 library would hang.
+    """
+    if not path.is_file():
+        raise UserError(f"no recording at {path}: check the path, or import one with 'neurobridge data import'")
+    mend = "it may be empty or truncated; download or import it again"
+    with reading(path, "HDF5 recording", mend), open_hdf5(path) if damaged else h5py.File(path, "r") as file:
+        for key in ("spikes/timestamps", "spikes/unit_index", "units/id"):
+            if not has(file, key):
+                raise UserError(
+                    f"{path} has no '{key}': it is not a recording in torch_brain's format; import it first"
+                )
+        yield file
 
-    units = file["units"]
-    unit_ids = _strings(units["id"][:])
-    regions = _strings(units["brain_region"][:]) if "brain_region" in units else np.full(len(unit_ids), UNKNOWN_REGION)
-    columns = {
-        name: _column(column)
-        for name, column in units.items()
-        if isinstance(column, h5py.Dataset) and name not in ("id", "brain_region")
-    }
-    stimuli = None
-    if "stimuli" in file:
-        table = file["stimuli"]
-        count = len(table["start"])
-        stimuli = Stimuli(
-            start=table["start"][:],
-            end=table["end"][:],
-            image_id=_strings(table["image_id"][:]),
-            repeat=table["repeat"][:] if "repeat" in table else np.zeros(count, np.int64),
-            split=_strings(table["split"][:]) if "split" in table else np.full(count, "train"),
-            valid=table["valid"][:].astype(bool) if "valid" in table else np.ones(count, bool),
-            condition=_strings(table["condition"][:]) if "condition" in table else None,
-            columns={
-                name: _column(column)
-                for name, column in table.items()
-                if name not in STIMULUS_FIELDS and isinstance(column, h5py.Dataset)
-            },
-        )
-    times = file["spikes/timestamps"][:]
-    if "domain" in file and "start" in file["domain"] and len(file["domain/start"]):
-        duration = (float(file["domain/start"][0]), float(file["domain/end"][-1]))
+
+def read_identity(file: h5py.File, path: Path) -> dict:
+    """What is small and always needed: who, which signal, the units and their regions, from when to when."""
+    unit_ids = _strings(read_array(file, "units/id"))
+    known = has(file, "units/brain_region")
+    bounds = read_array(file, "domain/start") if has(file, "domain/start") else np.zeros(0)
+    if len(bounds):
+        duration = (float(bounds[0]), float(read_array(file, "domain/end")[-1]))
     else:
+        times = read_array(file, "spikes/timestamps")
         duration = (float(times.min(initial=0.0)), float(times.max(initial=0.0)))
-    observed = None
-    if "observed_domain" in file:
-        observed = np.stack([file["observed_domain"][edge][:] for edge in ("start", "end")], axis=1)
-    behaviour = {
+    return {
+        "dataset": read_text(file, "brainset", "id", "unknown"),
+        "subject": read_text(file, "subject", "id", "unknown"),
+        "session": read_text(file, "session", "id", path.stem),
+        "signal_kind": read_text(file, "session", "signal_kind", "sorted"),
+        "unit_ids": unit_ids,
+        "regions": _strings(read_array(file, "units/brain_region"))
+        if known
+        else np.full(len(unit_ids), UNKNOWN_REGION),
+        "duration": duration,
+    }
+
+
+def read_stimuli(file: h5py.File) -> Stimuli | None:
+    """The stimulus table, None where the session has none."""
+    if not has(file, "stimuli"):
+        return None
+    start = read_array(file, "stimuli/start")
+
+    def column(name: str, default: np.ndarray) -> np.ndarray:
+        return read_array(file, f"stimuli/{name}") if has(file, f"stimuli/{name}") else default
+
+    return Stimuli(
+        start=start,
+        end=read_array(file, "stimuli/end"),
+        image_id=_strings(read_array(file, "stimuli/image_id")),
+        repeat=column("repeat", np.zeros(len(start), np.int64)),
+        split=_strings(column("split", np.full(len(start), "train"))),
+        valid=column("valid", np.ones(len(start), bool)).astype(bool),
+        condition=_strings(read_array(file, "stimuli/condition")) if has(file, "stimuli/condition") else None,
+        columns={
+            name: text(table[:])
+            for name, table in file["stimuli"].items()
+            if name not in STIMULUS_FIELDS and isinstance(table, h5py.Dataset)
+        },
+    )
+
+
+def read_observed(file: h5py.File) -> np.ndarray | None:
+    """[K, 2] s: when spikes were recorded; None: throughout."""
+    if not has(file, "observed_domain"):
+        return None
+    return np.stack([read_array(file, f"observed_domain/{edge}") for edge in ("start", "end")], axis=1)
+
+
+def read_unit_columns(file: h5py.File) -> dict[str, np.ndarray]:
+    """Columns of the unit table beside id and region."""
+    return {
+        name: text(column[:])
+        for name, column in file["units"].items()
+        if name not in ("id", "brain_region") and isinstance(column, h5py.Dataset)
+    }
+
+
+def read_behaviour(file: h5py.File) -> dict[str, TimeSeries]:
+    """Every group but the spikes that holds timestamps and values."""
+    return {
         name: TimeSeries(timestamps=group["timestamps"][:], values=group["values"][:])
         for name, group in file.items()
         if isinstance(group, h5py.Group) and name != "spikes" and "timestamps" in group and "values" in group
     }
-    kind = attribute("session", "signal_kind", "sorted")
-    return Recording(
-        dataset=attribute("brainset", "id", "unknown"),
-        subject=attribute("subject", "id", "unknown"),
-        species=attribute("subject", "species", "UNKNOWN"),
-        session=attribute("session", "id", path.stem),
-        signal_kind=kind,  # pyright: ignore
-        spike_times=times,
-        spike_units=file["spikes/unit_index"][:].astype(np.int64),
-        spike_values=file["spikes/value"][:] if "value" in file["spikes"] else None,
-        unit_ids=unit_ids,
-        regions=regions,
-        unit_columns=columns,
-        duration=duration,
-        stimuli=stimuli,
-        behaviour=behaviour,
-        provenance=_provenance(attribute("brainset", "description", "{}")),
-        observed=observed,
-    )
 
 
-def check(recording: Recording, where: str) -> None:
-    """Raise UserError at the first thing that makes a recording unusable; ``where`` names the file in the sentence."""
-    r = recording
-    if r.signal_kind not in get_args(SignalKind):
-        raise UserError(f"{where}: signal_kind is '{r.signal_kind}', expected one of {', '.join(get_args(SignalKind))}")
-    if len(r.unit_ids) == 0:
-        raise UserError(f"{where} holds no units: relax the quality filters, or leave this session out")
-    if len(set(r.unit_ids.tolist())) != len(r.unit_ids):
-        raise UserError(f"{where}: unit ids are not unique; every unit of a session needs an id of its own")
-    if len(r.regions) != len(r.unit_ids):
-        raise UserError(f"{where}: {len(r.regions)} regions for {len(r.unit_ids)} units; give one region a unit")
-    if len(r.spike_times) != len(r.spike_units):
-        raise UserError(f"{where}: {len(r.spike_times)} spike times but {len(r.spike_units)} unit indices")
-    check_shapes(r, where)
-    if len(r.spike_times) == 0:
-        raise UserError(f"{where} holds no spikes: the file is empty or the import went wrong; import it again")
-    bad = np.flatnonzero(~np.isfinite(r.spike_times))
-    if len(bad):
-        raise UserError(f"{where}: spike {bad[0]} has time {r.spike_times[bad[0]]}; remove non-finite times")
-    bad = np.flatnonzero((r.spike_units < 0) | (r.spike_units >= len(r.unit_ids)))
-    if len(bad):
-        raise UserError(
-            f"{where}: spike {bad[0]} belongs to unit row {r.spike_units[bad[0]]} of {len(r.unit_ids)}; "
-            "unit indices count from 0 (is the index base off by one?)"
-        )
-    start, end = r.duration
-    if r.spike_times.min() < start - 1e-6 or r.spike_times.max() > end + 1e-6:
-        raise UserError(
-            f"{where}: spikes run from {r.spike_times.min():.3f} to {r.spike_times.max():.3f} s but the recording from "
-            f"{start:.3f} to {end:.3f} s (milliseconds taken for seconds?)"
-        )
-    if r.observed is not None and (np.diff(r.observed.ravel()) < 0).any():
-        raise UserError(f"{where}: the observed intervals overlap or are not in order; sort and merge them")
-    if r.stimuli is not None and len(r.stimuli):
-        outside = np.flatnonzero((r.stimuli.start < start - 1e-6) | (r.stimuli.end > end + 1e-6))
-        if len(outside):
-            row = outside[0]
-            raise UserError(
-                f"{where}: stimulus row {row} starts at {r.stimuli.start[row]:.3f} s, outside the recording "
-                f"({start:.3f}-{end:.3f} s); mend the onset or the clock"
-            )
-        for name, column in r.stimuli.columns.items():
-            if name in STIMULUS_FIELDS or np.shape(column)[:1] != (len(r.stimuli),):
-                raise UserError(
-                    f"{where}: stimulus column '{name}' has shape {np.shape(column)}, not one row a presentation "
-                    f"({len(r.stimuli)}): give one value each, under a name other than {', '.join(STIMULUS_FIELDS)}"
-                )
-        foreign = set(r.stimuli.split.tolist()) - {*SPLITS, "none"}
-        if foreign:
-            raise UserError(f"{where}: split '{foreign.pop()}' is unknown; use train, valid, test or none")
-
-
-def _storable(column: np.ndarray) -> np.ndarray:
-    """Strings as UTF-8 bytes where they are not ASCII (torch_brain stores only ASCII strings)."""
-    column = np.asarray(column)
-    ascii_only = column.dtype.kind != "U" or all(text.isascii() for text in np.unique(column).tolist())
-    return column if ascii_only else np.char.encode(column, "utf-8")
-
-
-def _column(dataset: h5py.Dataset) -> np.ndarray:
-    return dataset.asstr("utf-8")[()].astype(str) if h5py.check_string_dtype(dataset.dtype) else dataset[()]
-
-
-def _strings(array: np.ndarray) -> np.ndarray:
-    return np.array([x.decode() if isinstance(x, bytes) else str(x) for x in array.tolist()], dtype=str)
-
-
-def _provenance(text: str) -> dict[str, str]:
+def read_provenance(file: h5py.File) -> dict[str, str]:
+    """Where the recording comes from; a description that is no JSON of ours is kept as it is."""
+    text = read_text(file, "brainset", "description", "{}")
     try:
         loaded = json.loads(text)
     except json.JSONDecodeError:
         return {"description": text}
     return loaded if isinstance(loaded, dict) else {"description": text}
+
+
+def _strings(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind == "S":
+        try:
+            return array.astype(str)  # ASCII, the usual case and the quick one
+        except UnicodeDecodeError:
+            return np.char.decode(array, "utf-8")
+    return np.array([x.decode() if isinstance(x, bytes) else str(x) for x in array.tolist()], dtype=str)

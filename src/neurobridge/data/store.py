@@ -1,21 +1,46 @@
 """Fast windows out of sessions: trial-aligned where there are stimuli, on a regular grid where there are none.
 
-No Python object is made per event: a batch of windows is two binary searches and one gather. Ticks are whole
-milliseconds, exact on 1 ms-quantised times.
+No session is copied: events are read where they lie (:mod:`mapping`), and no Python object is made per event: a
+batch of windows is two binary searches and one copy a window. Ticks are whole milliseconds, exact on 1 ms-quantised
+times.
+
+Letters: W windows, S events, N units, T bins.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from neurobridge.data.checks import SPLITS
 from neurobridge.data.images import ImageSet
-from neurobridge.data.recording import SPLITS, Recording, read_recording
+from neurobridge.data.recording import Recording
+from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError
 
 TICK = 1e-3
 EPSILON = 1e-6
+EVENTS_AT_ONCE = 2**15  # so that what is computed from them stays in the processor's cache
+CELLS_AT_ONCE = 2**18
+WINDOWS_AT_ONCE = 1024
+MOST_BIAS_WINDOWS = 10_000
+SPLIT_NAMES = np.array([*SPLITS, "none"])
+
+
+class HeldEvents:
+    """The events of a recording in memory, with the attributes of :class:`mapping.MappedEvents`."""
+
+    def __init__(self, recording: Recording) -> None:
+        order = np.argsort(recording.spike_times, kind="stable")
+        self.times = recording.spike_times[order].astype(np.float64)
+        self.units = recording.spike_units[order]
+        self.values = None if recording.spike_values is None else recording.spike_values[order]
+
+    def was_read(self, events: int) -> None:
+        """Nothing to give back."""
 
 
 class Session:
@@ -25,102 +50,220 @@ class Session:
     the recording, and invalid presentations, are dropped. Values are z-scored a unit with train-split statistics,
     counts after a square root (Anscombe: the noise then hardly depends on the mean). Without stimuli the recording is
     cut into blocks of ten windows: of every ten blocks one is valid, one is test.
+
+    Besides the windows of :attr:`starts` there are those of :meth:`random_starts`, which begin on any millisecond.
     """
 
-    def __init__(self, recording: Recording, *, window_ms: int, offset_ms: int = 0) -> None:
+    def __init__(
+        self, recording: Recording | StoredRecording, *, window_ms: int, offset_ms: int = 0, name: str = ""
+    ) -> None:
         self.recording = recording
         self.window_ms = window_ms
-        self.name = recording.session
+        self.name = name or recording.session
         self.units = len(recording.unit_ids)
-        self.valued = recording.spike_values is not None
-        start, end = recording.duration
-        stimuli = recording.stimuli
-        if stimuli is not None and len(stimuli):
-            starts = stimuli.start + offset_ms * TICK
-            fits = stimuli.valid & (starts >= start - EPSILON) & (starts + window_ms * TICK <= end + EPSILON)
-            self.stimulus_row = np.flatnonzero(fits)
-            self.starts, self.split = starts[fits], stimuli.split[fits]
-        else:
-            self.starts = np.arange(start, end - window_ms * TICK + EPSILON, window_ms * TICK)
-            self.stimulus_row = np.full(len(self.starts), -1)
-            block = np.arange(len(self.starts)) // 10 % 10
-            self.split = np.select([block == 4, block == 9], ["valid", "test"], "train")
-        if not (self.split == "train").any():
+        self.source = recording.events if isinstance(recording, StoredRecording) else HeldEvents(recording)
+        self.valued = self.source.values is not None
+        self._cut(offset_ms)
+        if not (self.split_code == 0).any():
             raise UserError(
                 f"session {self.name} has no window of {window_ms} ms in the train split: shorten the window or mend "
                 "the splits"
             )
-        self.image_row = np.full(len(self.starts), -1)
-        order = np.argsort(recording.spike_times, kind="stable")
-        self.times = recording.spike_times[order]
-        self.columns = recording.spike_units[order].astype(np.int64)
-        self.values = None
-        if recording.spike_values is not None:
-            values = recording.spike_values[order].astype(np.float32)
-            self.values = self._zscored(np.sqrt(values.clip(0)) if recording.signal_kind == "binned_count" else values)
+        self.image_row = np.broadcast_to(-1, len(self.starts))
 
     @classmethod
-    def open(cls, path: Path | str, *, window_ms: int, offset_ms: int = 0) -> Session:
-        return cls(read_recording(path), window_ms=window_ms, offset_ms=offset_ms)
+    def open(cls, path: Path | str, *, window_ms: int, offset_ms: int = 0, name: str = "") -> Session:
+        """The session at ``path``, which stays on disk. Raises UserError if it cannot be used."""
+        return cls(StoredRecording(path), window_ms=window_ms, offset_ms=offset_ms, name=name)
+
+    def _cut(self, offset_ms: int) -> None:
+        start, end = self.recording.duration
+        stimuli, length = self.recording.stimuli, self.window_ms * TICK
+        if stimuli is not None and len(stimuli):
+            starts = stimuli.start + offset_ms * TICK
+            fits = stimuli.valid & (starts >= start - EPSILON) & (starts + length <= end + EPSILON)
+            self.stimulus_row = np.flatnonzero(fits).astype(np.int32)
+            self.starts, split = starts[fits], stimuli.split[fits]
+            self.split_code = np.select([split == name for name in SPLITS], range(len(SPLITS)), 3).astype(np.int8)
+        else:
+            self.starts = np.arange(start, end - length + EPSILON, length)
+            self.stimulus_row = np.broadcast_to(-1, len(self.starts))
+            block = np.arange(len(self.starts)) // 10 % 10
+            self.split_code = np.select([block == 4, block == 9], [1, 2], 0).astype(np.int8)
+
+    @property
+    def split(self) -> np.ndarray:
+        """[W] train, valid, test or none."""
+        return SPLIT_NAMES[self.split_code]
+
+    @property
+    def columns(self) -> np.ndarray:
+        """[S] unit of every event of the session, as it lies on disk."""
+        return self.source.units
 
     def rows(self, split: str) -> np.ndarray:
         """Indices of the windows of ``split``."""
-        assert split in SPLITS
-        return np.flatnonzero(self.split == split)
+        return np.flatnonzero(self.split_code == SPLITS.index(split))
+
+    def count(self, split: str) -> int:
+        """Number of windows of ``split``."""
+        return int(np.count_nonzero(self.split_code == SPLITS.index(split)))
+
+    def random_starts(self, split: str, count: int, rng: np.random.Generator) -> np.ndarray:
+        """[count] s: windows that begin on any millisecond and stay within the windows of ``split``.
+
+        Windows of the split that touch are one stretch; every millisecond of every stretch is as likely. On the grid
+        this is a random window of a block; trials with gaps between them leave nothing but the trials themselves.
+        """
+        starts = np.sort(self.starts[self.rows(split)])
+        assert len(starts), "a session has windows of the split that is drawn from"
+        breaks = np.flatnonzero(np.diff(starts) > self.window_ms * TICK + EPSILON)
+        first = starts[np.concatenate([[0], breaks + 1])]
+        last = starts[np.concatenate([breaks, [len(starts) - 1]])]
+        choices = np.maximum(np.rint((last - first) / TICK).astype(np.int64), 0) + 1
+        until = np.cumsum(choices)
+        drawn = rng.integers(until[-1], size=count)
+        stretch = np.searchsorted(until, drawn, side="right")
+        return first[stretch] + (drawn - until[stretch] + choices[stretch]) * TICK
 
     def image_ids(self, rows: np.ndarray) -> np.ndarray:
         """Content hash of the image shown in each window. Raises UserError without stimuli."""
-        if self.recording.stimuli is None:
+        stimuli = self.recording.stimuli
+        if stimuli is None:
             raise UserError(
                 f"session {self.name} has no stimuli: it can be used for pretraining, not for alignment or pictures"
             )
-        return self.recording.stimuli.image_id[self.stimulus_row[rows]]
+        return stimuli.image_id[self.stimulus_row[rows]]
 
     def attach_images(self, images: ImageSet) -> None:
         """Set ``image_row`` [W]: the row in ``images`` of what each window shows; -1 where no image is known."""
-        if self.recording.stimuli is None:
+        stimuli = self.recording.stimuli
+        if stimuli is None or not len(stimuli):
             return
-        ids = self.image_ids(np.arange(len(self.starts)))
+        ids = stimuli.image_id[self.stimulus_row]
         known = ids != ""
         self.image_row = np.full(len(ids), -1)
         self.image_row[known] = images.rows(ids[known])
 
     def events(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
         """(window index 0.., unit column, tick in ms, value or None) of all events in the windows ``rows``."""
-        window, event = self._gather(rows)
-        tick = np.floor((self.times[event] - self.starts[rows][window] + EPSILON) / TICK).astype(np.int64)
-        tick = np.clip(tick, 0, self.window_ms - 1)
-        return window, self.columns[event], tick, None if self.values is None else self.values[event]
+        return self.events_from(self.starts[rows])
 
-    def _gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(window index 0.., index into the sorted events) of every event in the windows ``rows``."""
-        starts = self.starts[rows]
-        first = np.searchsorted(self.times, starts - EPSILON)
-        counts = np.searchsorted(self.times, starts + self.window_ms * TICK - EPSILON) - first
-        window = np.repeat(np.arange(len(rows)), counts)
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return window, np.repeat(first, counts) + within
+    def events_from(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """The same for windows that begin at ``starts`` [W] s; in order of window, then time."""
+        first, last = self._spans(starts)
+        counts = last - first
+        ends = np.cumsum(counts)
+        total = int(counts.sum())
+        window = np.repeat(np.arange(len(starts)), counts)
+        column = _gathered(self.source.units, first, last).astype(np.int64, copy=False)
+        tick = np.empty(total, dtype=np.int64)
+        times, at = self.source.times, 0
+        for low, high in _blocks(ends, EVENTS_AT_ONCE):
+            time = _gathered(times, first[low:high], last[low:high])
+            time -= np.repeat(starts[low:high] - EPSILON, counts[low:high])
+            time *= 1 / TICK
+            tick[at : at + len(time)] = time
+            at += len(time)
+        np.clip(tick, 0, self.window_ms - 1, out=tick)
+        value = self._zscored(_gathered(self.source.values, first, last), column) if self.valued else None
+        self.source.was_read(total)
+        return window, column, tick, value
+
+    def event_counts(self, starts: np.ndarray) -> np.ndarray:
+        """[W]: how many events each window from ``starts`` holds; nothing but the times is looked at."""
+        first, last = self._spans(starts)
+        return last - first
+
+    def _spans(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        times = self.source.times
+        first = np.searchsorted(times, starts - EPSILON)
+        return first, np.searchsorted(times, starts + self.window_ms * TICK - EPSILON)
 
     def binned(self, rows: np.ndarray, bin_ms: int) -> np.ndarray:
         """Counts (or summed values) [len(rows), N, T] float32 on bins of ``bin_ms``."""
         window, column, tick, value = self.events(rows)
-        bins = self.window_ms // bin_ms
-        cell = (window * self.units + column) * bins + np.minimum(tick // bin_ms, bins - 1)
-        size = len(rows) * self.units * bins
-        return np.bincount(cell, weights=value, minlength=size).astype(np.float32).reshape(len(rows), self.units, bins)
+        return bin_events(window, column, tick, value, (len(rows), self.units, self.window_ms // bin_ms), bin_ms)
 
     def start_bias(self, bin_ms: int) -> np.ndarray:
-        """[N] where the model's bias starts: log mean count a bin over the train windows; 0 for z-scored values."""
+        """[N] where the model's bias starts: log mean count a bin over the train windows; 0 for z-scored values.
+
+        Of more than ten thousand windows, ten thousand at equal distances are looked at.
+        """
         if self.valued:
             return np.zeros(self.units, dtype=np.float32)
-        counts = self.binned(self.rows("train"), self.window_ms)[:, :, 0].mean(0) * bin_ms / self.window_ms
-        return np.log(np.maximum(counts, 1e-4)).astype(np.float32)
+        rows = self.rows("train")
+        if len(rows) > MOST_BIAS_WINDOWS:
+            rows = rows[np.linspace(0, len(rows) - 1, MOST_BIAS_WINDOWS).astype(np.int64)]
+        counts = np.zeros(self.units)
+        for at in range(0, len(rows), WINDOWS_AT_ONCE):
+            first, last = self._spans(self.starts[rows[at : at + WINDOWS_AT_ONCE]])
+            counts += np.bincount(_gathered(self.source.units, first, last), minlength=self.units)
+            self.source.was_read(int((last - first).sum()))
+        mean = (counts / len(rows)).astype(np.float32) * bin_ms / self.window_ms
+        return np.log(np.maximum(mean, 1e-4)).astype(np.float32)
 
-    def _zscored(self, values: np.ndarray) -> np.ndarray:
-        _, event = self._gather(self.rows("train"))
-        column = self.columns[event]
-        count = np.maximum(np.bincount(column, minlength=self.units), 1)
-        mean = np.bincount(column, weights=values[event], minlength=self.units) / count
-        variance = np.bincount(column, weights=(values[event] - mean[column]) ** 2, minlength=self.units) / count
-        deviation = np.where(variance > 0, np.sqrt(variance), 1.0)
-        return ((values - mean[self.columns]) / deviation[self.columns]).astype(np.float32)
+    def _zscored(self, values: np.ndarray, column: np.ndarray) -> np.ndarray:
+        mean, deviation = self._statistics
+        return ((self._stable(values) - mean[column]) / deviation[column]).astype(np.float32)
+
+    def _stable(self, values: np.ndarray) -> np.ndarray:
+        """Counts after a square root, envelopes as they are."""
+        values = values.astype(np.float32)
+        return np.sqrt(values.clip(0)) if self.recording.signal_kind == "binned_count" else values
+
+    @cached_property
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation [N] of each unit's values in the train windows, taken when first needed."""
+        starts = self.starts[self.rows("train")]
+        count, total, mean = np.zeros(self.units), np.zeros(self.units), np.zeros(self.units)
+        for moment in (1, 2):
+            total[:] = 0
+            for at in range(0, len(starts), WINDOWS_AT_ONCE):
+                first, last = self._spans(starts[at : at + WINDOWS_AT_ONCE])
+                column = _gathered(self.source.units, first, last)
+                values = (self._stable(_gathered(self.source.values, first, last)) - mean[column]) ** moment
+                total += np.bincount(column, weights=values, minlength=self.units)
+                count += np.bincount(column, minlength=self.units) * (moment == 1)
+                self.source.was_read(len(column))
+            if moment == 1:
+                mean = total / np.maximum(count, 1)
+        variance = total / np.maximum(count, 1)
+        return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
+
+
+def bin_events(
+    window: np.ndarray,
+    column: np.ndarray,
+    tick: np.ndarray,
+    value: np.ndarray | None,
+    shape: tuple[int, int, int],
+    bin_ms: int,
+) -> np.ndarray:
+    """Counts (or summed values) [W, N, T] float32 of events in order of window; T = shape[2] bins of ``bin_ms``."""
+    windows, units, bins = shape
+    grid = np.empty(windows * units * bins, dtype=np.float32)
+    ends = np.searchsorted(window, np.arange(windows), side="right")
+    size = units * bins
+    for low, high in _blocks(np.arange(1, windows + 1) * size, CELLS_AT_ONCE):
+        part = slice(ends[low - 1] if low else 0, ends[high - 1])
+        cell = np.minimum(tick[part] // bin_ms, bins - 1)
+        cell += column[part] * bins
+        cell += window[part] * size
+        grid[low * size : high * size] = 0
+        np.add.at(grid, cell, np.float32(1) if value is None else value[part])
+    return grid.reshape(shape)
+
+
+def _blocks(ends: np.ndarray, most: int) -> list[tuple[int, int]]:
+    """Consecutive windows (low, high) that hold about ``most`` together; ``ends`` [W]: the running total."""
+    if len(ends) == 0:
+        return []
+    cuts = np.searchsorted(ends, np.arange(most, ends[-1] + most, most))
+    cuts = np.unique(np.concatenate([[0], np.minimum(cuts + 1, len(ends)), [len(ends)]])).tolist()
+    return list(pairwise(cuts))
+
+
+def _gathered(array: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """The stretches first..last of ``array``, one after the other."""
+    return np.concatenate([array[:0], *(array[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True))])

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurobridge.data.recording import UNKNOWN_REGION, Recording, Stimuli, check
+from neurobridge.data.checks import check
+from neurobridge.data.recording import UNKNOWN_REGION, Recording, Stimuli
 from neurobridge.data.sources.lab.columns import Frame, first_of_each, read_frame
 from neurobridge.data.sources.lab.events import read_binned, read_events
 from neurobridge.data.sources.lab.manifest import Manifest

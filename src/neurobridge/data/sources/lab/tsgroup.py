@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurobridge.data.recording import Recording, SignalKind, Stimuli, check
+from neurobridge.data.checks import SignalKind, check
+from neurobridge.data.recording import Recording, Stimuli
 from neurobridge.errors import UserError
 
 if TYPE_CHECKING:
