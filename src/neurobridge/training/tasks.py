@@ -95,7 +95,9 @@ class MaskedTask(Task):
         units = {"params": [self.model.units.embedding, self.model.units.bias], "weight_decay": 0.0}
         return [units] if self.only_units else [units, {"params": self.model.body()}]
 
-    def losses(self, batch: SpikeBatch, rng: np.random.Generator) -> dict[str, Tensor]:
+    def losses(self, batch: SpikeBatch | list[SpikeBatch], rng: np.random.Generator) -> dict[str, Tensor]:
+        if isinstance(batch, list):
+            return mean_losses([self.losses(part, rng) for part in batch], [part.windows for part in batch])
         losses = masked(self.model, batch, self.masker.draw(batch, rng))
         return losses | {"loss": torch.stack(list(losses.values())).mean()}
 
@@ -106,6 +108,15 @@ class MaskedTask(Task):
                 for mode, value in masked(self.model, batch.to(self.device), plan).items():
                     self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1)
         self.model.train()
+
+
+def mean_losses(parts: Sequence[dict[str, Tensor]], windows: Sequence[int]) -> dict[str, Tensor]:
+    """Mean of each named loss over the parts that have it, weighed by their windows."""
+    means = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        having = [(part[name], count) for part, count in zip(parts, windows, strict=True) if name in part]
+        means[name] = torch.stack([loss * count for loss, count in having]).sum() / sum(count for _, count in having)
+    return means
 
 
 def masked(model: NeuroBridge, batch: SpikeBatch, plan: MaskPlan) -> dict[str, Tensor]:
