@@ -103,6 +103,31 @@ def test_a_foreign_file_that_cannot_be_used_is_refused(tmp_path, changes, senten
         StoredRecording(rewrite(path, **changes))
 
 
+@pytest.mark.parametrize("start", [0.0, -3.25, 1000.1])
+def test_times_are_found_through_the_index_of_seconds(tmp_path, start):
+    rng = np.random.default_rng(0)
+    seconds = 40
+    times = np.sort(np.round(start + rng.random(mapping.SHORT + 5000) ** 2 * seconds, 3))  # dense, then sparse
+    recording = Recording(
+        dataset="lab", subject="monkey", session="long", signal_kind="sorted", spike_times=times.clip(start),
+        spike_units=rng.integers(2, size=len(times)), unit_ids=np.array(["a", "b"]), regions=np.array(["V1", "V4"]),
+        duration=(start, start + seconds),
+    )  # fmt: skip
+    write_recording(recording, tmp_path / "long.h5")
+    events = StoredRecording(tmp_path / "long.h5").events
+    assert mapping.INDEX in events.columns
+    ends = np.array([start - 100, start, start + seconds, start + seconds + 100])
+    moments = np.concatenate([ends, start + np.arange(seconds), start + rng.random(500) * seconds, times[::997]])
+    for shift in (0.0, -1e-6, 1e-9):
+        np.testing.assert_array_equal(events.search(moments + shift), np.searchsorted(times, moments + shift))
+
+
+def test_a_foreign_index_that_is_wrong_is_made_anew(tmp_path):
+    path = rewrite(write(tmp_path / "a.h5"), timestamp_indices_1s=([4, 4], {}))
+    assert StoredRecording(path).events.times.tolist() == [0.1, 0.2, 0.3, 0.9]
+    assert unpacked(path) == [".events"]
+
+
 def test_a_folder_that_cannot_be_written_to(tmp_path):
     path = rewrite(write(tmp_path / "locked" / "a.h5"), timestamps=([0.1, 0.2, 0.3, 0.9], {"chunks": (2,)}))
     path.parent.chmod(stat.S_IRUSR | stat.S_IXUSR)
@@ -135,6 +160,6 @@ def test_few_files_stay_open_and_little_stays_resident(tmp_path):
         assert recording.events.times[0] == 0.1
     assert len(mapping._maps.open) <= mapping.MOST_OPEN
     assert first.tolist() == [0.1, 0.2, 0.3, 0.9], "a view outlives its place among the open files"
-    stored[0].events.was_read(mapping.MOST_RESIDENT)
-    assert mapping._maps.resident == 0
+    mapping._maps.was_read((tmp_path / "a long file", (2 * mapping.MOST_RESIDENT, 0)), 2 * mapping.MOST_RESIDENT)
+    assert mapping._maps.read == {}, "all pages were given back"
     assert stored[-1].events.times.tolist() == [0.1, 0.2, 0.3, 0.9]

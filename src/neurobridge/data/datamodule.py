@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.progress import track
 from torch.utils.data import IterableDataset, get_worker_info
 
 from neurobridge.data.store import Session, bin_events
@@ -24,7 +25,8 @@ def open_sessions(folder: Path, names: Sequence[str] = (), *, window_ms: int, of
     unknown = [name for name in names if name not in files]
     if unknown:
         raise UserError(f"session '{unknown[0]}' is not in {folder}; there are: {', '.join(files)}")
-    return [Session.open(files[name], window_ms=window_ms, offset_ms=offset_ms) for name in (names or files)]
+    wanted = track(names or list(files), "opening sessions", transient=True, disable=len(names or files) < 200)
+    return [Session.open(files[name], window_ms=window_ms, offset_ms=offset_ms, dataset=folder.name) for name in wanted]
 
 
 def region_codes(sessions: Sequence[Session]) -> dict[str, int]:
@@ -36,26 +38,41 @@ def region_codes(sessions: Sequence[Session]) -> dict[str, int]:
 class Batcher:
     """Makes SpikeBatches of one or several sessions.
 
-    rows_of_units: session name -> vocabulary row of each unit. Sessions of a batch give equal numbers of windows.
+    rows_of_units: session name -> vocabulary row of each unit. bin_ms: bin of the rate grid, or one a session.
+    Sessions of a batch give equal numbers of windows. datasets: the data set of each session.
     """
 
-    def __init__(self, sessions: Sequence[Session], *, rows_of_units: dict[str, list[int]], bin_ms: int) -> None:
+    def __init__(
+        self, sessions: Sequence[Session], *, rows_of_units: dict[str, list[int]], bin_ms: int | Sequence[int]
+    ) -> None:
         self.sessions = list(sessions)
-        self.bin_ms = bin_ms
+        self.bins = [bin_ms] * len(self.sessions) if isinstance(bin_ms, int) else list(bin_ms)
+        self.datasets = [s.dataset for s in self.sessions]
         codes = region_codes(sessions)
         self.unit_rows = [np.asarray(rows_of_units[s.name]) for s in self.sessions]
         self.regions = [np.array([codes.get(r, -1) for r in s.recording.regions.tolist()]) for s in self.sessions]
 
-    def batch(self, picks: Sequence[tuple[int, np.ndarray]]) -> SpikeBatch:
-        """picks: (index of a session, rows of its windows), equally many rows each."""
-        made = self.batch_from([(i, self.sessions[i].starts[rows]) for i, rows in picks])
-        shown = np.concatenate([self.sessions[i].image_row[rows] for i, rows in picks])
-        made.row = torch.from_numpy(np.concatenate([rows for _, rows in picks]))
-        made.stimulus = torch.from_numpy(shown)
-        return made
+    @property
+    def bin_ms(self) -> int:
+        """The bin of all sessions, where they have one."""
+        assert len(set(self.bins)) == 1, "sessions with bins of their own are asked one by one"
+        return self.bins[0]
 
-    def batch_from(self, picks: Sequence[tuple[int, np.ndarray]]) -> SpikeBatch:
-        """picks: (index of a session, starts of windows in s), equally many each; ``row`` and ``stimulus`` are -1."""
+    def kind(self, index: int) -> tuple[bool, int, int]:
+        """What the sessions of one batch have in common: values or spikes, length of a window, bin."""
+        return self.sessions[index].valued, self.sessions[index].window_ms, self.bins[index]
+
+    def batch(self, picks: Sequence[tuple[int, np.ndarray]]) -> SpikeBatch:
+        """picks: (index of a session, rows of its windows), equally many rows each, of one :meth:`kind`."""
+        return self.batch_from([(i, self.sessions[i].starts[rows]) for i, rows in picks], rows=[r for _, r in picks])
+
+    def batch_from(
+        self, picks: Sequence[tuple[int, np.ndarray]], *, rows: Sequence[np.ndarray] | None = None
+    ) -> SpikeBatch:
+        """picks: (index of a session, starts of windows in s), equally many each, of one :meth:`kind`.
+
+        rows: which windows of their sessions these are, -1 for none (a start on any millisecond).
+        """
         per_group = len(picks[0][1])
         assert all(len(starts) == per_group for _, starts in picks), "sessions of a batch give equal numbers of windows"
         first = self.sessions[picks[0][0]]
@@ -64,9 +81,11 @@ class Batcher:
         unit_row = np.zeros((len(picks), widest), dtype=np.int64)
         region = np.full((len(picks), widest), -1, dtype=np.int64)
         unit_mask = np.zeros((len(picks), widest), dtype=bool)
-        parts = []
+        rows = [np.full(per_group, -1)] * len(picks) if rows is None else rows
+        parts, shown = [], []
         for g, (i, starts) in enumerate(picks):
             session = self.sessions[i]
+            shown.append(np.where(rows[g] >= 0, session.image_row[rows[g]], -1))
             unit_row[g, : session.units] = self.unit_rows[i]
             region[g, : session.units] = self.regions[i]
             unit_mask[g, : session.units] = True
@@ -74,7 +93,7 @@ class Batcher:
             parts.append((window + g * per_group if g else window, column, tick, value))
         window, column, tick = (_joined([p[k] for p in parts]) for k in range(3))
         value = _joined([p[3] for p in parts]) if first.valued else None
-        bin_ms, windows = self.bin_ms, len(picks) * per_group
+        bin_ms, windows = self.bins[picks[0][0]], len(picks) * per_group
         target = bin_events(window, column, tick, value, (windows, widest, first.window_ms // bin_ms), bin_ms)
         return SpikeBatch(
             unit_row=torch.from_numpy(unit_row),
@@ -87,14 +106,10 @@ class Batcher:
             target=torch.from_numpy(target),
             window_ms=first.window_ms,
             bin_ms=bin_ms,
-            stimulus=torch.full((windows,), -1),
+            stimulus=torch.from_numpy(np.concatenate(shown)),
             session=torch.tensor([i for i, _ in picks]),
-            row=torch.full((windows,), -1),
+            row=torch.from_numpy(np.concatenate(rows)),
         )
-
-    def kind(self, index: int) -> tuple[bool, int]:
-        """What the sessions of one batch have in common: values or spikes, and the length of the window."""
-        return self.sessions[index].valued, self.sessions[index].window_ms
 
     def sequence(self, index: int, rows: np.ndarray, size: int) -> Iterator[SpikeBatch]:
         """All ``rows`` of session ``index`` in order, ``size`` windows a batch."""

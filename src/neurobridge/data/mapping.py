@@ -1,8 +1,9 @@
 """Events of a session straight from its file: contiguous data sets are memory-mapped, and hardly anything stays open.
 
 A process keeps few files mapped and little of them resident, however many sessions there are and however long they are:
-the files used longest ago are closed, and pages that were read are handed back to the operating system, which keeps
-them in its cache. What cannot be mapped as it is (chunked, compressed, unsorted, other number types) is unpacked once
+the files used longest ago are closed, pages that were read are handed back to the operating system, which keeps them in
+its cache, and a time is looked up through the file's index of whole seconds, for a search from end to end would touch
+pages everywhere. What cannot be mapped as it is (chunked, compressed, unsorted, other number types) is unpacked once,
 into the hidden folder ``.mapped`` beside the file.
 """
 
@@ -17,15 +18,19 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from torch_brain.data import IrregularTimeSeries
 
 from neurobridge.data.checks import check_events
-from neurobridge.data.hdf5 import has, read_array
+from neurobridge.data.hdf5 import atomic_hdf5, has, read_array
 from neurobridge.data.recording import CHECKED
-from neurobridge.errors import UserError, atomic_path
+from neurobridge.errors import UserError
 
 MOST_OPEN = 128
 MOST_RESIDENT = 64 * 2**20
+AROUND = 2**17  # bytes that come with every stretch that is read: the kernel maps 64 kB around each page
 BLOCK = 2**20
+SHORT = 2**16  # events that are searched from end to end
+INDEX, SPACING = "timestamp_indices_1s", 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +47,14 @@ class MappedEvents:
     """times [S] float64 s, ascending; units [S] integer rows; values [S] or None: views of the file, made when asked.
 
     Holds a path and numbers alone, so it costs nothing to keep and to send to a worker. ``stamp``: size and time of
-    change of the file when it was opened; a file that changed since is refused.
+    change of the file when it was opened; a file that changed since is refused. ``origin``: where the index of seconds
+    starts.
     """
 
     path: Path
     stamp: tuple[int, int]
     columns: dict[str, Column]
+    origin: float = 0.0
 
     def __len__(self) -> int:
         return self.columns["timestamps"].length
@@ -70,17 +77,36 @@ class MappedEvents:
             _maps.of(self.path, self.stamp), dtype=column.dtype, count=column.length, offset=column.offset
         )
 
-    def was_read(self, events: int) -> None:
-        """Tell how many events were just looked at, so that their pages can be given back in time."""
-        _maps.was_read(events * sum(np.dtype(column.dtype).itemsize for column in self.columns.values()))
+    def search(self, moments: np.ndarray) -> np.ndarray:
+        """For each moment in s the number of events before it, as ``np.searchsorted(times, moments)``."""
+        times = self.times
+        if INDEX not in self.columns or len(times) <= SHORT:
+            return np.searchsorted(times, moments)
+        index = self._array(INDEX)
+        second = np.floor((moments - self.origin) / SPACING).astype(np.int64)
+        before, after = second - 1, second + 2  # a second more on both sides: the grid is rounded, too
+        low = np.where(before < 0, 0, index[np.clip(before, 0, len(index) - 1)])
+        high = np.where(after >= len(index), len(times), index[np.clip(after, 0, len(index) - 1)])
+        span = high - low
+        while span.any():
+            middle = low + (span >> 1)
+            later = (times[np.minimum(middle, len(times) - 1)] < moments) & (span > 0)
+            low = np.where(later, middle + 1, low)
+            span = np.where(later, span - (span >> 1) - 1, span >> 1)
+        return low
+
+    def was_read(self, stretches: int, events: int) -> None:
+        """Tell how many stretches and events were just looked at, so that their pages can be given back in time."""
+        width = sum(np.dtype(column.dtype).itemsize for name, column in self.columns.items() if name != INDEX)
+        _maps.was_read((self.path, self.stamp), events * width + stretches * AROUND * len(self.columns))
 
 
 class Maps:
-    """The files that this process has mapped, those used last at the end."""
+    """The files that this process has mapped, those used last at the end, and about how much of each is resident."""
 
     def __init__(self) -> None:
         self.open: OrderedDict[tuple[Path, tuple[int, int]], mmap.mmap] = OrderedDict()
-        self.resident = 0
+        self.read: dict[tuple[Path, tuple[int, int]], int] = {}
 
     def of(self, path: Path, stamp: tuple[int, int]) -> mmap.mmap:
         key = (path, stamp)
@@ -96,15 +122,16 @@ class Maps:
         except FileNotFoundError as error:
             raise UserError(f"{path} has gone since it was opened: start again") from error
         while len(self.open) > MOST_OPEN:
-            self.open.popitem(last=False)  # unmapped when the last view of it is gone
+            oldest, _ = self.open.popitem(last=False)  # unmapped when the last view of it is gone
+            self.read.pop(oldest, None)
         return self.open[key]
 
-    def was_read(self, size: int) -> None:
-        self.resident += size
-        if self.resident > MOST_RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
+    def was_read(self, key: tuple[Path, tuple[int, int]], size: int) -> None:
+        self.read[key] = min(self.read.get(key, 0) + size, key[1][0])
+        if sum(self.read.values()) > MOST_RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
             for mapped in self.open.values():
                 mapped.madvise(mmap.MADV_DONTNEED)
-            self.resident = 0
+            self.read.clear()
 
 
 _maps = Maps()
@@ -129,8 +156,13 @@ def map_events(path: Path, file: h5py.File, unit_count: int) -> MappedEvents:
         name: _contiguous(dataset, np.float64 if name == "timestamps" else None) for name, dataset in datasets.items()
     }
     columns = {name: column for name, column in found.items() if column is not None}
-    mapped = MappedEvents(path=path, stamp=stamp, columns=columns)
     whole = len(columns) == len(names)
+    origin = 0.0
+    if has(file, f"spikes/{INDEX}") and has(file, "spikes/domain/start"):
+        index = _contiguous(h5py.h5d.open(file.id, f"spikes/{INDEX}".encode()), np.int64)
+        if index is not None:
+            columns[INDEX], origin = index, float(read_array(file, "spikes/domain/start")[0])
+    mapped = MappedEvents(path=path, stamp=stamp, columns=columns, origin=origin)
     if whole and h5py.h5a.exists(file.id, CHECKED.encode(), obj_name=b"spikes"):
         return mapped
     note = path.parent / ".mapped" / f"{path.stem}-{stamp[0]}-{stamp[1]}"
@@ -151,7 +183,10 @@ def _contiguous(dataset: h5py.h5d.DatasetID, wanted: type | None) -> Column | No
 
 
 def _is_sound(events: MappedEvents, unit_count: int) -> bool:
-    """True if the times ascend. Raises UserError for events that cannot be used. A block at a time."""
+    """True if the times ascend and the index is theirs; read a block at a time.
+
+    Raises UserError for events that cannot be used.
+    """
     last = -np.inf
     for first in range(0, len(events), BLOCK):
         times = events.times[first : first + BLOCK]
@@ -159,8 +194,12 @@ def _is_sound(events: MappedEvents, unit_count: int) -> bool:
         if times[0] < last or (times[1:] < times[:-1]).any():
             return False
         last = times[-1]
-        events.was_read(len(times))
-    return True
+        events.was_read(1, len(times))
+    if INDEX not in events.columns:
+        return True
+    index = events._array(INDEX)
+    grid = events.origin + SPACING * np.arange(len(index))
+    return bool((np.abs(np.searchsorted(events.times, grid) - index) <= 1).all())
 
 
 def _write_note(path: Path) -> None:
@@ -173,20 +212,17 @@ def _write_note(path: Path) -> None:
 
 
 def _unpacked(file: h5py.File, names: list[str], copy: Path, unit_count: int, source: Path) -> MappedEvents:
-    """The events as plain sorted arrays, one after the other, in the file ``copy``, which is written if need be."""
-    length, columns, offset = file["spikes/timestamps"].shape[0], {}, 0
-    for name, dtype in zip(names, (np.float64, np.int64, np.float32), strict=False):
-        columns[name] = Column(offset=offset, dtype=np.dtype(dtype).str, length=length)
-        offset += length * np.dtype(dtype).itemsize
+    """The events as a file of ours, ``copy``, which is written if need be: sorted, contiguous, with an index."""
     if not copy.is_file():
-        times = read_array(file, "spikes/timestamps")
-        check_events(times, read_array(file, "spikes/unit_index"), unit_count, str(source))
-        order = np.argsort(times, kind="stable")
+        arrays = {name: read_array(file, f"spikes/{name}") for name in names}
+        check_events(arrays["timestamps"], arrays["unit_index"], unit_count, str(source))
+        order = np.argsort(arrays["timestamps"], kind="stable")
+        times = arrays.pop("timestamps")[order].astype(np.float64)
         try:
-            with atomic_path(copy) as temporary, temporary.open("wb") as output:
-                for name in names:
-                    array = read_array(file, f"spikes/{name}")[order].astype(columns[name].dtype)
-                    output.write(array.tobytes())
+            with atomic_hdf5(copy) as output:
+                spikes = IrregularTimeSeries(timestamps=times, **{name: array[order] for name, array in arrays.items()})
+                spikes.to_hdf5(output.create_group("spikes"))
+                output["spikes"].attrs[CHECKED] = 1
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
@@ -194,7 +230,8 @@ def _unpacked(file: h5py.File, names: list[str], copy: Path, unit_count: int, so
                 f"{source} is compressed, chunked or unsorted and {source.parent} cannot be written to, where it would "
                 "be unpacked: copy the data folder to a place of your own, or import it again"
             ) from error
-    return MappedEvents(path=copy, stamp=_stamp(copy.stat()), columns=columns)
+    with h5py.File(copy, "r") as unpacked:
+        return map_events(copy, unpacked, unit_count)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:

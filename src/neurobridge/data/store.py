@@ -39,7 +39,10 @@ class HeldEvents:
         self.units = recording.spike_units[order]
         self.values = None if recording.spike_values is None else recording.spike_values[order]
 
-    def was_read(self, events: int) -> None:
+    def search(self, moments: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.times, moments)
+
+    def was_read(self, stretches: int, events: int) -> None:
         """Nothing to give back."""
 
 
@@ -51,15 +54,16 @@ class Session:
     counts after a square root (Anscombe: the noise then hardly depends on the mean). Without stimuli the recording is
     cut into blocks of ten windows: of every ten blocks one is valid, one is test.
 
-    Besides the windows of :attr:`starts` there are those of :meth:`random_starts`, which begin on any millisecond.
+    ``dataset``: what the session is counted under where data sets are mixed; the recording's own by default. Besides
+    the windows of :attr:`starts` there are those of :meth:`random_starts`, which begin on any millisecond.
     """
 
     def __init__(
-        self, recording: Recording | StoredRecording, *, window_ms: int, offset_ms: int = 0, name: str = ""
+        self, recording: Recording | StoredRecording, *, window_ms: int, offset_ms: int = 0, dataset: str = ""
     ) -> None:
         self.recording = recording
         self.window_ms = window_ms
-        self.name = name or recording.session
+        self.name, self.dataset = recording.session, dataset or recording.dataset
         self.units = len(recording.unit_ids)
         self.source = recording.events if isinstance(recording, StoredRecording) else HeldEvents(recording)
         self.valued = self.source.values is not None
@@ -72,9 +76,9 @@ class Session:
         self.image_row = np.broadcast_to(-1, len(self.starts))
 
     @classmethod
-    def open(cls, path: Path | str, *, window_ms: int, offset_ms: int = 0, name: str = "") -> Session:
+    def open(cls, path: Path | str, *, window_ms: int, offset_ms: int = 0, dataset: str = "") -> Session:
         """The session at ``path``, which stays on disk. Raises UserError if it cannot be used."""
-        return cls(StoredRecording(path), window_ms=window_ms, offset_ms=offset_ms, name=name)
+        return cls(StoredRecording(path), window_ms=window_ms, offset_ms=offset_ms, dataset=dataset)
 
     def _cut(self, offset_ms: int) -> None:
         start, end = self.recording.duration
@@ -167,18 +171,19 @@ class Session:
             at += len(time)
         np.clip(tick, 0, self.window_ms - 1, out=tick)
         value = self._zscored(_gathered(self.source.values, first, last), column) if self.valued else None
-        self.source.was_read(total)
+        self.source.was_read(len(starts), total)
         return window, column, tick, value
 
     def event_counts(self, starts: np.ndarray) -> np.ndarray:
         """[W]: how many events each window from ``starts`` holds; nothing but the times is looked at."""
         first, last = self._spans(starts)
+        self.source.was_read(len(starts), 0)
         return last - first
 
     def _spans(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        times = self.source.times
-        first = np.searchsorted(times, starts - EPSILON)
-        return first, np.searchsorted(times, starts + self.window_ms * TICK - EPSILON)
+        bounds = np.concatenate([starts - EPSILON, starts + self.window_ms * TICK - EPSILON])
+        found = self.source.search(bounds)
+        return found[: len(starts)], found[len(starts) :]
 
     def binned(self, rows: np.ndarray, bin_ms: int) -> np.ndarray:
         """Counts (or summed values) [len(rows), N, T] float32 on bins of ``bin_ms``."""
@@ -199,7 +204,7 @@ class Session:
         for at in range(0, len(rows), WINDOWS_AT_ONCE):
             first, last = self._spans(self.starts[rows[at : at + WINDOWS_AT_ONCE]])
             counts += np.bincount(_gathered(self.source.units, first, last), minlength=self.units)
-            self.source.was_read(int((last - first).sum()))
+            self.source.was_read(len(first), int((last - first).sum()))
         mean = (counts / len(rows)).astype(np.float32) * bin_ms / self.window_ms
         return np.log(np.maximum(mean, 1e-4)).astype(np.float32)
 
@@ -225,7 +230,7 @@ class Session:
                 values = (self._stable(_gathered(self.source.values, first, last)) - mean[column]) ** moment
                 total += np.bincount(column, weights=values, minlength=self.units)
                 count += np.bincount(column, minlength=self.units) * (moment == 1)
-                self.source.was_read(len(column))
+                self.source.was_read(len(first), len(column))
             if moment == 1:
                 mean = total / np.maximum(count, 1)
         variance = total / np.maximum(count, 1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 
 from neurobridge.data.datamodule import Batcher, StepBatches, open_sessions
+from neurobridge.data.mixture import MixtureBatches
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError
 from neurobridge.neuro.batch import SpikeBatch
@@ -16,7 +17,7 @@ from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.masking import Masker, MaskPlan
 from neurobridge.neuro.model import PRESETS, NeuroBridge, parameter_count
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.training.settings import AdaptSettings, PretrainSettings, RunSettings
+from neurobridge.training.settings import AdaptSettings, MixtureSettings, PretrainSettings, RunSettings
 from neurobridge.training.tasks import IdentityTask, MaskedTask
 from neurobridge.training.trainer import fit
 
@@ -46,23 +47,54 @@ def open_windows(settings: RunSettings, names: Sequence[str]) -> list[Session]:
     return open_sessions(settings.data, names, window_ms=window.window_ms, offset_ms=window.offset_ms)
 
 
+def mixture_sessions(settings: RunSettings) -> list[Session]:
+    """The pretraining sessions and those of all folders in settings.mixture.data; every session has its own name."""
+    mixture = settings.mixture
+    named = [path.name for path in (settings.data, *mixture.data)]
+    twice = next((name for name in named if named.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"two data folders are named '{twice}': rename one of them, for their names tell them apart")
+    foreign = [name for name in mixture.windows if name not in named[1:]]
+    if foreign:
+        raise UserError(
+            f"mixture.windows names '{foreign[0]}', which is not among the folders of mixture.data "
+            f"({', '.join(named[1:]) or 'none'}); the run's own folder is cut by 'window'"
+        )
+    sessions = pretraining_sessions(settings)
+    for folder in mixture.data:
+        window = mixture.windows.get(folder.name, settings.window)
+        sessions += open_windows(replace(settings, data=folder, window=window), ())
+    known: set[str] = set()
+    for session in sessions:
+        if session.name in known:
+            session.name = f"{session.dataset}/{session.name}"
+        known.add(session.name)
+    return sessions
+
+
+def bin_of(session: Session, settings: RunSettings) -> int:
+    """Bin of a session's rate grid in ms."""
+    return settings.mixture.windows.get(session.dataset, settings.window).bin_ms
+
+
 def make_batcher(model: NeuroBridge, sessions: Sequence[Session], settings: RunSettings) -> Batcher:
     rows = {s.name: model.units.rows_of(s.recording.unit_keys) for s in sessions}
-    return Batcher(sessions, rows_of_units=rows, bin_ms=settings.window.bin_ms)
+    return Batcher(sessions, rows_of_units=rows, bin_ms=[bin_of(s, settings) for s in sessions])
 
 
 def add_units(model: NeuroBridge, sessions: Sequence[Session], settings: RunSettings) -> None:
     """Grow the vocabulary by the units of ``sessions``, biases at their log mean rates in the train split."""
     for session in sessions:
-        start = torch.from_numpy(session.start_bias(settings.window.bin_ms))
+        start = torch.from_numpy(session.start_bias(bin_of(session, settings)))
         model.units.extend(session.recording.unit_keys, log_rates=start, seed=settings.seed)
 
 
 def frozen_validation(batcher: Batcher, masker: Masker) -> list[tuple[SpikeBatch, MaskPlan]]:
-    """Fixed windows of the valid split with fixed plans, every mode, from up to three sessions."""
+    """Fixed windows of the valid split with fixed plans, every mode, from up to three sessions (one a data set)."""
     plans = []
-    for index, session in enumerate(batcher.sessions[:3]):
-        rows = session.rows("valid")[:VALIDATION_WINDOWS]
+    first = [batcher.datasets.index(name) for name in dict.fromkeys(batcher.datasets)]
+    for index in first if len(first) > 1 else range(min(3, len(batcher.sessions))):
+        rows = batcher.sessions[index].rows("valid")[:VALIDATION_WINDOWS]
         if len(rows) == 0:
             continue
         batch = batcher.batch([(index, rows)])
@@ -110,17 +142,23 @@ def schedule(
     batcher: Batcher, stage: PretrainSettings | AdaptSettings, settings: RunSettings, groups: int | None
 ) -> dict:
     """What every task needs: batches by step, number of steps, rates, seed."""
+    mixture, adapting = settings.mixture, isinstance(stage, AdaptSettings)
+    kinds = {batcher.kind(i) for i in range(len(batcher.sessions))}
+    mixed = len(kinds) > 1 or (mixture != MixtureSettings() and not adapting)
+    groups = groups or settings.pretrain.groups
 
-    def loader(first: int, last: int, rank: int) -> StepBatches:
-        return StepBatches(
+    def loader(first: int, last: int, rank: int) -> StepBatches | MixtureBatches:
+        options = {"split": "train", "windows": stage.windows, "groups": groups, "seed": settings.seed}
+        options |= {"first": first, "last": last, "rank": rank}
+        if not mixed:
+            return StepBatches(batcher, **options)
+        return MixtureBatches(
             batcher,
-            split="train",
-            windows=stage.windows,
-            groups=groups or settings.pretrain.groups,
-            seed=settings.seed,
-            first=first,
-            last=last,
-            rank=rank,
+            power=mixture.power,
+            weights={} if adapting else mixture.weights,
+            max_events=mixture.max_events,
+            random_starts=mixture.random_starts,
+            **options,
         )
 
     return {
@@ -134,9 +172,9 @@ def schedule(
 
 
 def pretrain(run: RunFolder) -> None:
-    """Masked pretraining on all sessions but the held-out ones -> run/pretrain."""
+    """Masked pretraining on all sessions but the held-out ones, of all folders of the mixture -> run/pretrain."""
     settings = run.settings
-    sessions = pretraining_sessions(settings)
+    sessions = mixture_sessions(settings)
     torch.manual_seed(settings.seed)
     model = make_model(settings)
     add_units(model, sessions, settings)

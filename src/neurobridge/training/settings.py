@@ -93,6 +93,27 @@ class PretrainSettings:
 
 
 @dataclass(kw_only=True)
+class MixtureSettings:
+    """Several data folders in one pretraining. Without any of these options a step draws from one folder, as always.
+
+    Args:
+        data: More data folders to pretrain on; the last part of a folder's path is the name of its data set.
+        windows: How the recordings of a data set are cut (name -> window), where that differs from the run's own.
+        weights: Weight of a data set over the steps (name -> [[step, weight], ...], linear in between); others weigh 1.
+        power: A data set of n windows is drawn as often as weight * n ** power says, its sessions likewise.
+        max_events: Most events a step, so that dense recordings give fewer windows; empty: no limit.
+        random_starts: Training windows of sessions without stimuli begin on any millisecond, not on the grid.
+    """
+
+    data: list[Path] = field(default_factory=list)
+    windows: dict[str, WindowSettings] = field(default_factory=dict)
+    weights: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    power: float = 0.5
+    max_events: int | None = None
+    random_starts: bool = False
+
+
+@dataclass(kw_only=True)
 class AdaptSettings:
     """Unit embeddings of new sessions; the body is frozen.
 
@@ -236,6 +257,7 @@ class RunSettings:
         window: How recordings are cut.
         model: Size of the spike encoder.
         pretrain: Masked pretraining.
+        mixture: Several data folders in one pretraining.
         adapt: Unit embeddings of held-out sessions.
         image: Image encoder.
         align: Alignment to image embeddings.
@@ -257,6 +279,7 @@ class RunSettings:
     window: WindowSettings = field(default_factory=WindowSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
+    mixture: MixtureSettings = field(default_factory=MixtureSettings)
     adapt: AdaptSettings = field(default_factory=AdaptSettings)
     image: ImageSettings = field(default_factory=ImageSettings)
     align: AlignSettings = field(default_factory=AlignSettings)

@@ -54,10 +54,15 @@ class Task(lightning.LightningModule):
         """
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
+    def step_losses(self, batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Losses of a step; a mixed one holds a list, a batch for each kind of signal, and averages over windows."""
+        parts = batch if isinstance(batch, list) else [batch]
+        return mean_losses([self.losses(part, rng) for part in parts], [part.windows for part in parts])
+
     def training_step(self, batch, batch_idx: int) -> Tensor:
         step = self.current_epoch * self.checkpoint_every + batch_idx
         torch.manual_seed(self.seed * 1_000_003 + step)
-        losses = self.losses(batch, np.random.default_rng([self.seed, step, self.global_rank, 1]))
+        losses = self.step_losses(batch, np.random.default_rng([self.seed, step, self.global_rank, 1]))
         self.log_dict({f"train/{k}": v for k, v in losses.items()}, batch_size=1)
         self.log("loss", losses["loss"], prog_bar=True, logger=False, batch_size=1)
         return losses["loss"]
@@ -137,6 +142,15 @@ class MaskedTask(Task):
                 for mode, value in masked(self.model, batch.to(self.device), plan).items():
                     self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1)
         self.model.train()
+
+
+def mean_losses(parts: Sequence[dict[str, Tensor]], windows: Sequence[int]) -> dict[str, Tensor]:
+    """Mean of each named loss over the parts that have it, weighed by their windows."""
+    means = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        having = [(part[name], count) for part, count in zip(parts, windows, strict=True) if name in part]
+        means[name] = torch.stack([loss * count for loss, count in having]).sum() / sum(count for _, count in having)
+    return means
 
 
 def masked(
