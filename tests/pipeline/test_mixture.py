@@ -1,7 +1,7 @@
 """Pretraining on three data folders: spikes, spikes and values, in two kinds of window; the same when resumed."""
 
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 from neurobridge.cli import main
 from neurobridge.data.recording import Recording, Stimuli, write_recording
 from neurobridge.data.simulate import simulate
-from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.pipeline.spikes import add_units, fit_here, masked_task, mixture_sessions, pretrain
+from neurobridge.pipeline.spikes import add_units, fit_here, make_model, masked_task, mixture_sessions, pretrain
 from neurobridge.training.settings import (
     MixtureSettings,
     ModelSettings,
@@ -95,7 +94,7 @@ def test_three_folders_pretrain_together_and_resume(mixed, tmp_path):
 
     sessions = mixture_sessions(mixed)
     torch.manual_seed(mixed.seed)
-    model = NeuroBridge(**asdict(mixed.model))
+    model = make_model(mixed)
     add_units(model, sessions, mixed)
     task = masked_task(model, sessions, mixed, only_units=False)
     batches = task.loader
@@ -117,7 +116,7 @@ def test_three_folders_pretrain_together_and_resume(mixed, tmp_path):
 
 def test_a_mixed_step_is_the_mean_over_its_windows(mixed):
     sessions = mixture_sessions(mixed)
-    model = NeuroBridge(**asdict(mixed.model))
+    model = make_model(mixed)
     add_units(model, sessions, mixed)
     task = masked_task(model, sessions, mixed, only_units=False)
     step = next(parts for parts in task.loader(0, 20, 0) if len(parts) == 2)
