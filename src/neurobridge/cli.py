@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 
 from neurobridge.errors import UserError, is_disk_full
-from neurobridge.pipeline import commands
+from neurobridge.pipeline import commands, data_commands
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -27,10 +27,18 @@ COMMANDS = {
     "evaluate": commands.evaluate,
     "report": commands.report,
     "data": {
-        "_help": "Simulate, import and list recordings.",
+        "_help": "Simulate, import, check and show recordings.",
         "simulate": commands.simulate,
-        "import": {"_help": "Bring raw files into the on-disk format.", "v4": commands.import_v4},
-        "list": commands.list_sessions,
+        "import": {
+            "_help": "Bring raw files into the on-disk format.",
+            "lab": data_commands.import_lab,
+            "v4": commands.import_v4,
+        },
+        "doctor": data_commands.doctor,
+        "validate": data_commands.validate,
+        "audit": data_commands.audit,
+        "list": data_commands.list_sessions,
+        "show": data_commands.show,
     },
     "generator": {"_help": "Picture generators.", "train": commands.train_scene_generator},
 }

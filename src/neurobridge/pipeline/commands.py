@@ -8,12 +8,9 @@ from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from neurobridge.data.recording import read_recording
 from neurobridge.data.simulate import render_scenes, simulate
 from neurobridge.data.sources.v4 import import_v4
-from neurobridge.errors import UserError
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.training.settings import RunSettings
 
@@ -138,32 +135,3 @@ def train_scene_generator(out: Path, *, images: int = 20_000, steps: int = 2000,
         half=True,
         cache_dir=out / "cache",
     )
-
-
-def list_sessions(path: Path) -> None:
-    """List the sessions of a data folder.
-
-    Args:
-        path: Data folder (the parent of sessions/).
-    """
-    files = sorted((path / "sessions").glob("*.h5"))
-    if not files:
-        raise UserError(f"no sessions under {path / 'sessions'}: simulate or import a data set first")
-    table = Table("session", "subject", "signal", "units", "regions", "minutes", "presentations", "images")
-    for file in files:
-        r = read_recording(file)
-        shown = r.stimuli.image_id.tolist() if r.stimuli is not None else []
-        minutes = (r.duration[1] - r.duration[0]) / 60
-        regions = ", ".join(sorted(set(r.regions.tolist())))
-        row = (
-            r.session,
-            r.subject,
-            r.signal_kind,
-            len(r.unit_ids),
-            regions,
-            f"{minutes:.1f}",
-            len(shown),
-            len({*shown} - {""}),
-        )
-        table.add_row(*map(str, row))
-    console.print(table)

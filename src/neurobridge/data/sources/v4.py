@@ -12,17 +12,17 @@ from __future__ import annotations
 import itertools
 import re
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from rich.progress import Progress
 
+from neurobridge.data.doctor import Finding
 from neurobridge.data.images import ImageSet, content_id, decode_picture
-from neurobridge.data.importing import is_current, signature
+from neurobridge.data.importing import is_current, refuse_pointer, signature
 from neurobridge.data.recording import Recording, Stimuli, write_recording
 from neurobridge.data.splits import split_of
-from neurobridge.errors import UserError
+from neurobridge.errors import UserError, reading
 
 INTERVAL = 0.2
 WINDOW = 0.1
@@ -38,9 +38,10 @@ def import_v4(path: Path, out: Path = Path("data/v4"), *, seed: int = 0) -> Path
     at its centre and its value is the mean count. The clock is ours, for the release holds no times. Splits go by image
     content and ``seed`` alone (:func:`splits.split_of`), so one image has one split in every session: about 17 % test,
     7 % valid. Near-duplicates split apart: session 210305 shows locally blurred variants of one photograph, so its
-    held-out images have twins in training (elsewhere only two pairs are that close). Sessions whose pictures were not
-    released get the image id "" and the split train: they serve self-supervision only. Sessions already
-    written from the same bytes with the same seed are skipped. Raises UserError for input that cannot be used.
+    held-out images have twins in training (elsewhere a handful of pairs is that close: see ``data audit``). Sessions
+    whose pictures were not released get the image id "" and the split train: they serve self-supervision only.
+    Sessions already written from the same bytes with the same seed are skipped. Raises UserError for input that cannot
+    be used.
     """
     path, out = Path(path), Path(out)
     if not path.is_dir():
@@ -89,7 +90,9 @@ def read_images(archive: Path) -> np.ndarray:
             names = [name for name in file.namelist() if _is_image_name(name)]
             names.sort(key=lambda name: PurePosixPath(name).name)
             pictures = [decode_picture(file.read(name), f"'{name}' in {archive}") for name in names]
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # zipfile does not say what a damaged archive makes it raise
         raise UserError(
             f"{archive} is not a whole zip archive ({error}): it may be truncated; download it again"
         ) from error
@@ -106,6 +109,44 @@ def read_images(archive: Path) -> np.ndarray:
                 f"{pictures[0].shape[1]}x{pictures[0].shape[0]}; bring all pictures to one size"
             )
     return np.stack(pictures)
+
+
+def recognises(path: Path) -> bool:
+    """True for the folder of the release: it holds responses_mean/responses_<session>.npy. Never raises."""
+    try:
+        return any((Path(path) / "responses_mean").glob("responses_*.npy"))
+    except OSError:
+        return False
+
+
+def examine(path: Path) -> list[Finding]:
+    """Responses and pictures of every session: shapes, counts that agree, and what the import would refuse."""
+    findings = []
+    for file in sorted((Path(path) / "responses_mean").glob("responses_*.npy")):
+        archive = Path(path) / "images" / f"images_{file.stem.removeprefix('responses_')}.zip"
+        presentations = "as many as responses"
+        try:
+            session_of(file)
+            responses = _read_responses(file)
+            presentations = str(responses.shape[1])
+            found, ok, mend = f"{responses.dtype} {list(responses.shape)}", True, ""
+        except UserError as error:
+            found, ok, mend = "refused", False, str(error)
+        expected = "mean counts [units, images], finite, not negative"
+        findings.append(Finding(file=file, key="responses", found=found, expected=expected, ok=ok, mend=mend))
+        found, ok, mend = "nothing: serves pretraining only", True, ""
+        if archive.is_file():
+            try:
+                refuse_pointer(archive)
+                count, height, width, _ = read_images(archive).shape
+                found = f"{count} pictures of {width} x {height}"
+                ok = presentations in (str(count), "as many as responses")
+                mend = "" if ok else "they are not of one session, or one is incomplete; download both again"
+            except UserError as error:
+                found, ok, mend = "refused", False, str(error)
+        expected = f"{presentations} pictures, optional"
+        findings.append(Finding(file=archive, key="pictures", found=found, expected=expected, ok=ok, mend=mend))
+    return findings
 
 
 def _is_image_name(name: str) -> bool:
@@ -192,12 +233,10 @@ def _recording(file: Path, ids: np.ndarray | None, archive: Path, seed: int) -> 
 
 def _read_responses(file: Path) -> np.ndarray:
     """Mean counts [N, P] float32. Raises UserError unless they are finite, non-negative and two-dimensional."""
-    try:
+    with reading(file, ".npy array", "it may be empty or truncated; download it again"):
         responses = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"{file} is not a readable .npy array: it may be empty or truncated; download it again"
-        ) from error
+        if not isinstance(responses, np.ndarray) or responses.dtype.kind not in "fiu":
+            raise ValueError("it holds no array of numbers")
     if responses.ndim != 2 or 0 in responses.shape:
         raise UserError(f"{file} has shape {responses.shape}, expected (units, images) of averaged counts")
     bad = np.argwhere(~(np.isfinite(responses) & (responses >= 0)))

@@ -1,0 +1,171 @@
+"""The commands under 'neurobridge data': import, look at raw files, check and show a data folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from neurobridge.data.audit import audit as audit_folder
+from neurobridge.data.doctor import Finding, examine_path
+from neurobridge.data.recording import Recording, read_recording
+from neurobridge.data.sources.lab import import_lab
+from neurobridge.data.validation import validate_folder
+from neurobridge.errors import UserError
+from neurobridge.pipeline.data_pictures import draw_session
+
+__all__ = ["import_lab"]
+
+console = Console(highlight=False)
+
+
+def doctor(path: Path) -> None:
+    """Say what a raw file or folder holds, beside what its reader expects.
+
+    Args:
+        path: A file or folder as it was downloaded, a manifest, or a data folder of ours.
+
+    Raises:
+        UserError: Something is not as its reader needs it (exit code 2).
+    """
+    findings = examine_path(path)
+    print_findings(findings, Path(path))
+    _refuse_wrong(findings, path, "mend what the table names, then import")
+
+
+def validate(path: Path) -> None:
+    """Read every session of a data folder; check pictures and splits over all of them.
+
+    Args:
+        path: Data folder (the parent of sessions/).
+
+    Raises:
+        UserError: Something is wrong (exit code 2).
+    """
+    findings = validate_folder(path)
+    print_findings(findings, Path(path))
+    _refuse_wrong(findings, path, "mend what the table names")
+
+
+def audit(path: Path, *, window_ms: int | None = None, offset_ms: int = 0) -> None:
+    """Look for pictures, concepts and moments that leak from a test or valid split into training.
+
+    Args:
+        path: Data folder (the parent of sessions/).
+        window_ms: Compare windows of this length, as training cuts them, instead of the presentations.
+        offset_ms: Start of a window after stimulus onset.
+
+    Raises:
+        UserError: One picture in two splits, or presentations of two splits that overlap (exit code 2).
+    """
+    leaks = audit_folder(path, window_ms=window_ms, offset_ms=offset_ms)
+    if not leaks:
+        console.print("no leak: no picture, near-duplicate, concept or moment is shared between splits", soft_wrap=True)
+        return
+    table = Table("leak", "between", "where", "cases", "first", caption="in red: what no split may do")
+    for leak in leaks:
+        style = "red" if leak.certain else None
+        cases = f"{leak.count} of {leak.of}"
+        cells = (leak.kind, " / ".join(leak.splits), leak.where, cases, leak.examples[0])
+        table.add_row(*map(escape, cells), style=style)
+    console.print(table)
+    certain = [leak for leak in leaks if leak.certain]
+    if certain:
+        raise UserError(
+            f"{path}: {len(certain)} leaks that no split may have ({certain[0].kind}, {certain[0].where}: "
+            f"{certain[0].examples[0]}); split by image content and import again"
+        )
+
+
+def list_sessions(path: Path) -> None:
+    """List the sessions of a data folder.
+
+    Args:
+        path: Data folder (the parent of sessions/).
+    """
+    table = Table("session", "subject", "signal", "units", "regions", "minutes", "presentations", "images")
+    for file in _sessions(path):
+        r = read_recording(file)
+        shown = r.stimuli.image_id.tolist() if r.stimuli is not None else []
+        minutes = (r.duration[1] - r.duration[0]) / 60
+        row = (
+            r.session,
+            r.subject,
+            r.signal_kind,
+            len(r.unit_ids),
+            ", ".join(sorted(set(r.regions.tolist()))),
+            f"{minutes:.1f}",
+            len(shown),
+            len({*shown} - {""}),
+        )
+        table.add_row(*(escape(str(cell)) for cell in row))
+    console.print(table)
+
+
+def show(path: Path, *, session: str | None = None, out: Path = Path("figures")) -> None:
+    """Show sessions: a table of each one's regions, and a picture with a raster and the mean response.
+
+    Args:
+        path: Data folder (the parent of sessions/).
+        session: Name of one session; all of the folder if not given.
+        out: Folder for <session>.png.
+    """
+    files = {file.stem: file for file in _sessions(path)}
+    if session is not None and session not in files:
+        raise UserError(f"session '{session}' is not in {path}; there are: {', '.join(files)}")
+    for name in files if session is None else [session]:
+        recording = read_recording(files[name])
+        _print_session(recording)
+        picture = out / f"{name}.png"
+        draw_session(recording, picture)
+        console.print(f"picture: {picture}", markup=False, soft_wrap=True)
+
+
+def print_findings(findings: Sequence[Finding], root: Path) -> None:
+    """A table of findings, file names relative to ``root``; what is not ok in red, with its mend."""
+    table = Table(Column("file", overflow="fold"), Column("key", no_wrap=True), "found", "expected", "mend")
+    above = None
+    for f in findings:
+        name = f.file.relative_to(root) if root.is_dir() and f.file.is_relative_to(root) else Path(f.file.name)
+        cells = ("" if f.file == above else name.as_posix(), f.key, f.found, f.expected, f.mend or "ok")
+        table.add_row(*map(escape, cells), style=None if f.ok else "red")
+        above = f.file
+    console.print(table)
+
+
+def _refuse_wrong(findings: Sequence[Finding], path: Path, mend: str) -> None:
+    wrong = [finding for finding in findings if not finding.ok]
+    if wrong:
+        first = wrong[0].mend or f"{wrong[0].key} is {wrong[0].found}, expected {wrong[0].expected}"
+        raise UserError(f"{path}: {len(wrong)} of {len(findings)} findings are not ok (first: {first}); {mend}")
+
+
+def _sessions(path: Path) -> list[Path]:
+    files = sorted((path / "sessions").glob("*.h5"))
+    if not files:
+        raise UserError(f"no sessions under {path / 'sessions'}: simulate or import a data set first")
+    return files
+
+
+def _print_session(r: Recording) -> None:
+    valued = r.spike_values is not None
+    table = Table(
+        "region", "units", "events", "mean value" if valued else "mean rate (Hz)", title=f"session {r.session}"
+    )
+    length = max(r.duration[1] - r.duration[0], 1e-3)
+    for region in sorted(set(r.regions.tolist())):
+        units = np.flatnonzero(r.regions == region)
+        mine = np.isin(r.spike_units, units)
+        mean = r.spike_values[mine].mean() if r.spike_values is not None else mine.sum() / length / len(units)
+        table.add_row(escape(region), str(len(units)), str(int(mine.sum())), f"{mean:.3g}")
+    console.print(table)
+    told = {"subject": r.subject, "signal": r.signal_kind, "duration": f"{length:.1f} s", **r.provenance}
+    if r.stimuli is not None:
+        names, counts = np.unique(r.stimuli.split, return_counts=True)
+        told["presentations"] = ", ".join(f"{n} {name}" for name, n in zip(names.tolist(), counts, strict=True))
+    for name, value in told.items():
+        console.print(f"  {name}: {value}", markup=False, soft_wrap=True)
