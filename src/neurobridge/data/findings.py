@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,8 +15,8 @@ from neurobridge.data.doctor import Finding
 from neurobridge.data.importing import refuse_pointer
 from neurobridge.errors import UserError
 
-DAMAGE = (
-    *(OSError, EOFError, RuntimeError, ValueError, TypeError, AttributeError),
+DAMAGE = (  # what h5py, numpy (down to the tokens of an .npy header), pandas and zlib raise for damaged bytes
+    *(OSError, EOFError, RuntimeError, ValueError, TypeError, AttributeError, SyntaxError, tokenize.TokenError),
     *(LookupError, ArithmeticError, MemoryError, zlib.error),
 )
 
@@ -31,7 +32,7 @@ def refuse(checks: Iterable[Check]) -> None:
     """Raise UserError for the first check that is needed and not ok."""
     for check in checks:
         if check.needed and not check.ok:
-            raise UserError(f"{check.file}: '{check.key}' is {check.found}, expected {check.expected}; {check.mend}")
+            raise UserError(f"{check.file} ({check.key}): {check.found}; expected {check.expected}: {check.mend}")
 
 
 def require(path: Path) -> Path:
@@ -62,10 +63,10 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def unreadable(path: Path, error: UserError) -> Check:
-    """The finding for a file that :func:`reading` refused."""
-    found = str(error).removeprefix(f"{path} ").split(": ")[0]
-    return Check(file=path, key="file", found=found, expected="a whole file", ok=False, mend=str(error).split(": ")[-1])
+def unreadable(path: Path, error: UserError, *, needed: bool = True) -> Check:
+    """The check for a file that :func:`reading` refused."""
+    found, _, mend = str(error).removeprefix(f"{path} ").rpartition(": ")
+    return Check(file=path, key="file", found=found, expected="a whole file", ok=False, mend=mend, needed=needed)
 
 
 def check_dataset(
