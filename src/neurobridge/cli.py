@@ -31,8 +31,12 @@ COMMANDS = {
         "simulate": commands.simulate,
         "import": {
             "_help": "Bring raw files into the on-disk format.",
+            "allen": data_commands.import_allen,
+            "ibl": data_commands.import_ibl,
             "lab": data_commands.import_lab,
-            "v4": commands.import_v4,
+            "nlb": data_commands.import_nlb,
+            "tvsd": data_commands.import_tvsd,
+            "v4": data_commands.import_v4,
         },
         "doctor": data_commands.doctor,
         "validate": data_commands.validate,

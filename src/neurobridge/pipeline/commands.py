@@ -10,11 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from neurobridge.data.simulate import render_scenes, simulate
-from neurobridge.data.sources.v4 import import_v4
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.training.settings import RunSettings
 
-__all__ = ["import_v4", "simulate"]
+__all__ = ["simulate"]
 
 console = Console(highlight=False)
 

@@ -13,12 +13,17 @@ from rich.table import Column, Table
 from neurobridge.data.audit import audit as audit_folder
 from neurobridge.data.doctor import Finding, examine_path
 from neurobridge.data.recording import Recording, read_recording
+from neurobridge.data.sources.allen import import_allen
+from neurobridge.data.sources.ibl import import_ibl
 from neurobridge.data.sources.lab import import_lab
+from neurobridge.data.sources.nlb import import_nlb
+from neurobridge.data.sources.tvsd import import_tvsd
+from neurobridge.data.sources.v4 import import_v4
 from neurobridge.data.validation import validate_folder
 from neurobridge.errors import UserError
 from neurobridge.pipeline.data_pictures import draw_session
 
-__all__ = ["import_lab"]
+__all__ = ["import_allen", "import_ibl", "import_lab", "import_nlb", "import_tvsd", "import_v4"]
 
 console = Console(highlight=False)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 
+from neurobridge.data.audit import audit_record
 from neurobridge.data.datamodule import Batcher, StepBatches, open_sessions
 from neurobridge.data.mixture import MixtureBatches
 from neurobridge.data.store import Session
-from neurobridge.errors import UserError
+from neurobridge.errors import UserError, atomic_path
 from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.masking import Masker, MaskPlan
@@ -175,6 +177,7 @@ def pretrain(run: RunFolder) -> None:
     """Masked pretraining on all sessions but the held-out ones, of all folders of the mixture -> run/pretrain."""
     settings = run.settings
     sessions = mixture_sessions(settings)
+    leaks = audit_splits(run)
     torch.manual_seed(settings.seed)
     model = make_model(settings)
     add_units(model, sessions, settings)
@@ -186,7 +189,18 @@ def pretrain(run: RunFolder) -> None:
         units=len(model.units),
         parameters=parameter_count(model.encoder) + parameter_count(model.decoder),
         windows=int(sum(len(s.rows("train")) for s in sessions)),
+        leaks=leaks,
     )
+
+
+def audit_splits(run: RunFolder) -> int:
+    """Look for leaks between the splits of every data folder -> run/audit.json; the number of certain ones."""
+    settings = run.settings
+    window = {"window_ms": settings.window.window_ms, "offset_ms": settings.window.offset_ms}
+    records = {str(folder): audit_record(folder, **window) for folder in (settings.data, *settings.mixture.data)}
+    with atomic_path(run / "audit.json") as path:
+        path.write_text(json.dumps(records, indent=1))
+    return sum(record["certain"] for record in records.values())
 
 
 def adapt(run: RunFolder) -> None:
