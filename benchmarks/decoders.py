@@ -22,7 +22,7 @@ from neurobridge.neuro.masking import MODES
 from neurobridge.neuro.model import parameter_count
 from neurobridge.training.settings import ModelSettings
 
-STEPS = 500
+STEPS = 250
 TASKS = (*MODES, "co-smoothing", "category")
 SCORED = ("monkeyA_1", "monkeyB_1")
 
