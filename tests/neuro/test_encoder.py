@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from neurobridge.neuro.batch import collate_windows
 from neurobridge.neuro.encoder import ChunkAttention
-from neurobridge.neuro.layers import rotary_phase, rotate
+from neurobridge.neuro.layers import ShortAttention, rotary_phase, rotate
 from neurobridge.neuro.masking import nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
 
@@ -158,3 +158,16 @@ def test_save_and_load_without_pickle(tmp_path):
     loaded = NeuroBridge.load(tmp_path)
     assert loaded.units.keys == model.units.keys
     torch.testing.assert_close(loaded(batch), model(batch), rtol=0, atol=0)
+
+
+def test_attention_written_out_equals_the_fused_one_with_its_gradients():
+    torch.manual_seed(0)
+    q = torch.randn(2, 3, 7, 8, requires_grad=True)
+    k, v = (torch.randn(2, 3, 5, 8, requires_grad=True) for _ in range(2))
+    weight = torch.randn(2, 3, 7, 8)
+    results = []
+    for attend in (ShortAttention.apply, F.scaled_dot_product_attention):
+        out = attend(q, k, v)
+        results.append((out, *torch.autograd.grad((out * weight).sum(), (q, k, v))))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -30,7 +30,7 @@ class FactorisedDecoder(nn.Module):
         """latent [B, M, D], latent_time [M] ms, unit [G, N, E], bias [G, N] -> [B, N, T]."""
         phase_q = rotary_phase(bin_centres(bins, bin_ms, latent), self.head_width)
         phase_k = rotary_phase(latent_time, self.head_width)
-        x = self.query.expand(len(latent), bins, -1)
+        x = self.query  # one query for all windows and bins, until its time and the latents tell them apart
         for layer in self.layers:
             x = layer(x, latent, phase_q=phase_q, phase_k=phase_k)
         state = self.norm(x).unflatten(0, (len(unit), -1))  # [G, B/G, T, D]

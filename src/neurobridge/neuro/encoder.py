@@ -85,19 +85,20 @@ class ChunkAttention(nn.Module):
                 total = torch.bmm(grid.view(g * n, chunks, p), table)
             return total.view(g, n, chunks, -1)
 
-        weights = mass(None)
-        null = self.null_score.clamp(-self.max_scale, self.max_scale).exp()
-        total = (weights.sum(1).unflatten(-1, (self.latents, self.heads)) + null)[..., None]
-        mixed = (self._mix(weights, self.value(unit)) + null[..., None] * self.null_value) / total
+        value = self.value(unit).unflatten(-1, (self.heads, -1))
+        summed = self._mix(mass(None), F.pad(value, (0, 1), value=1.0))  # the last column sums the weights themselves
+        null = self.null_score.clamp(-self.max_scale, self.max_scale).exp()[..., None]
+        total = summed[..., -1:] + null
+        mixed = (summed[..., :-1] + null * self.null_value) / total
         if batch.event_value is not None:
             valued = mass(batch.event_value[visible_event].to(unit.dtype))
-            mixed = mixed + self._mix(valued, self.second_value(unit)) / total.sqrt()
+            second = self.second_value(unit).unflatten(-1, (self.heads, -1))
+            mixed = mixed + self._mix(valued, second) / total.sqrt()
         return self.out(mixed.flatten(-2)).reshape(batch.windows, c, self.latents, -1)
 
     def _mix(self, mass: Tensor, value: Tensor) -> Tensor:
-        """sum over units: mass [G, N, R, K], value [G, N, D] -> [G, R, L, H, d]."""
-        mass = mass.unflatten(-1, (self.latents, self.heads))
-        return torch.einsum("gnrlh,gnhd->grlhd", mass, value.unflatten(-1, (self.heads, -1)))
+        """sum over units: mass [G, N, R, K], value [G, N, H, d] -> [G, R, L, H, d]."""
+        return torch.einsum("gnrlh,gnhd->grlhd", mass.unflatten(-1, (self.latents, self.heads)), value)
 
 
 class Presence(nn.Module):

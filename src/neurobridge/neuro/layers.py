@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+SHORT = 512 * 512  # score matrices up to this size are held in memory on a CPU
+
 
 def rotary_phase(time_ms: Tensor, width: int, *, shortest_ms: float = 4.0, longest_ms: float = 4000.0) -> Tensor:
     """Unit complex numbers [..., width / 2] of rotary time (Su et al. 2021; times as in POYO, Azabou et al. 2023).
@@ -40,8 +42,9 @@ def norm(width: int) -> nn.LayerNorm:
 class Attention(nn.Module):
     """Multi-head attention with rotary time on queries and keys. Self-attention if no memory is given.
 
-    x [B, Q, D], memory [B, K, D]; phase_q [Q, d / 2] or [B, Q, d / 2], phase_k alike, from :func:`rotary_phase`, d the
-    width of a head (None: no rotation). Self-attention rotates queries and keys by phase_q.
+    x [B, Q, D], memory [B, K, D]; x [1, 1, D] is one query that differs in its times alone. phase_q [Q, d / 2] or
+    [B, Q, d / 2], phase_k alike, from :func:`rotary_phase`, d the width of a head (None: no rotation). Self-attention
+    rotates queries and keys by phase_q.
     """
 
     def __init__(self, width: int, heads: int, *, memory_width: int | None = None, dropout: float = 0.0) -> None:
@@ -70,11 +73,47 @@ class Attention(nn.Module):
             q = self.query(x).unflatten(-1, (self.heads, -1))
             k = self.key(memory).unflatten(-1, (self.heads, -1))
             q = q if phase_q is None else rotate(q, phase_q[..., None, :])
+            q = q.expand(len(memory), -1, -1, -1)
             k = k if phase_k is None else rotate(k, phase_k[..., None, :])
         v = self.value(memory).unflatten(-1, (self.heads, -1))
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        if q.device.type == "cpu" and q.dtype == torch.float32 and not dropout and q.shape[-2] * k.shape[-2] <= SHORT:
+            mixed = ShortAttention.apply(q, k, v)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class ShortAttention(torch.autograd.Function):
+    """Softmax attention of q, k, v [B, H, M, d] in batched products, with its gradient written out.
+
+    On two CPU threads, heads of 16 and 80 tokens, forward and backward take 2.9 ms where the fused kernel takes 2.5 on
+    an idle machine and 5 on a busy one, for it waits at more barriers.
+    """
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        shape, scale = q.shape, q.shape[-1] ** -0.5
+        q, k, v = (part.flatten(0, 1) for part in (q, k, v))
+        weight = torch.bmm(q, k.transpose(1, 2)).mul_(scale).softmax(-1)
+        ctx.save_for_backward(q, k, v, weight)
+        ctx.scale = scale
+        return torch.bmm(weight, v).view(shape)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v, weight = ctx.saved_tensors
+        heads = grad.shape[:2]
+        grad = grad.flatten(0, 1)
+        grad_weight = torch.bmm(grad, v.transpose(1, 2))
+        grad_score = torch._softmax_backward_data(grad_weight, weight, -1, weight.dtype).mul_(ctx.scale)
+        grads = (
+            torch.bmm(grad_score, k),
+            torch.bmm(grad_score.transpose(1, 2), q),
+            torch.bmm(weight.transpose(1, 2), grad),
+        )
+        return tuple(part.unflatten(0, heads) for part in grads)
 
 
 class FeedForward(nn.Module):

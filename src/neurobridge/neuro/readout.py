@@ -41,4 +41,4 @@ class QueryReadout(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """latent [B, M, D] -> [B, Q, D]."""
-        return self.block(self.queries.expand(len(latent), -1, -1), latent)
+        return self.block(self.queries, latent)
