@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from neurobridge.data.images import ImageSet
+from neurobridge.data.nwb import open_nwb
 from neurobridge.data.quality import QualitySettings
 from neurobridge.data.recording import read_recording
 from neurobridge.data.sources.allen import examine, import_allen, recognises
+from neurobridge.data.sources.allen_file import look_at
 from neurobridge.data.sources.v4 import split_of
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError
@@ -262,8 +264,9 @@ DEFECTS = {
     "spikes in ms": (replaced(SPIKES, lambda v: v * 1000), SPIKES, "milliseconds"),
     "stops in ms": (replaced(STOPS, lambda v: v * 1000), SCENES, "milliseconds"),
     "stop before start": (replaced(STOPS, at(3, 1.0)), STOPS, "row 3 stops at 1"),
-    "nan spike": (replaced(SPIKES, at(5, np.nan)), SPIKES, "spike 5 is nan"),
-    "nan start": (replaced(STARTS, at(1, np.nan)), STARTS, "row 1 is nan"),
+    "everything late": (replaced(SPIKES, lambda v: v + 1e6), SPIKES, "milliseconds"),
+    "nan spike": (replaced(SPIKES, at(5, np.nan)), SPIKES, "value 5 is nan"),
+    "nan start": (replaced(STARTS, at(1, np.nan)), STARTS, "value 1 is nan"),
     "row for an id": (replaced(PEAK, at(3, 2)), PEAK, "row 3 is 2, the id of no electrode"),
     "one unit twice": (replaced("units/id", at(1, made.UNITS[0])), "units/id", "950911932 is there 2 times"),
     "short index": (replaced("units/spike_times_index", at(-1, 400)), SPIKES, "its index ends at 400"),
@@ -335,6 +338,42 @@ def test_truncated_files_and_pointers(file: Path, tmp_path: Path, content, told:
     assert not recognises(file)
     with pytest.raises(UserError, match=told):
         import_allen(file, tmp_path / "out")
+
+
+def test_a_hole_in_the_text_ends_in_a_sentence(file: Path, tmp_path: Path) -> None:
+    """The HDF5 library itself would loop for ever."""
+    content = bytearray(file.read_bytes())
+    heap = content.find(b"GCOL")
+    content[heap + 64 : heap + 512] = bytes(448)
+    file.write_bytes(content)
+    assert "damaged where it keeps its text" in examine(file)[0].found
+    assert not recognises(file)
+    with pytest.raises(UserError, match="damaged where it keeps its text"):
+        import_allen(file, tmp_path / "out")
+
+
+def test_mutated_files_never_end_in_a_traceback(written: Path, tmp_path: Path) -> None:
+    whole, sentences = written.read_bytes(), []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        content = bytearray(whole)
+        if seed % 3 == 0:
+            start = int(rng.integers(len(content)))
+            content[start : start + 256] = bytes(len(content[start : start + 256]))
+        else:
+            most = 60_000 if seed % 3 == 1 else len(content)
+            for at in rng.integers(most, size=20):
+                content[at] = rng.integers(256)
+        file = tmp_path / f"{seed}.nwb"
+        file.write_bytes(content)
+        try:  # what the doctor does, but for asking pynwb, which takes a second
+            with open_nwb(file) as nwb:
+                assert look_at(nwb, ("natural_scenes",))[0].findings
+            import_allen(file, tmp_path / f"out{seed}")
+        except UserError as error:
+            sentences.append(str(error))
+    assert sentences
+    assert not [sentence for sentence in sentences if "\n" in sentence]
 
 
 def test_foreign_files_and_absent_ones(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from neurobridge.data.heap import text_can_be_read
 from neurobridge.data.importing import refuse_pointer
 from neurobridge.errors import UserError
 
@@ -96,7 +97,10 @@ class Nwb:
     def ragged(self, key: str, *, rows: int | None = None, dimensions: int = 1) -> Ragged:
         """A column with a list a row."""
         values = self.numbers(key, dimensions=dimensions)
-        ends = self.numbers(f"{key}_index", rows=rows).astype(np.int64)
+        ends = self.numbers(f"{key}_index", rows=rows)
+        if ends.dtype.kind not in "iu":
+            raise self._error(f"{key}_index", f"{ends.dtype}, not whole numbers")
+        ends = ends.astype(np.int64)
         if len(ends) and ((np.diff(ends, prepend=0) < 0).any() or ends[-1] != len(values)):
             raise self._error(key, f"of {len(values)} values, but its index ends at {ends[-1]} or falls")
         return Ragged(values=values, ends=ends)
@@ -107,31 +111,28 @@ class Nwb:
             raise self._error(key, "absent")
         data, start = f"{key}/data", f"{key}/starting_time"
         values = self.numbers(data, dimensions=0)
-        scale, offset = (
-            float(self._attribute(data, name, default)) for name, default in (("conversion", 1), ("offset", 0))
-        )
+        scale, offset = self._number(data, "conversion", 1.0), self._number(data, "offset", 0.0)
         if scale != 1 or offset != 0:
             values = values * scale + offset
         if self.has(f"{key}/timestamps"):
             times = self.numbers(f"{key}/timestamps").astype(np.float64)
         elif self.has(start):
-            rate = float(self._attribute(start, "rate", 0))
-            if not rate > 0:
-                raise self._error(start, "without a positive rate")
-            times = float(self._read(start)) + np.arange(len(values)) / rate
+            rate, first = self._number(start, "rate", 0.0), self.numbers(start, dimensions=0)
+            if not rate > 0 or first.size != 1:
+                raise self._error(start, "not one time with a positive rate")
+            times = float(first.item()) + np.arange(values.shape[0] if values.ndim else 0) / rate
         else:
             raise self._error(key, "without timestamps and without a starting time")
         if values.ndim == 0 or len(values) != len(times):
             raise self._error(data, f"of shape {values.shape} for {len(times)} timestamps (transposed?)")
-        return Series(times=times, values=values, unit=str(self._attribute(data, "unit", "")))
+        return Series(times=times, values=values, unit=self._word(data, "unit"))
 
     def word(self, key: str, default: str = "") -> str:
-        """A single text such as the identifier; ``default`` where it is absent."""
-        if not self.has(key):
-            return default
-        value = self._read(key)
-        value = value.item() if value.size == 1 else default
-        return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        """A single text such as the identifier; ``default`` where there is no such thing."""
+        with self._guard(key):
+            if not isinstance(self.file.get(key), h5py.Dataset):
+                return default
+        return _word(self._read(key), default)
 
     def species(self, default: str) -> str:
         """Latin name of the subject in capitals; ``default`` where the file gives none, or a link."""
@@ -141,14 +142,21 @@ class Nwb:
     @property
     def version(self) -> str:
         """The schema's version; empty for what is no NWB 2 file."""
-        value = self._attribute("/", "nwb_version", "")
-        text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-        return text if re.match(r"2\.\d", text) else ""
+        told = self._word("/", "nwb_version")
+        return told if re.match(r"2\.\d", told) else ""
 
-    def _attribute(self, key: str, name: str, default: object):
+    def _attribute(self, key: str, name: str, default: object) -> np.ndarray:
         with self._guard(key):
-            value = self.file[key].attrs.get(name, default)
-            return value.decode(errors="replace") if isinstance(value, bytes) else value
+            return np.asarray(self.file[key].attrs.get(name, default))
+
+    def _word(self, key: str, name: str) -> str:
+        return _word(self._attribute(key, name, ""), "")
+
+    def _number(self, key: str, name: str, default: float) -> float:
+        value = self._attribute(key, name, default)
+        if value.dtype.kind not in "iuf" or value.size != 1 or not np.isfinite(value).all():
+            raise self._error(key, f"with '{name}' not one number")
+        return float(value.item())
 
     def _read(self, key: str) -> np.ndarray:
         with self._guard(key):
@@ -186,6 +194,8 @@ def open_nwb(path: Path) -> Iterator[Nwb]:
     if not path.is_file():
         raise Unreadable(path, "not there", mend="check the path")
     refuse_pointer(path)
+    if not text_can_be_read(path):
+        raise Unreadable(path, "damaged where it keeps its text (a hole in the file?)")
     try:
         file = h5py.File(path, "r")
     except BROKEN as error:
@@ -218,6 +228,12 @@ def _texts(values: np.ndarray) -> np.ndarray:
     return np.array(
         [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values.tolist()], dtype=str
     )
+
+
+def _word(value: np.ndarray, default: str) -> str:
+    told = value.item() if value.size == 1 else default
+    text = told.decode(errors="replace") if isinstance(told, bytes) else str(told)
+    return " ".join(text.split())
 
 
 def kind_of(values: np.ndarray) -> str:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from neurobridge.data.doctor import Finding
-from neurobridge.data.nwb import AGAIN, Nwb, Ragged, Series, Unreadable, first_line, kind_of, open_nwb
+from neurobridge.data.nwb import AGAIN, Nwb, Ragged, Series, Unreadable, kind_of, open_nwb
 from neurobridge.errors import UserError
 
 FAR = 100.0  # a time this many times beyond the others is in another unit
+LONGEST_S = 7 * 86_400.0
 UNIT_MIX_UP = "(milliseconds taken for seconds?)"
+OPEN_WITH_PYNWB = "import sys, pynwb; pynwb.NWBHDF5IO(sys.argv[1], 'r').read()"
+PYNWB_PATIENCE_S = 120
 Value = TypeVar("Value")
 
 
@@ -71,15 +76,25 @@ def wrong_ids(ids: np.ndarray) -> str:
     return f"{values[counts.argmax()]} is there {counts.max()} times" if counts.max() > 1 else ""
 
 
+def wrong_times(times: np.ndarray, last: float = float("nan"), until: str = "") -> str:
+    """What is wrong with times in s [T], beside another clock of the file that stops at ``last`` s (NaN: unknown)."""
+    bad = np.flatnonzero(~np.isfinite(times))
+    if len(bad):
+        return f"value {bad[0]} is {times[bad[0]]}"
+    if not len(times):
+        return ""
+    end = float(times.max())
+    if end > FAR * last:
+        return f"{until} {last:.6g} s {UNIT_MIX_UP}"
+    return f"more than a week from 0 {UNIT_MIX_UP}" if max(end, -float(times.min())) > LONGEST_S else ""
+
+
 def wrong_spikes(spikes: Ragged, last: float, until: str) -> str:
     """What is wrong with spike times, beside another clock of the file that stops at ``last`` s (NaN: unknown)."""
     if len(spikes.values) == 0:
         return "no spike at all"
-    bad = np.flatnonzero(~np.isfinite(spikes.values))
-    if len(bad):
-        return f"spike {bad[0]} is {spikes.values[bad[0]]}"
-    end = float(spikes.values.max())
-    return f"{until} {last:.6g} s {UNIT_MIX_UP}" if end > FAR * last or last > FAR * end else ""
+    defect = wrong_times(spikes.values, last, until)
+    return defect or (f"{until} {last:.6g} s {UNIT_MIX_UP}" if last > FAR * float(spikes.values.max()) else "")
 
 
 def examine_nwb(file: Path, look_at: Callable[[Nwb], Look]) -> list[Finding]:
@@ -124,21 +139,20 @@ def describe(value: object) -> str:
 
 
 def pynwb_verdict(path: Path) -> Finding:
-    """Whether the installed pynwb opens the file: information only, for data are read without it."""
+    """Whether the installed pynwb opens the file: information only, for data are read without it.
+
+    It is asked in a process of its own: on damaged text HDF5 can loop for ever, and pynwb reads all text there is.
+    """
     said: dict = {"file": path, "key": "pynwb", "expected": "opens, or is read through h5py alone", "ok": True}
     try:
-        import pynwb
-    except ImportError:
+        release = version("pynwb")
+    except PackageNotFoundError:
         return Finding(found="not installed", **said)
+    command = [sys.executable, "-W", "ignore", "-c", OPEN_WITH_PYNWB, str(path)]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with pynwb.NWBHDF5IO(str(path), "r") as io:
-                io.read()
-    except (
-        Exception
-    ) as error:  # pynwb and hdmf pass on whatever their parsers met; it is told, and nothing depends on it
-        return Finding(
-            found=f"{pynwb.__version__} refuses the file ({type(error).__name__}: {first_line(error)})", **said
-        )
-    return Finding(found=f"{pynwb.__version__} opens the file", **said)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PYNWB_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        return Finding(found=f"{release} does not come to an end with the file", **said)
+    lines = done.stderr.strip().splitlines()
+    refusal = f" refuses the file ({lines[-1][:200] if lines else f'exit code {done.returncode}'})"
+    return Finding(found=release + (refusal if done.returncode else " opens the file"), **said)

@@ -11,7 +11,7 @@ import numpy as np
 
 from neurobridge.data.intervals import merged
 from neurobridge.data.nwb import Nwb, Ragged, Series
-from neurobridge.data.nwb_doctor import FAR, UNIT_MIX_UP, Look, wrong_ids, wrong_spikes
+from neurobridge.data.nwb_doctor import FAR, UNIT_MIX_UP, Look, wrong_ids, wrong_spikes, wrong_times
 from neurobridge.data.recording import UNKNOWN_REGION
 
 SCENES = "natural_scenes"
@@ -77,6 +77,7 @@ def look_at(nwb: Nwb, wanted: tuple[str, ...]) -> tuple[Look, Found]:
             RUNNING_ENDS,
             "one time a speed",
             lambda: nwb.numbers(RUNNING_ENDS, rows=rows),
+            wrong=lambda ends: wrong_times(ends, last, "presentations end at"),
             mend="the start of a sample is taken for its time",
             fatal=False,
         )
@@ -110,13 +111,14 @@ def _stimuli(nwb: Nwb, look: Look, found: Found, wanted: tuple[str, ...]) -> Non
 
 def _edges(nwb: Nwb, look: Look, table: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Starts and stops of a table of intervals, in s."""
-    start = look.at(f"{table}/start_time", "seconds", lambda: nwb.numbers(f"{table}/start_time"), wrong=_wrong_times)
+    start = look.at(f"{table}/start_time", "seconds", lambda: nwb.numbers(f"{table}/start_time"), wrong=wrong_times)
     if start is None:
         return None
 
     def wrong(stop: np.ndarray) -> str:
         bad = np.flatnonzero(~(stop > start))
-        return f"row {bad[0]} stops at {stop[bad[0]]:.6g} but starts at {start[bad[0]]:.6g}" if len(bad) else ""
+        backwards = f"row {bad[0]} stops at {stop[bad[0]]:.6g} but starts at {start[bad[0]]:.6g}" if len(bad) else ""
+        return wrong_times(stop) or backwards
 
     rows = len(start)
     stop = look.at(
@@ -224,11 +226,6 @@ def _regions(nwb: Nwb, look: Look, found: Found, units: int | None) -> None:
     found.usable = np.ones(len(peak), dtype=bool) if usable is None else usable[channel].astype(bool)
 
 
-def _wrong_times(times: np.ndarray) -> str:
-    bad = np.flatnonzero(~np.isfinite(times))
-    return f"row {bad[0]} is {times[bad[0]]}" if len(bad) else ""
-
-
 def _wrong_frame(frame: np.ndarray) -> str:
     odd = (frame != np.round(frame)) | (frame < BLANK) | (frame > LAST_FRAME)
     bad = np.flatnonzero(np.isfinite(frame) & odd)
@@ -240,8 +237,5 @@ def _wrong_speed(series: Series, last: float) -> str:
         return f"in '{series.unit}'"
     if series.values.ndim != 1:
         return "more than one speed a time"
-    if not np.isfinite(series.times).all() or (np.diff(series.times) < 0).any():
-        return "its times are not ascending"
-    if len(series.times) and series.times[-1] > FAR * last:
-        return f"presentations end at {last:.6g} s {UNIT_MIX_UP}"
-    return ""
+    defect = wrong_times(series.times, last, "presentations end at")
+    return defect or ("its times are not ascending" if (np.diff(series.times) < 0).any() else "")

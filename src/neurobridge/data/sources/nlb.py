@@ -195,7 +195,7 @@ def _observed(spikes: Ragged, observed: Ragged) -> tuple[np.ndarray, np.ndarray]
 
 
 def _without_gaps(series: Series) -> TimeSeries:
-    known = np.isfinite(series.values).all(axis=1) & np.isfinite(series.times)
+    known = np.isfinite(series.values).all(axis=1)
     return TimeSeries(timestamps=series.times[known], values=series.values[known])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from neurobridge.data.nwb import Nwb, Ragged, Series
-from neurobridge.data.nwb_doctor import FAR, UNIT_MIX_UP, Look, wrong_ids, wrong_spikes
+from neurobridge.data.nwb_doctor import UNIT_MIX_UP, Look, wrong_ids, wrong_spikes, wrong_times
 from neurobridge.data.recording import UNKNOWN_REGION
 
 TRIALS = "intervals/trials"
@@ -118,11 +118,12 @@ def _trials(nwb: Nwb, look: Look, found: Found, test: bool) -> None:
 
     def wrong(onset: np.ndarray) -> str:
         told = int(np.isfinite(onset).sum())
+        defect = wrong_times(onset[np.isfinite(onset)])
         strays = np.flatnonzero(outside(onset))
         if told == 0:
             return "no onset at all"
-        if 2 * len(strays) <= told:
-            return ""
+        if defect or 2 * len(strays) <= told:
+            return defect
         return f"row {strays[0]}, and most others, are not within their trial {UNIT_MIX_UP}"
 
     onset = f"{TRIALS}/move_onset_time"
@@ -156,14 +157,13 @@ def _wrong_intervals(observed: Ragged) -> str:
     if len(observed.values) == 0 or (observed.counts == 0).any():
         return "a unit without intervals"
     bad = np.flatnonzero(~(observed.values[:, 1] > observed.values[:, 0]))
-    return f"interval {bad[0]} is {observed.values[bad[0]].tolist()}" if len(bad) else ""
+    if len(bad):
+        return f"interval {bad[0]} is {observed.values[bad[0]].tolist()}"
+    return wrong_times(observed.values.ravel())
 
 
 def _wrong_series(series: Series, last: float) -> str:
     if series.values.ndim != 2:
         return f"of shape {series.values.shape}, not [T, D]"
-    if (np.diff(series.times) <= 0).any():
-        return "its times are not ascending"
-    if len(series.times) and series.times[-1] > FAR * last:
-        return f"units were observed until {last:.6g} s {UNIT_MIX_UP}"
-    return ""
+    defect = wrong_times(series.times, last, "units were observed until")
+    return defect or ("its times are not ascending" if (np.diff(series.times) <= 0).any() else "")
