@@ -66,6 +66,8 @@ def import_ibl(
         quality: Thresholds for units, after the label.
     """
     path, out = Path(path), Path(out)
+    if block < 1:
+        raise UserError(f"--block is {block}: give at least one trial a block")
     found = {session.name: session for session in find_sessions(path)}
     if not found:
         raise UserError(f"no IBL session under {path}: give the folder that holds lab/Subjects/subject/date/number/alf")

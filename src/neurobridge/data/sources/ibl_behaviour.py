@@ -17,7 +17,7 @@ import scipy.signal
 from neurobridge.data.findings import Check, unreadable
 from neurobridge.data.recording import Stimuli, TimeSeries
 from neurobridge.data.sources.ibl_files import Session, newest
-from neurobridge.data.sources.ibl_probe import DAY_S, FETCH, read_array, read_table
+from neurobridge.data.sources.ibl_probe import DAY_S, FETCH, in_a_day, read_array, read_table
 from neurobridge.errors import UserError
 
 EVENTS = ("stimOn_times", "choice", "feedback_times", "probabilityLeft", "firstMovement_times", "feedbackType")
@@ -25,7 +25,7 @@ NEEDED = ("intervals_0", "intervals_1", *EVENTS)
 REACTION = (0.08, 2.0)
 TRIALS = "_ibl_trials.table.pqt"
 WHEEL = ("_ibl_wheel.position.npy", "_ibl_wheel.timestamps.npy")
-WHEEL_HZ, CORNER_HZ, KEEP_EVERY = 1000, 20, 10
+WHEEL_HZ, CORNER_HZ, KEEP_EVERY, FAR_RAD = 1000, 20, 10, 1e5
 
 
 def behaviour_files(session: Session, until: str = "") -> dict[str, Path]:
@@ -65,7 +65,8 @@ def read_trials(files: dict[str, Path], session: Session) -> tuple[list[Check], 
         checks.append(Check(file=path, key=key, found=text, expected=expected, ok=ok, mend=mend, needed=needed))
 
     values = {name: table[name].to_numpy(dtype=np.float64) for name in NEEDED}
-    late = (np.stack([values[name] for name in NEEDED if "times" in name or "interval" in name]) > DAY_S).any(0)
+    clock = np.stack([values[name] for name in NEEDED if "times" in name or "interval" in name])
+    late = (np.abs(clock) > DAY_S).any(0)
     add(
         "trials times",
         late,
@@ -123,9 +124,15 @@ def read_wheel(files: dict[str, Path], session: Session) -> tuple[list[Check], T
     text = f"sample {back[0] + 1} is before sample {back[0]}" if len(back) else "ascending"
     mend = FETCH if len(back) else ""
     checks.append(Check(file=path, key="wheel order", found=text, expected="ascending", ok=not len(back), mend=mend))
-    high = float(timestamps[-1])
-    ok, mend = high <= DAY_S, "" if high <= DAY_S else "is it in milliseconds? Divide by 1000, or download it again"
-    checks.append(Check(file=path, key="wheel times", found=f"up to {high:.3f}", expected="s", ok=ok, mend=mend))
+    low, high = float(timestamps.min()), float(timestamps.max())
+    ok, text = in_a_day(low, high), f"{low:.3f} to {high:.3f}"
+    mend = "" if ok else "is it in milliseconds? Divide by 1000, or download it again"
+    expected = "s, within one day"
+    checks.append(Check(file=path, key="wheel times", found=text, expected=expected, ok=ok, mend=mend))
+    far = float(np.abs(position).max())
+    ok, mend = far <= FAR_RAD, "" if far <= FAR_RAD else FETCH
+    text, path = f"up to {far:g}", files[WHEEL[0]]
+    checks.append(Check(file=path, key="wheel angle", found=text, expected="rad", ok=ok, mend=mend))
     whole = all(check.ok for check in checks)
     series = TimeSeries(timestamps=timestamps.astype(np.float64), values=position.astype(np.float64)) if whole else None
     return checks, series

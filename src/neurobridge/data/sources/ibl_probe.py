@@ -8,8 +8,10 @@ Letters: S spikes, N clusters, C channels.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,7 @@ from neurobridge.errors import UserError
 DAY_S = 86_400.0
 NO_GREY = ("root", "void", UNKNOWN_REGION)
 FETCH = "download it again with ONE"
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -43,8 +46,15 @@ class Checks(list[Check]):
         super().__init__()
         self.probe = probe
 
-    def load(self, name: str, *, needed: bool = True, mend: str = FETCH) -> np.ndarray | pd.DataFrame | None:
-        """Content of a file; None, with a check that is not ok, if it is absent or unreadable."""
+    def array(self, name: str, *, needed: bool = True, mend: str = FETCH) -> np.ndarray | None:
+        """Content of a .npy file; None, with a check that is not ok, if it is absent or unreadable."""
+        return self._load(read_array, name, needed, mend)
+
+    def table(self, name: str, *, needed: bool = True, mend: str = FETCH) -> pd.DataFrame | None:
+        """The same for a parquet or CSV file."""
+        return self._load(read_table, name, needed, mend)
+
+    def _load(self, read: Callable[[Path], T], name: str, needed: bool, mend: str) -> T | None:
         path = self.probe.files.get(name)
         if path is None:
             where = self.probe.folder / name
@@ -53,7 +63,7 @@ class Checks(list[Check]):
             )
             return None
         try:
-            return read_table(path) if path.suffix in (".pqt", ".csv") else read_array(path)
+            return read(path)
         except UserError as error:
             self.append(unreadable(path, error))
             return None
@@ -86,7 +96,7 @@ def read_probe(probe: Probe) -> tuple[Checks, ProbeData | None]:
     spikes = _spikes(checks, count)
     label = _labels(checks, count)
     ids = _unit_ids(checks, count)
-    depths = checks.load("clusters.depths.npy", needed=False, mend="units are kept without a depth") if count else None
+    depths = checks.array("clusters.depths.npy", needed=False, mend="units are kept without a depth") if count else None
     atlas = _locations(checks, channels)
     if spikes is None or label is None or channels is None or ids is None:
         return checks, None
@@ -103,6 +113,11 @@ def read_probe(probe: Probe) -> tuple[Checks, ProbeData | None]:
     names = np.array([f"{probe.name}/{name}" for name in ids])
     data = ProbeData(times=times, clusters=clusters, unit_ids=names, label=label, regions=beryl(atlas), columns=columns)
     return checks, data
+
+
+def in_a_day(low: float, high: float) -> bool:
+    """Can this be a session's clock in s?"""
+    return low >= -DAY_S and high <= DAY_S
 
 
 def beryl(atlas_ids: np.ndarray) -> np.ndarray:
@@ -122,7 +137,7 @@ def _regions():
 
 
 def _vector(checks: Checks, name: str, kinds: str, what: str) -> np.ndarray | None:
-    array = checks.load(name)
+    array = checks.array(name)
     if array is None:
         return None
     ok = array.ndim == 1 and array.dtype.kind in kinds and len(array) > 0
@@ -140,7 +155,9 @@ def _spikes(checks: Checks, count: int | None) -> tuple[np.ndarray, np.ndarray] 
         if len(bad) == 0:
             low, high = float(times.min()), float(times.max())
             mend = "is it in milliseconds or samples? Divide by the rate, or download it again"
-            good &= checks.add("spikes.times.npy", f"{low:.3f} to {high:.3f}", "s, within one day", high <= DAY_S, mend)
+            good &= checks.add(
+                "spikes.times.npy", f"{low:.3f} to {high:.3f}", "s, within one day", in_a_day(low, high), mend
+            )
             mend = "they are sorted on import"
             backwards = np.flatnonzero(np.diff(times) < 0)
             text = f"spike {backwards[0] + 1} before spike {backwards[0]}" if len(backwards) else "ascending"
@@ -163,7 +180,7 @@ def _clusters(checks: Checks) -> np.ndarray | None:
 
 def _labels(checks: Checks, count: int | None) -> np.ndarray | None:
     name = "clusters.metrics.pqt"
-    table = checks.load(name)
+    table = checks.table(name)
     if table is None or count is None:
         return None
     if not checks.add(name, f"columns {', '.join(map(str, table.columns[:6]))}", "label", "label" in table.columns):
@@ -189,7 +206,7 @@ def _unit_ids(checks: Checks, count: int | None) -> list[str] | None:
     name = "clusters.uuids.csv"
     if count is None:
         return None
-    table = checks.load(name, needed=False, mend="units are named by their row")
+    table = checks.table(name, needed=False, mend="units are named by their row")
     if table is None:
         return None if name in checks.probe.files else [str(row) for row in range(count)]
     names = table.iloc[:, -1].astype(str).tolist() if table.shape[1] else []
@@ -203,7 +220,7 @@ def _locations(checks: Checks, channels: np.ndarray | None) -> np.ndarray:
     count = 0 if channels is None else len(channels)
     nowhere = np.full(count, np.iinfo(np.int64).max)
     mend = "units of this probe have no region: download it with ONE, or import with --outside unknown"
-    ids = checks.load(LOCATIONS, needed=False, mend=mend)
+    ids = checks.array(LOCATIONS, needed=False, mend=mend)
     if ids is None or channels is None:
         return nowhere
     whole = ids.ndim == 1 and ids.dtype.kind in "iuf" and len(ids) > 0 and bool(np.isfinite(ids).all())

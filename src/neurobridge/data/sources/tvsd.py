@@ -79,6 +79,8 @@ def import_tvsd(
         quality: Thresholds for channels; only min_snr says something about an envelope.
     """
     path, out = Path(path), Path(out)
+    if side < 1:
+        raise UserError(f"--side is {side}: give the side of a picture in pixels, such as 128")
     monkeys = [monkey for monkey in locate(path) if signal in monkey.files]
     if not monkeys:
         name = "THINGS_normMUA.mat" if signal == "norm" else "THINGS_MUA_trials.mat"

@@ -50,8 +50,7 @@ class Monkey:
     @property
     def regions(self) -> np.ndarray:
         """Area of each channel [C], in physical order."""
-        names, sizes = zip(*AREAS[self.letter], strict=True)
-        return np.repeat(names, sizes)
+        return np.array([area for area, size in AREAS[self.letter] for _ in range(size)])
 
 
 def locate(path: Path) -> list[Monkey]:
