@@ -262,18 +262,18 @@ NEEDED = {  # what: (file and damage, key, what the doctor finds)
     "base 1": (array_defect("spikes.clusters.npy", lambda a: a + 1), "spikes.clusters", "rows 1 to 7"),
     "fractions": (array_defect("spikes.clusters.npy", lambda a: a / 2), "spikes.clusters", r"float64 \(4410,\)"),
     "channels too high": (array_defect("clusters.channels.npy", lambda a: a + 9), "clusters.channels", "rows 9 to 25"),
-    "truncated": ((f"{NEW}/spikes.times.npy", lambda p: p.write_bytes(p.read_bytes()[:-9])), "file", "cannot be read"),
-    "empty": ((f"{NEW}/spikes.clusters.npy", lambda p: p.write_bytes(b"")), "file", "cannot be read"),
+    "truncated": ((f"{NEW}/spikes.times.npy", lambda p: p.write_bytes(p.read_bytes()[:-9])), "file", "is not a readable file"),
+    "empty": ((f"{NEW}/spikes.clusters.npy", lambda p: p.write_bytes(b"")), "file", "is not a readable file"),
     "pointer": (
         (f"{NEW}/spikes.times.npy", lambda p: p.write_bytes(b"/annex/objects/SHA256E-s9--a.npy\n")),
         "file",
         "pointer",
     ),
-    "objects": ((f"{NEW}/spikes.times.npy", lambda p: np.save(p, np.array([{}, 1]))), "file", "cannot be read"),
+    "objects": ((f"{NEW}/spikes.times.npy", lambda p: np.save(p, np.array([{}, 1]))), "file", "is not a readable file"),
     "no label": (table_defect(METRICS, lambda t: t.drop(columns="label")), "clusters.metrics", "columns cluster_id"),
     "odd label": (table_defect(METRICS, put(2, 3.0, "label")), "clusters.metrics", "other labels"),
     "rows twice": (table_defect(METRICS, put(2, 1, "cluster_id")), "clusters.metrics", "7 rows"),
-    "metrics truncated": ((METRICS, lambda p: p.write_bytes(p.read_bytes()[:200])), "file", "cannot be read"),
+    "metrics truncated": ((METRICS, lambda p: p.write_bytes(p.read_bytes()[:200])), "file", "is not a readable file"),
     "ids twice": ((UUIDS, lambda p: p.write_text("uuids\n" + "a\n" * 7)), "clusters.uuids", "7 ids, 1 different"),
     "locations": (
         array_defect("channels.brainLocationIds_ccf_2017.npy", lambda a: a[None]),
@@ -294,7 +294,7 @@ NEEDED = {  # what: (file and damage, key, what the doctor finds)
     ),
     "odd choice": (table_defect(TRIALS, put(3, 2.0, "choice")), "trials choice", "row 3: another choice"),
     "odd feedback": (table_defect(TRIALS, put(5, 0.0, "feedbackType")), "trials feedbackType", "row 5: another type"),
-    "trials truncated": ((TRIALS, lambda p: p.write_bytes(p.read_bytes()[:-50])), "file", "cannot be read"),
+    "trials truncated": ((TRIALS, lambda p: p.write_bytes(p.read_bytes()[:-50])), "file", "is not a readable file"),
     "wheel NaN": ((POSITION, lambda p: rewrite(p, put(5, np.nan))), "wheel.position", r"float64 \(4001,\)"),
     "wheel too short": (
         (TIMES, lambda p: rewrite(p, lambda a: a[:-1])),
@@ -304,7 +304,7 @@ NEEDED = {  # what: (file and damage, key, what the doctor finds)
     "wheel backwards": ((TIMES, lambda p: rewrite(p, put(9, 0.0))), "wheel order", "sample 9 is before sample 8"),
     "wheel in ms": ((TIMES, lambda p: rewrite(p, lambda a: a * 1000)), "wheel times", r"to 304\d+"),
     "wheel too far": ((POSITION, lambda p: rewrite(p, put(5, 1e9))), "wheel angle", r"up to 1e\+09"),
-    "wheel truncated": ((TIMES, lambda p: p.write_bytes(p.read_bytes()[:90])), "file", "cannot be read"),
+    "wheel truncated": ((TIMES, lambda p: p.write_bytes(p.read_bytes()[:90])), "file", "is not a readable file"),
 }
 TOLERATED = {
     "spikes in disorder": (
@@ -367,7 +367,7 @@ def test_missing_spikes_and_broken_tables(tree, tmp_path):
         import_ibl(tree, tmp_path / "out")
     (tree / "sessions.pqt").write_bytes(b"no table")
     assert [f.key for f in examine(tree) if not f.ok] == ["file"]
-    with pytest.raises(UserError, match=r"sessions.pqt cannot be read"):
+    with pytest.raises(UserError, match=r"sessions.pqt is not a readable file"):
         import_ibl(tree, tmp_path / "out")
     assert [f.key for f in examine(tmp_path / "nowhere")] == ["sessions"]
 

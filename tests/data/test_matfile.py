@@ -30,7 +30,7 @@ def test_damaged_v5_files_end_in_a_sentence(tmp_path, do_compression):
     scipy.io.savemat(path, {"mapping": np.arange(1, 300.0)}, do_compression=do_compression)
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
-    with pytest.raises(UserError, match=r"a.mat cannot be read"):
+    with pytest.raises(UserError, match=r"a.mat is not a readable file"):
         read_mat5(path)
     path.write_bytes(b"PK" + whole[2:124] + bytes(4) + whole[128:])
     with pytest.raises(UserError, match="no header of a MATLAB v5 file"):

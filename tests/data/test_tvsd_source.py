@@ -304,9 +304,9 @@ DEFECTS = {
     "fewer channels": (NORM, lambda p: rewrite(p, "train_MUA", lambda a: a[:, :1000]), "train_MUA", r"\(16, 1000\)"),
     "strings": (NORM, lambda p: rewrite(p, "train_MUA", lambda a: a.astype("S8")), "train_MUA", r"\|S8"),
     "fewer images": (NORM, lambda p: rewrite(p, "train_MUA", lambda a: a[:15]), "images", "15 train and 3 test images"),
-    "empty": (NORM, lambda p: p.write_bytes(b""), "file", "cannot be read"),
-    "truncated": (NORM, lambda p: p.write_bytes(p.read_bytes()[:-4000]), "file", "cannot be read"),
-    "foreign": (NORM, lambda p: p.write_bytes(b"<html>404</html>" * 999), "file", "cannot be read"),
+    "empty": (NORM, lambda p: p.write_bytes(b""), "file", "is not a readable file"),
+    "truncated": (NORM, lambda p: p.write_bytes(p.read_bytes()[:-4000]), "file", "is not a readable file"),
+    "foreign": (NORM, lambda p: p.write_bytes(b"<html>404</html>" * 999), "file", "is not a readable file"),
     "pointer": (NORM, lambda p: p.write_bytes(b"/annex/objects/MD5-s194--0\n"), "file", "git-annex or Git LFS pointer"),
     "v5": (NORM, lambda p: scipy.io.savemat(p, {"train_MUA": np.zeros((3, 2))}), "file", "MATLAB v5 file"),
     "table transposed": (TRIALS, lambda p: rewrite(p, "ALLMAT", np.transpose), "ALLMAT shape", r"\(25, 7\)"),
@@ -360,7 +360,7 @@ DEFECTS = {
         "1023 of them different",
     ),
     "map elsewhere": (MAPPING, save_map(lambda m: {"map": m}), "mapping", "absent"),
-    "map truncated": (MAPPING, lambda p: p.write_bytes(p.read_bytes()[:3000]), "file", "cannot be read"),
+    "map truncated": (MAPPING, lambda p: p.write_bytes(p.read_bytes()[:3000]), "file", "is not a readable file"),
 }
 
 

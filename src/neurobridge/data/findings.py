@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tokenize
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +12,7 @@ import h5py
 from neurobridge.data.doctor import Finding
 from neurobridge.data.importing import refuse_pointer
 from neurobridge.errors import UserError
-
-DAMAGE = (  # what h5py, numpy (down to the tokens of an .npy header), pandas and zlib raise for damaged bytes
-    *(OSError, EOFError, RuntimeError, ValueError, TypeError, AttributeError, SyntaxError, tokenize.TokenError),
-    *(LookupError, ArithmeticError, MemoryError, zlib.error),
-)
+from neurobridge.errors import reading as guarded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +46,8 @@ def require(path: Path) -> Path:
 def reading(path: Path) -> Iterator[None]:
     """Raise UserError for content that is not there (see :func:`require`) and for whatever a damaged file does."""
     require(path)
-    try:
+    with guarded(path, "file", "it may be empty, truncated or of another kind; download it again"):
         yield
-    except UserError:
-        raise
-    except DAMAGE as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise UserError(
-            f"{path} cannot be read ({reason}): it may be empty, truncated or of another kind; download it again"
-        ) from error
 
 
 def unreadable(path: Path, error: UserError, *, needed: bool = True) -> Check:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-HEAP, HEAP_HEADER, OBJECT_HEADER = b"GCOL", 16, 16
+from neurobridge.data.heap import text_can_be_read
+
 MOST_COMPRESSION = 1100
 SMALL = 65_536
 
@@ -26,28 +25,9 @@ def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
 
 
 def refuse_endless_heap(path: Path) -> None:
-    """Raise OSError for a string heap on which the HDF5 library (2.0 and before) loops for ever.
-
-    A global heap collection is a run of objects (HDF5 file format specification 3.0, section III.E), of which number 0
-    is the free space that closes it. A hole of zeros, as broken downloads leave, is a free space of length 0.
-    """
-    if path.stat().st_size == 0:
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = data.find(HEAP)
-        while at >= 0:
-            version, length = data[at + 4 : at + 5], data[at + 8 : at + HEAP_HEADER]
-            if version == b"\1" and len(length) == 8:
-                _walk_heap(data, at + HEAP_HEADER, at + struct.unpack("<Q", length)[0])
-            at = data.find(HEAP, at + 4)
-
-
-def _walk_heap(data: mmap.mmap, at: int, end: int) -> None:
-    while at + OBJECT_HEADER <= min(end, len(data)):
-        index, _, _, size = struct.unpack("<HHIQ", data[at : at + OBJECT_HEADER])
-        if index == 0 and size == 0:
-            raise OSError(f"its text storage is damaged at byte {at}")
-        at += size if index == 0 else OBJECT_HEADER + (size + 7) // 8 * 8
+    """Raise OSError for text storage on which the HDF5 library (2.0 and before) loops for ever."""
+    if not text_can_be_read(path):
+        raise OSError("its text storage is damaged")
 
 
 def _refuse_oversized(name: str, item: object) -> None:
