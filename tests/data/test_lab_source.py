@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import h5py
@@ -16,6 +17,7 @@ from PIL import Image
 from pynwb import NWBHDF5IO, NWBFile
 from pynwb.epoch import TimeIntervals
 
+from neurobridge.cli import main
 from neurobridge.data.images import ImageSet
 from neurobridge.data.quality import QualitySettings
 from neurobridge.data.recording import Recording, Stimuli, read_recording
@@ -285,6 +287,11 @@ def test_manifest_says_too_little_or_too_much(write_lab, tmp_path, changes, sent
 def test_manifest_that_is_no_yaml_or_none(tmp_path):
     (tmp_path / "a.yaml").write_text("spikes: [1, 2\nsignal_kind: x")
     with pytest.raises(UserError, match=r"a\.yaml is not a readable YAML manifest"):
+        import_lab(tmp_path, tmp_path / "out")
+    (tmp_path / "a.yaml").write_text("time_unit: s\nspikes: {}\ntime_unit: ms\n")
+    with pytest.raises(
+        UserError, match=r"a\.yaml is not a readable YAML manifest \(the key 'time_unit' is there twice"
+    ):
         import_lab(tmp_path, tmp_path / "out")
     (tmp_path / "a.yaml").write_text("- 1")
     with pytest.raises(UserError, match="holds a list, expected keys and values"):
@@ -611,3 +618,23 @@ def test_manifest_paths_are_relative_to_it(write_lab, tmp_path, monkeypatch):
     import_lab(Path("day1.yaml"), Path("out"), quality=ALL)
     assert (tmp_path / "raw" / "out" / "sessions" / "day1.h5").is_file()
     assert manifest.is_file()
+
+
+def test_example_of_the_documentation(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "data-format.md").read_text()
+    files = dict(re.findall(r"^`([\w.]+)`:\n\n```\w+\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
+    assert list(files) == ["day1.yaml", "spikes.csv", "units.csv", "stimuli.csv"]
+    for name, content in files.items():
+        Path(name).write_text(content)
+    Path("pictures").mkdir()
+    for name, grey in (("a.png", 50), ("b.png", 200)):
+        Image.fromarray(np.full((16, 16, 3), grey, np.uint8)).save(Path("pictures") / name)
+    assert main(["data", "import", "lab", "day1.yaml", "--out", "DIR"]) == 0
+    assert main(["data", "validate", "DIR"]) == 0
+    r = read_recording("DIR/sessions/day1.h5")
+    assert r.unit_keys == ["ourlab/monkeyA/day1/u0", "ourlab/monkeyA/day1/u1"]
+    assert by_unit(r) == {"u0": [0.56025, 1.61, 2.5925], "u1": [0.5715, 1.62375, 2.588]}
+    assert r.stimuli.start.tolist() == [0.5, 1.5, 2.5]
+    assert r.stimuli.image_id[0] == r.stimuli.image_id[2] != r.stimuli.image_id[1]
+    assert "Traceback" not in capsys.readouterr().err

@@ -94,7 +94,7 @@ def read_images(archive: Path) -> np.ndarray:
         raise
     except Exception as error:  # zipfile does not say what a damaged archive makes it raise
         raise UserError(
-            f"{archive} is not a whole zip archive ({error}): it may be truncated; download it again"
+            f"{archive} is not a whole zip archive ({str(error)[:200]}): it may be truncated; download it again"
         ) from error
     if not names:
         raise UserError(f"{archive} holds no pictures ({', '.join(IMAGE_SUFFIXES)}): download it again")

@@ -98,6 +98,18 @@ class Manifest:
     file: Path = field(default=Path(), metadata={"ours": True})
 
 
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        loaded = super().construct_mapping(node, deep=deep)
+        if len(loaded) != len(node.value):
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice}' is there twice", node.start_mark)
+        return loaded
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest. Raises UserError that names the file, the key and the mend."""
     path = Path(path)
@@ -106,7 +118,7 @@ def read_manifest(path: Path) -> Manifest:
     if path.stat().st_size > MOST_BYTES:
         raise UserError(f"{path} has {path.stat().st_size} bytes, too many for a manifest: is it another file?")
     with reading(path, "YAML manifest", "mend the line"):
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     if not isinstance(loaded, dict):
         raise UserError(f"{path} holds {_kind(loaded)}, expected keys and values: see docs/data-format.md")
     manifest = _fill(Manifest, loaded, str(path), file=path)
