@@ -42,6 +42,7 @@ from neurobridge.training.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 BAR_POYO, LAG_S, VELOCITY, HELD_OUT = 0.85, 0.1, "hand_vel", "heldout"
+SCORED = "test"  # the benchmark's val: see data/sources/nlb.py
 
 
 def settings_of(config: Path) -> RunSettings:
@@ -76,7 +77,7 @@ def poyo_r2(session: Session, bin_ms: int, **options) -> float:
     """R2 of hand velocity on validation trials, decoded by POYO from all units."""
     (train, y_train), (valid, y_valid) = (
         (spikes_of(session, rows[whole]), y[whole])
-        for rows in (session.rows("train"), session.rows("valid"))
+        for rows in (session.rows("train"), session.rows(SCORED))
         for y, whole in [velocity(session, rows, bin_ms)]
     )
     decoder = PoyoDecoder(
@@ -101,7 +102,7 @@ def our_rates(model: NeuroBridge, session: Session, settings: RunSettings, held_
 def ridge_r2(rates: Callable, session: Session, bin_ms: int) -> float:
     """The benchmark's own decoding: ridge from predicted log rates of one bin to hand velocity."""
     sets = []
-    for split in ("train", "valid"):
+    for split in ("train", SCORED):
         y, whole = velocity(session, session.rows(split), bin_ms)
         x = np.log(np.maximum(rates(split)[whole], 1e-9)).transpose(0, 2, 1)
         sets.append((x.reshape(-1, x.shape[-1]), y[whole].reshape(-1, 2)))
@@ -118,7 +119,7 @@ def evaluate(run: RunFolder, session: Session, *, poyo: dict, binned: dict) -> d
     held_out = flags.astype(bool)
     model = NeuroBridge.load(run / "pretrain").eval()
     rates = our_rates(model, session, settings, held_out)
-    train, valid = (session.binned(session.rows(split), bin_ms).astype(float) for split in ("train", "valid"))
+    train, valid = (session.binned(session.rows(split), bin_ms).astype(float) for split in ("train", SCORED))
     truth = valid[:, held_out]
     visible = np.broadcast_to(~held_out, (session.units, session.units))
     glm = fit_predict_glm(
@@ -126,7 +127,7 @@ def evaluate(run: RunFolder, session: Session, *, poyo: dict, binned: dict) -> d
     )
     transformer = BinnedTransformer(modes=("temporal", "neuron"), **binned).fit(train)
     return {
-        "co_bps": bits_per_spike(rates("valid")[:, held_out], truth),
+        "co_bps": bits_per_spike(rates(SCORED)[:, held_out], truth),
         "co_bps_glm": bits_per_spike(glm, truth),
         "co_bps_binned": bits_per_spike(transformer.predict(valid, held_out[:, None])[:, held_out], truth),
         "velocity_r2_ridge_on_rates": ridge_r2(rates, session, bin_ms),

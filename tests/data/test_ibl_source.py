@@ -262,7 +262,11 @@ NEEDED = {  # what: (file and damage, key, what the doctor finds)
     "base 1": (array_defect("spikes.clusters.npy", lambda a: a + 1), "spikes.clusters", "rows 1 to 7"),
     "fractions": (array_defect("spikes.clusters.npy", lambda a: a / 2), "spikes.clusters", r"float64 \(4410,\)"),
     "channels too high": (array_defect("clusters.channels.npy", lambda a: a + 9), "clusters.channels", "rows 9 to 25"),
-    "truncated": ((f"{NEW}/spikes.times.npy", lambda p: p.write_bytes(p.read_bytes()[:-9])), "file", "is not a readable file"),
+    "truncated": (
+        (f"{NEW}/spikes.times.npy", lambda p: p.write_bytes(p.read_bytes()[:-9])),
+        "file",
+        "is not a readable file",
+    ),
     "empty": ((f"{NEW}/spikes.clusters.npy", lambda p: p.write_bytes(b"")), "file", "is not a readable file"),
     "pointer": (
         (f"{NEW}/spikes.times.npy", lambda p: p.write_bytes(b"/annex/objects/SHA256E-s9--a.npy\n")),

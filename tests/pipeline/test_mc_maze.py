@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurobridge.data.recording import Recording, Stimuli, TimeSeries, write_recording
+from neurobridge.data.recording import Recording, Stimuli, TimeSeries, read_recording, write_recording
+from neurobridge.data.store import Session
 from neurobridge.errors import UserError
 from neurobridge.pipeline.commands import run_stages
 from neurobridge.pipeline.spikes import pretraining_sessions
@@ -48,7 +49,7 @@ def reaches(path: Path) -> Path:
                 end=onset + 0.45,
                 image_id=np.full(TRIALS, ""),
                 repeat=np.zeros(TRIALS, int),
-                split=np.where(np.arange(TRIALS) % 4 == 3, "valid", "train"),
+                split=np.where(np.arange(TRIALS) % 4 == 3, "test", "train"),
                 valid=np.ones(TRIALS, bool),
             ),
             behaviour={"hand_vel": TimeSeries(timestamps=time[kept], values=hand[kept])},
@@ -111,19 +112,32 @@ def test_the_held_out_units_are_not_seen(script, run):
     session = pretraining_sessions(run.settings)[0]
     held_out = session.recording.unit_columns["heldout"]
     model = NeuroBridge.load(run / "pretrain").eval()
-    before = script.our_rates(model, session, run.settings, held_out)("valid")
-    session.times = session.times[~held_out[session.columns]]
-    session.columns = session.columns[~held_out[session.columns]]
-    after = script.our_rates(model, session, run.settings, held_out)("valid")
+    before = script.our_rates(model, session, run.settings, held_out)("test")
+    silent = whole_session(run, lambda recording: silence(recording, held_out))
+    after = script.our_rates(model, silent, run.settings, held_out)("test")
     np.testing.assert_allclose(before, after, rtol=1e-5)
 
 
+def whole_session(run, change) -> Session:
+    """The session with its recording in memory, changed."""
+    [path] = (run.settings.data / "sessions").glob("*.h5")
+    recording = read_recording(path)
+    change(recording)
+    window = run.settings.window
+    return Session(recording, window_ms=window.window_ms, offset_ms=window.offset_ms)
+
+
+def silence(recording, units: np.ndarray) -> None:
+    """Take all spikes of ``units`` [N] bool away."""
+    heard = ~units[recording.spike_units]
+    recording.spike_times, recording.spike_units = recording.spike_times[heard], recording.spike_units[heard]
+
+
 def test_what_is_missing_is_named(script, run, monkeypatch, capsys):
-    session = pretraining_sessions(run.settings)[0]
-    session.recording.behaviour = {}
+    session = whole_session(run, lambda recording: recording.behaviour.clear())
     with pytest.raises(UserError, match="no 'hand_vel'"):
         script.velocity(session, np.arange(2), 5)
-    session.recording.unit_columns = {}
+    session = whole_session(run, lambda recording: recording.unit_columns.clear())
     with pytest.raises(UserError, match="no unit marked 'heldout'"):
         script.evaluate(run, session, poyo={}, binned={})
     monkeypatch.setattr(sys, "argv", ["mc_maze.py", "no/such/file.nwb"])

@@ -10,7 +10,7 @@ import torch
 from rich.progress import track
 from torch.utils.data import IterableDataset, get_worker_info
 
-from neurobridge.data.store import Session, bin_events
+from neurobridge.data.store import Session, bin_events, joined
 from neurobridge.errors import UserError
 from neurobridge.neuro.batch import SpikeBatch
 
@@ -91,8 +91,8 @@ class Batcher:
             unit_mask[g, : session.units] = True
             window, column, tick, value = session.events_from(starts)
             parts.append((window + g * per_group if g else window, column, tick, value))
-        window, column, tick = (_joined([p[k] for p in parts]) for k in range(3))
-        value = _joined([p[3] for p in parts]) if first.valued else None
+        window, column, tick = (joined([p[k] for p in parts]) for k in range(3))
+        value = joined([p[3] for p in parts]) if first.valued else None
         bin_ms, windows = self.bins[picks[0][0]], len(picks) * per_group
         target = bin_events(window, column, tick, value, (windows, widest, first.window_ms // bin_ms), bin_ms)
         return SpikeBatch(
@@ -115,10 +115,6 @@ class Batcher:
         """All ``rows`` of session ``index`` in order, ``size`` windows a batch."""
         for at in range(0, len(rows), size):
             yield self.batch([(index, rows[at : at + size])])
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class StepBatches(IterableDataset):

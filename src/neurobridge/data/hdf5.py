@@ -44,8 +44,10 @@ def text(column: np.ndarray) -> np.ndarray:
 
 def has(file: h5py.File, path: str) -> bool:
     """True if every part of ``path`` is there."""
-    parts = path.encode().split(b"/")
-    return all(file.id.links.exists(b"/".join(parts[: n + 1])) for n in range(len(parts)))
+    try:
+        return file.id.links.exists(path.encode())
+    except (KeyError, ValueError, RuntimeError):  # a group on the way is missing
+        return False
 
 
 def read_array(file: h5py.File, path: str) -> np.ndarray:

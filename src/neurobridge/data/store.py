@@ -1,14 +1,14 @@
 """Fast windows out of sessions: trial-aligned where there are stimuli, on a regular grid where there are none.
 
-No session is copied: events are read where they lie (:mod:`mapping`), and no Python object is made per event: a
-batch of windows is two binary searches and one copy a window. Ticks are whole milliseconds, exact on 1 ms-quantised
-times.
+No session is held: a batch of windows reads its own stretches of the file (:mod:`events`), and no Python object is made
+per event. Ticks are whole milliseconds, exact on 1 ms-quantised times.
 
 Letters: W windows, S events, N units, T bins.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from neurobridge.data.checks import SPLITS
+from neurobridge.data.events import HeldEvents, Window
 from neurobridge.data.images import ImageSet
 from neurobridge.data.recording import Recording
 from neurobridge.data.stored import StoredRecording
@@ -23,27 +24,10 @@ from neurobridge.errors import UserError
 
 TICK = 1e-3
 EPSILON = 1e-6
-EVENTS_AT_ONCE = 2**15  # so that what is computed from them stays in the processor's cache
-CELLS_AT_ONCE = 2**18
-WINDOWS_AT_ONCE = 1024
+EVENTS_AT_ONCE = 2**18  # bounds what is in memory beside the result
+CELLS_AT_ONCE = 2**18  # stays in the processor's cache
 MOST_BIAS_WINDOWS = 10_000
 SPLIT_NAMES = np.array([*SPLITS, "none"])
-
-
-class HeldEvents:
-    """The events of a recording in memory, with the attributes of :class:`mapping.MappedEvents`."""
-
-    def __init__(self, recording: Recording) -> None:
-        order = np.argsort(recording.spike_times, kind="stable")
-        self.times = recording.spike_times[order].astype(np.float64)
-        self.units = recording.spike_units[order]
-        self.values = None if recording.spike_values is None else recording.spike_values[order]
-
-    def search(self, moments: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.times, moments)
-
-    def was_read(self, stretches: int, events: int) -> None:
-        """Nothing to give back."""
 
 
 class Session:
@@ -155,35 +139,31 @@ class Session:
 
     def events_from(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
         """The same for windows that begin at ``starts`` [W] s; in order of window, then time."""
-        first, last = self._spans(starts)
-        counts = last - first
-        ends = np.cumsum(counts)
-        total = int(counts.sum())
-        window = np.repeat(np.arange(len(starts)), counts)
-        column = _gathered(self.source.units, first, last).astype(np.int64, copy=False)
-        tick = np.empty(total, dtype=np.int64)
-        times, at = self.source.times, 0
-        for low, high in _blocks(ends, EVENTS_AT_ONCE):
-            time = _gathered(times, first[low:high], last[low:high])
-            time -= np.repeat(starts[low:high] - EPSILON, counts[low:high])
-            time *= 1 / TICK
-            tick[at : at + len(time)] = time
-            at += len(time)
-        np.clip(tick, 0, self.window_ms - 1, out=tick)
-        value = self._zscored(_gathered(self.source.values, first, last), column) if self.valued else None
-        self.source.was_read(len(starts), total)
-        return window, column, tick, value
+        parts = []
+        for at, (counts, times, units, values) in self._read(starts):
+            tick = times - np.repeat(starts[at : at + len(counts)] - EPSILON, counts)
+            tick *= 1 / TICK
+            tick = np.clip(tick.astype(np.int64), 0, self.window_ms - 1)
+            column = units.astype(np.int64, copy=False)
+            value = column[:0].astype(np.float32) if values is None else self._zscored(values, column)
+            parts.append((np.repeat(np.arange(at, at + len(counts)), counts), column, tick, value))
+        window, column, tick, value = map(joined, zip(*parts, strict=True))
+        return window, column, tick, value if self.valued else None
 
     def event_counts(self, starts: np.ndarray) -> np.ndarray:
-        """[W]: how many events each window from ``starts`` holds; nothing but the times is looked at."""
-        first, last = self._spans(starts)
-        self.source.was_read(len(starts), 0)
-        return last - first
+        """[W]: how many events each window from ``starts`` holds; nothing but their times is looked at."""
+        return self.source.counts(*self._bounds(starts))
 
-    def _spans(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        bounds = np.concatenate([starts - EPSILON, starts + self.window_ms * TICK - EPSILON])
-        found = self.source.search(bounds)
-        return found[: len(starts)], found[len(starts) :]
+    def _bounds(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return starts - EPSILON, starts + self.window_ms * TICK - EPSILON
+
+    def _read(self, starts: np.ndarray) -> Iterator[tuple[int, Window]]:
+        """(number of the first window, events of the windows) for as many windows as make about EVENTS_AT_ONCE."""
+        start, end = self.recording.duration
+        expected = len(self.source) * self.window_ms * TICK / max(end - start, TICK)
+        size = int(np.clip(EVENTS_AT_ONCE / max(expected, 1), 1, 4096))
+        for at in range(0, max(len(starts), 1), size):
+            yield at, self.source.read(*self._bounds(starts[at : at + size]))
 
     def binned(self, rows: np.ndarray, bin_ms: int) -> np.ndarray:
         """Counts (or summed values) [len(rows), N, T] float32 on bins of ``bin_ms``."""
@@ -201,10 +181,8 @@ class Session:
         if len(rows) > MOST_BIAS_WINDOWS:
             rows = rows[np.linspace(0, len(rows) - 1, MOST_BIAS_WINDOWS).astype(np.int64)]
         counts = np.zeros(self.units)
-        for at in range(0, len(rows), WINDOWS_AT_ONCE):
-            first, last = self._spans(self.starts[rows[at : at + WINDOWS_AT_ONCE]])
-            counts += np.bincount(_gathered(self.source.units, first, last), minlength=self.units)
-            self.source.was_read(len(first), int((last - first).sum()))
+        for _, (_, _, units, _) in self._read(self.starts[rows]):
+            counts += np.bincount(units, minlength=self.units)
         mean = (counts / len(rows)).astype(np.float32) * bin_ms / self.window_ms
         return np.log(np.maximum(mean, 1e-4)).astype(np.float32)
 
@@ -224,17 +202,19 @@ class Session:
         count, total, mean = np.zeros(self.units), np.zeros(self.units), np.zeros(self.units)
         for moment in (1, 2):
             total[:] = 0
-            for at in range(0, len(starts), WINDOWS_AT_ONCE):
-                first, last = self._spans(starts[at : at + WINDOWS_AT_ONCE])
-                column = _gathered(self.source.units, first, last)
-                values = (self._stable(_gathered(self.source.values, first, last)) - mean[column]) ** moment
-                total += np.bincount(column, weights=values, minlength=self.units)
+            for _, (_, _, column, values) in self._read(starts):
+                centred = self._stable(values) - mean[column]
+                total += np.bincount(column, weights=centred**moment, minlength=self.units)
                 count += np.bincount(column, minlength=self.units) * (moment == 1)
-                self.source.was_read(len(first), len(column))
             if moment == 1:
                 mean = total / np.maximum(count, 1)
         variance = total / np.maximum(count, 1)
         return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """One array of several, a lone one as it is."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def bin_events(
@@ -267,8 +247,3 @@ def _blocks(ends: np.ndarray, most: int) -> list[tuple[int, int]]:
     cuts = np.searchsorted(ends, np.arange(most, ends[-1] + most, most))
     cuts = np.unique(np.concatenate([[0], np.minimum(cuts + 1, len(ends)), [len(ends)]])).tolist()
     return list(pairwise(cuts))
-
-
-def _gathered(array: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """The stretches first..last of ``array``, one after the other."""
-    return np.concatenate([array[:0], *(array[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True))])

@@ -1,4 +1,4 @@
-"""A recording that stays on disk: who and which units are held, tables are read when asked for, events are mapped."""
+"""A recording that stays on disk: the units are held, tables are read when asked for, events by the window."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from neurobridge.data.checks import SignalKind, check_range, check_stimuli, check_units
+from neurobridge.data.events import FileEvents, file_events
 from neurobridge.data.hdf5 import read_text
-from neurobridge.data.mapping import MappedEvents, map_events
 from neurobridge.data.recording import (
     Stimuli,
     TimeSeries,
@@ -43,11 +43,10 @@ class StoredRecording:
             for name, value in read_identity(file, self.path).items():
                 setattr(self, name, value)
             check_units(self.signal_kind, self.unit_ids, self.regions, str(self.path))
-            self.events: MappedEvents = map_events(self.path, file, len(self.unit_ids))
+            self.events: FileEvents = file_events(self.path, file, len(self.unit_ids))
             self._just_read = read_stimuli(file)
         self.has_stimuli = self._just_read is not None
-        times = self.events.times
-        check_range(times[0], times[-1], self.duration, str(self.path))
+        check_range(*self.events.bounds(), self.duration, str(self.path))
         if self._just_read is not None:
             check_stimuli(self._just_read, self.duration, str(self.path))
 

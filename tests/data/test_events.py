@@ -3,13 +3,14 @@
 import os
 import pickle
 import stat
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from torch_brain.data import ArrayDict, Data, Interval, IrregularTimeSeries
 
-from neurobridge.data import mapping
+from neurobridge.data import events as module
 from neurobridge.data.recording import CHECKED, Recording, write_recording
 from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError
@@ -36,7 +37,7 @@ def rewrite(path, **changes):
 
 
 def unpacked(path) -> list[str]:
-    return sorted(p.suffix for p in (path.parent / ".mapped").glob("*"))
+    return sorted(p.suffix for p in (path.parent / ".unpacked").glob("*"))
 
 
 def test_our_files_are_mapped_as_they_are(tmp_path):
@@ -104,22 +105,25 @@ def test_a_foreign_file_that_cannot_be_used_is_refused(tmp_path, changes, senten
 
 
 @pytest.mark.parametrize("start", [0.0, -3.25, 1000.1])
-def test_times_are_found_through_the_index_of_seconds(tmp_path, start):
+def test_windows_in_any_order_are_read_as_from_memory(tmp_path, start):
     rng = np.random.default_rng(0)
-    seconds = 40
-    times = np.sort(np.round(start + rng.random(mapping.SHORT + 5000) ** 2 * seconds, 3))  # dense, then sparse
+    seconds, count = 60, 30_000
+    times = np.sort(np.round(start + rng.random(count) ** 2 * seconds, 3)).clip(start)  # dense first, then sparse
     recording = Recording(
-        dataset="lab", subject="monkey", session="long", signal_kind="sorted", spike_times=times.clip(start),
-        spike_units=rng.integers(2, size=len(times)), unit_ids=np.array(["a", "b"]), regions=np.array(["V1", "V4"]),
-        duration=(start, start + seconds),
+        dataset="lab", subject="monkey", session="long", signal_kind="mua_envelope", spike_times=times,
+        spike_units=rng.integers(2, size=count), spike_values=rng.random(count).astype(np.float32),
+        unit_ids=np.array(["a", "b"]), regions=np.array(["V1", "V4"]), duration=(start, start + seconds),
     )  # fmt: skip
     write_recording(recording, tmp_path / "long.h5")
-    events = StoredRecording(tmp_path / "long.h5").events
-    assert mapping.INDEX in events.columns
-    ends = np.array([start - 100, start, start + seconds, start + seconds + 100])
-    moments = np.concatenate([ends, start + np.arange(seconds), start + rng.random(500) * seconds, times[::997]])
-    for shift in (0.0, -1e-6, 1e-9):
-        np.testing.assert_array_equal(events.search(moments + shift), np.searchsorted(times, moments + shift))
+    stored, held = StoredRecording(tmp_path / "long.h5").events, module.HeldEvents(recording)
+    ends = np.array([start - 100, start - 0.5, start + seconds - 0.5, start + seconds + 100])
+    low = np.concatenate([ends, start + np.arange(seconds), start + rng.random(300) * seconds, times[::997]])
+    for length, shift in ((1.0, 0.0), (0.1, -1e-6), (0.0004, 1e-9), (7.0, -1e-6)):
+        for windows in (rng.permutation(low), low[:1], low[:0], low[-7:]):
+            bounds = windows + shift, windows + shift + length
+            np.testing.assert_array_equal(stored.counts(*bounds), held.counts(*bounds))
+            for one, other in zip(stored.read(*bounds), held.read(*bounds), strict=True):
+                np.testing.assert_array_equal(one, other)
 
 
 def test_a_foreign_index_that_is_wrong_is_made_anew(tmp_path):
@@ -144,7 +148,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
 def test_a_file_that_changes_under_a_run_is_refused(tmp_path):
     path = write(tmp_path / "a.h5")
     events = StoredRecording(path).events
-    mapping._maps.open.clear()
+    module._files.open.clear()
     write(path, times=(0.1, 0.2, 0.3), units=(0, 0, 0))
     with pytest.raises(UserError, match="has changed"):
         _ = events.times
@@ -153,13 +157,10 @@ def test_a_file_that_changes_under_a_run_is_refused(tmp_path):
         _ = events.times
 
 
-def test_few_files_stay_open_and_little_stays_resident(tmp_path):
-    stored = [StoredRecording(write(tmp_path / f"{k}.h5")) for k in range(mapping.MOST_OPEN + 20)]
-    first = stored[0].events.times
+def test_few_files_stay_open(tmp_path):
+    stored = [StoredRecording(write(tmp_path / f"{k}.h5")) for k in range(module.MOST_OPEN + 20)]
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for recording in stored:
-        assert recording.events.times[0] == 0.1
-    assert len(mapping._maps.open) <= mapping.MOST_OPEN
-    assert first.tolist() == [0.1, 0.2, 0.3, 0.9], "a view outlives its place among the open files"
-    mapping._maps.was_read((tmp_path / "a long file", (2 * mapping.MOST_RESIDENT, 0)), 2 * mapping.MOST_RESIDENT)
-    assert mapping._maps.read == {}, "all pages were given back"
-    assert stored[-1].events.times.tolist() == [0.1, 0.2, 0.3, 0.9]
+        assert recording.events.bounds() == (0.1, 0.9)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    assert len(module._files.open) <= module.MOST_OPEN
