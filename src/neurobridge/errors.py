@@ -55,6 +55,15 @@ def reading(path: Path | str, what: str, mend: str = "it may be empty or truncat
         raise UserError(f"{path} is not a readable {what} ({lines[0][:200]}): {mend}") from error
 
 
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """A library that is not installed becomes a :class:`UserError` that names the extra to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f"this needs the library {error.name}: pip install 'neurobridge[{extra}]'") from error
+
+
 def is_disk_full(error: BaseException | None) -> bool:
     """True if ``error``, or what caused it, says that no space is left on the device."""
     while error is not None:

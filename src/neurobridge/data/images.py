@@ -11,7 +11,7 @@ import numpy as np
 
 from neurobridge.data.guard import open_hdf5
 from neurobridge.data.hdf5 import atomic_hdf5, text
-from neurobridge.errors import UserError, reading
+from neurobridge.errors import UserError, needs, reading
 
 
 def content_id(pixels: np.ndarray) -> str:
@@ -25,8 +25,8 @@ def content_id(pixels: np.ndarray) -> str:
 
 def decode_picture(data: bytes, what: str) -> np.ndarray:
     """RGB pixels [H, W, 3] uint8 of an encoded picture; ``what`` names it in the UserError if it cannot be decoded."""
-    from PIL import Image
-
+    with needs("data"):
+        from PIL import Image
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return np.asarray(picture.convert("RGB"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neurobridge.data.recording import Recording
-from neurobridge.errors import UserError, atomic_path
+from neurobridge.errors import atomic_path, needs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,10 +22,8 @@ BEFORE_S, AFTER_S, BIN_S = 0.1, 0.4, 0.01
 
 def draw_session(recording: Recording, path: Path) -> None:
     """Write a PNG of ``recording``. Raises UserError without matplotlib."""
-    try:
+    with needs("report"):
         from neurobridge.evaluation import figures
-    except ModuleNotFoundError as error:
-        raise UserError(f"pictures need {error.name}: pip install 'neurobridge[report]'") from error
     if recording.spike_values is None:
         counts, length_s = windows_of(recording)
         busiest = int(counts.sum((1, 2)).argmax())

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from neurobridge.data.guard import open_hdf5
-from neurobridge.errors import UserError, reading
+from neurobridge.errors import UserError, needs, reading
 
 SORTING_FILES = ("numpysorting_info.json", "spikes.npy")
 SORTING_ARCHIVE = "sorting_cached.npz"
@@ -57,8 +57,8 @@ def read_csv(file: Path) -> Raw:
 
 def read_parquet(file: Path) -> Raw:
     """All columns of numbers, truth values and text; a null is None, or NaN among numbers."""
-    import pyarrow.parquet as pq
-
+    with needs("data"):
+        import pyarrow.parquet as pq
     with reading(file, "Parquet table"):
         table = pq.read_table(file)
         columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
