@@ -137,7 +137,10 @@ def _recording(
     nwb: Nwb, found: Found, session: str, frames: dict[int, str] | None, unusable: bool, seed: int
 ) -> Recording:
     ids, spikes, regions, usable = found.ids, found.spikes, found.regions, found.usable
-    assert all(part is not None for part in (ids, spikes, regions, usable)), "refused before"
+    assert ids is not None, "refused before"
+    assert spikes is not None, "refused before"
+    assert regions is not None, "refused before"
+    assert usable is not None, "refused before"
     noise = found.columns["quality"] == "noise" if "quality" in found.columns else np.zeros(len(ids), dtype=bool)
     keep = np.ones(len(ids), dtype=bool) if unusable else usable & ~noise
     of_kept = np.repeat(keep, spikes.counts)

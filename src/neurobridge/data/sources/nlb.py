@@ -128,19 +128,24 @@ def session_files(path: Path) -> list[Path]:
 
 def _recording(nwb: Nwb, found: Found, session: str, valid_fraction: float, seed: int) -> Recording:
     ids, spikes, observed = found.ids, found.spikes, found.observed
-    needed = (ids, spikes, observed, found.onset, found.within, found.trial_split)
-    assert all(part is not None for part in needed), "refused before"
+    onset, within, trial_split = found.onset, found.within, found.trial_split
+    assert ids is not None, "refused before"
+    assert spikes is not None, "refused before"
+    assert observed is not None, "refused before"
+    assert onset is not None, "refused before"
+    assert within is not None, "refused before"
+    assert trial_split is not None, "refused before"
     unit = np.repeat(np.arange(len(ids)), spikes.counts)
     seen, shared = _observed(spikes, observed)
-    start = np.ceil(np.round((found.onset - BEFORE) * 1000, 6)) / 1000
+    start = np.ceil(np.round((onset - BEFORE) * 1000, 6)) / 1000
     told = np.isfinite(start)
     start, end = start[told], start[told] + BEFORE + AFTER
     condition = None if found.condition is None else found.condition[told]
-    split = np.array([SPLITS.get(name, "none") for name in found.trial_split[told].tolist()], dtype=str)
+    split = np.array([SPLITS.get(name, "none") for name in trial_split[told].tolist()], dtype=str)
     train = np.flatnonzero(split == "train")
     drawn = np.random.default_rng(seed).permutation(train)[: round(valid_fraction * len(train))]
     split[drawn] = "valid"
-    valid = contains(start, end, shared) & found.within[told]
+    valid = contains(start, end, shared) & within[told]
     behaviour = {name: _without_gaps(series) for name, series in found.behaviour.items()}
     clocks = [observed.values.ravel(), start, end, *(series.timestamps for series in behaviour.values())]
     clock = np.concatenate(clocks)
