@@ -197,3 +197,16 @@ def test_sessions_are_opened_by_name(tmp_path):
     assert [s.name for s in open_sessions(tmp_path, window_ms=300)] == ["s1"]
     with pytest.raises(UserError, match="'s9' is not in"):
         open_sessions(tmp_path, ["s9"], window_ms=300)
+
+
+def test_windows_outside_what_was_observed_are_left_out(tmp_path):
+    times = np.arange(0.0, 40.0, 0.01)
+    recording = Recording(
+        dataset="lab", subject="m", session="d", signal_kind="sorted", spike_times=times,
+        spike_units=np.zeros(len(times), int), unit_ids=np.array(["u"]), regions=np.array(["V1"]), duration=(0.0, 40.0),
+        observed=np.array([[0.0, 10.05], [20.0, 40.0]]),
+    )  # fmt: skip
+    write_recording(recording, tmp_path / "d.h5")
+    for session in (Session(recording, window_ms=100), Session.open(tmp_path / "d.h5", window_ms=100)):
+        assert not ((session.starts > 9.951) & (session.starts < 19.999)).any()
+        assert len(session.starts) == 300

@@ -18,6 +18,7 @@ import numpy as np
 from neurobridge.data.checks import SPLITS
 from neurobridge.data.events import HeldEvents, Window
 from neurobridge.data.images import ImageSet
+from neurobridge.data.intervals import contains
 from neurobridge.data.recording import Recording
 from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError
@@ -67,17 +68,21 @@ class Session:
     def _cut(self, offset_ms: int) -> None:
         start, end = self.recording.duration
         stimuli, length = self.recording.stimuli, self.window_ms * TICK
+        observed = self.recording.observed
+        observed = np.array([[start, end]]) if observed is None else observed
         if stimuli is not None and len(stimuli):
             starts = stimuli.start + offset_ms * TICK
-            fits = stimuli.valid & (starts >= start - EPSILON) & (starts + length <= end + EPSILON)
+            fits = stimuli.valid & contains(starts, starts + length, observed)
             self.stimulus_row = np.flatnonzero(fits).astype(np.int32)
             self.starts, split = starts[fits], stimuli.split[fits]
             self.split_code = np.select([split == name for name in SPLITS], range(len(SPLITS)), 3).astype(np.int8)
         else:
-            self.starts = np.arange(start, end - length + EPSILON, length)
+            grid = np.arange(start, end - length + EPSILON, length)
+            fits = contains(grid, grid + length, observed)
+            block = np.arange(len(grid)) // 10 % 10
+            self.starts = grid[fits]
             self.stimulus_row = np.broadcast_to(-1, len(self.starts))
-            block = np.arange(len(self.starts)) // 10 % 10
-            self.split_code = np.select([block == 4, block == 9], [1, 2], 0).astype(np.int8)
+            self.split_code = np.select([block == 4, block == 9], [1, 2], 0).astype(np.int8)[fits]
 
     @property
     def split(self) -> np.ndarray:

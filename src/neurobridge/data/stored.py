@@ -15,6 +15,7 @@ from neurobridge.data.recording import (
     open_recording,
     read_behaviour,
     read_identity,
+    read_observed,
     read_provenance,
     read_stimuli,
     read_unit_columns,
@@ -45,6 +46,7 @@ class StoredRecording:
             check_units(self.signal_kind, self.unit_ids, self.regions, str(self.path))
             self.events: FileEvents = file_events(self.path, file, len(self.unit_ids))
             self._just_read = read_stimuli(file)
+            self.observed: np.ndarray | None = read_observed(file)
         self.has_stimuli = self._just_read is not None
         check_range(*self.events.bounds(), self.duration, str(self.path))
         if self._just_read is not None:

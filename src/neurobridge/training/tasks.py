@@ -248,7 +248,13 @@ class AlignTask(Task):
             plan.hidden_unit |= torch.from_numpy(dropped).to(plan.hidden_unit.device)
         latent = self.encode(batch, plan)
         predicted = self.head(latent, self.responses(batch, plan, rng), batch.unit_row)
-        contrast = info_nce(predicted, self.targets[batch.stimulus], batch.stimulus, self.head.log_scale)
+        known = batch.stimulus >= 0  # a window whose picture is not known has no target
+        image = batch.stimulus[known]
+        contrast = (
+            info_nce(predicted[known], self.targets[image], image, self.head.log_scale)
+            if known.any()
+            else (0.0 * predicted.sum())
+        )
         losses = {"info_nce": contrast, "loss": contrast}
         if self.masker is not None and self.anti_forgetting and self.unfrozen:
             kept = masked(self.model, batch, self.masker.draw(batch, rng))
