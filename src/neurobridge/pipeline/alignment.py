@@ -20,7 +20,7 @@ from neurobridge.errors import UserError, atomic_path
 from neurobridge.neuro.masking import nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.pipeline.spikes import fit_here, held_out_sessions, make_batcher, pretraining_sessions
+from neurobridge.pipeline.spikes import fit_here, held_out_sessions, make_batcher, make_masker, pretraining_sessions
 from neurobridge.training.tasks import AlignTask
 from neurobridge.vision.encoders import ImageEncoder, embed_images
 
@@ -131,7 +131,7 @@ def align(run: RunFolder) -> None:
             joint_blocks=options.joint_blocks,
             joint_learning_rate=options.joint_learning_rate,
             anti_forgetting=options.anti_forgetting,
-            modes=settings.pretrain.modes,
+            masker=make_masker(settings),
             **common,
         )
         fit_here(joint, "align-joint", run)

@@ -17,7 +17,7 @@ from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.decoder import GridDecoder
 from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.losses import masked_losses, sample_cells
-from neurobridge.neuro.masking import Masker, MaskPlan, Mode, nothing_hidden
+from neurobridge.neuro.masking import Masker, MaskPlan, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
 
 Loader = Callable[[int, int, int], Iterable]
@@ -207,7 +207,7 @@ class AlignTask(Task):
         anti_forgetting: float = 0.0,
         unit_dropout: float = 0.0,
         noise: float = 0.0,
-        modes: Sequence[Mode] = (),
+        masker: Masker | None = None,
         latents: Sequence[Tensor] = (),
         **options,
     ) -> None:
@@ -220,7 +220,7 @@ class AlignTask(Task):
             unit_dropout,
         )
         self.noise, self.readout_learning_rate = noise, readout_learning_rate
-        self.masker = Masker(modes=modes) if modes else None
+        self.masker = masker
         model.requires_grad_(False)
         self.unfrozen: list[nn.Parameter] = []
         if joint_blocks:
@@ -250,11 +250,9 @@ class AlignTask(Task):
         predicted = self.head(latent, self.responses(batch, plan, rng), batch.unit_row)
         known = batch.stimulus >= 0  # a window whose picture is not known has no target
         image = batch.stimulus[known]
-        contrast = (
-            info_nce(predicted[known], self.targets[image], image, self.head.log_scale)
-            if known.any()
-            else (0.0 * predicted.sum())
-        )
+        contrast = 0.0 * predicted.sum()
+        if known.any():
+            contrast = info_nce(predicted[known], self.targets[image], image, self.head.log_scale)
         losses = {"info_nce": contrast, "loss": contrast}
         if self.masker is not None and self.anti_forgetting and self.unfrozen:
             kept = masked(self.model, batch, self.masker.draw(batch, rng))
