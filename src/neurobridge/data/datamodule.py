@@ -10,7 +10,8 @@ import torch
 from rich.progress import track
 from torch.utils.data import IterableDataset, get_worker_info
 
-from neurobridge.data.store import Session, bin_events, joined
+from neurobridge.data.events import joined
+from neurobridge.data.store import Session, bin_events
 from neurobridge.errors import UserError
 from neurobridge.neuro.batch import SpikeBatch
 

@@ -5,7 +5,7 @@ no more of them than its windows need, however long they are. Plain reads, not a
 along (up to two megabytes, as the kernel likes) would count as the process's own. Files that cannot be read like this
 (chunked, compressed, unsorted, without index) are unpacked once, into the hidden folder ``.unpacked`` beside the file.
 
-Letters: W windows, S events, M stretches.
+Letters: W windows, S events.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +29,9 @@ from neurobridge.errors import UserError
 MOST_OPEN = 128
 BLOCK = 2**20
 GRID_ERROR = 1e-7  # s; the grid of the index is a sum of floats
-GAP = 512  # events between two stretches that are rather read than skipped
 INDEX = "timestamp_indices_1s"  # number of events before each whole second, as torch_brain writes it
 
-Window = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
+Events = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
 
 
 class HeldEvents:
@@ -43,16 +43,15 @@ class HeldEvents:
         self.units = recording.spike_units[order]
         self.values = None if recording.spike_values is None else recording.spike_values[order]
 
-    def __len__(self) -> int:
-        return len(self.times)
-
     def counts(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.times, high) - np.searchsorted(self.times, low)
 
-    def read(self, low: np.ndarray, high: np.ndarray) -> Window:
+    def read(self, low: np.ndarray, high: np.ndarray) -> Events:
         first, last = np.searchsorted(self.times, low), np.searchsorted(self.times, high)
-        arrays = (None if a is None else gathered(a, first, last) for a in (self.times, self.units, self.values))
-        return last - first, *arrays
+        counts = last - first
+        event = np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)
+        tick = ((self.times[event] - np.repeat(low, counts)) * 1000).astype(np.int64)
+        return counts, tick, self.units[event], None if self.values is None else self.values[event]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +62,14 @@ class Column:
     dtype: str
     length: int
 
-    def bytes(self, first: int) -> int:
-        """Where element ``first`` lies in the file."""
-        return self.offset + first * np.dtype(self.dtype).itemsize
+    def fill(self, array: np.ndarray, number: int, first: int) -> None:
+        """Read ``array`` from element ``first`` on, of the open file ``number``."""
+        view, place = memoryview(array).cast("B"), self.offset + first * array.itemsize
+        while len(view):
+            got = os.preadv(number, [view], place)
+            if got <= 0:
+                raise UserError("a recording ends early: it has changed since it was opened; start again")
+            view, place = view[got:], place + got
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,102 +110,60 @@ class FileEvents:
 
     def bounds(self) -> tuple[float, float]:
         """Times of the first and the last event in s."""
-        ends = np.array([0, len(self) - 1])
-        first, last = self._array("timestamps", ends, ends + 1).tolist()
-        return first, last
+        ends = np.empty(2)
+        for place, first in enumerate((0, len(self) - 1)):
+            self.columns["timestamps"].fill(ends[place : place + 1], _files.of(self).number, first)
+        return float(ends[0]), float(ends[1])
 
     def counts(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """[W] how many events lie in each window low..high [W] s."""
-        stretches = self._stretches(low, high)
-        return stretches.last - stretches.first
+        """[W] how many events lie in each window from low to high [W] s, the latter excluded."""
+        return np.array([len(times) for _, times in self._times(low, high)], dtype=np.int64)
 
-    def read(self, low: np.ndarray, high: np.ndarray) -> Window:
-        """Events of each window low..high [W] s, the latter excluded: counts [W]; times, units, values [S] in order."""
-        found = self._stretches(low, high)
-        times = gathered(found.times, found.first, found.last)
-        narrow = found.narrowed()
-        columns = []
-        for name in ("unit_index", "value"):
-            if name in self.columns:
-                array = self._array(name, narrow.start, narrow.stop)
-                columns.append(gathered(array, narrow.first, narrow.last))
-            else:
-                columns.append(None)
-        return found.last - found.first, times, *columns
+    def read(self, low: np.ndarray, high: np.ndarray) -> Events:
+        """Counts [W]; whole milliseconds since ``low``, units and values [S], in order of window, then time."""
+        first, ticks = [], []
+        for (place, times), start in zip(self._times(low, high), low.tolist(), strict=True):
+            times -= start
+            times *= 1000
+            first.append(place)
+            ticks.append(times.astype(np.int64))
+        counts = [len(tick) for tick in ticks]
+        columns = [self._gathered(name, first, counts) for name in ("unit_index", "value")]
+        return np.array(counts, dtype=np.int64), joined([np.empty(0, np.int64), *ticks]), *columns
 
-    def _stretches(self, low: np.ndarray, high: np.ndarray) -> Stretches:
-        index = _files.of(self).index
-        after = len(index) - 1
+    def _times(self, low: np.ndarray, high: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """(number of the first event, times of the events) of each window; the array is used again for the next."""
+        file, column = _files.of(self), self.columns["timestamps"]
+        after = len(file.index) - 1
         # the last whole second before each window and the first one after it
         before = np.floor(low - self.origin).astype(np.int64)
         before -= self.origin + before > low - GRID_ERROR
         behind = np.ceil(high - self.origin).astype(np.int64)
         behind += self.origin + behind < high + GRID_ERROR
-        start = np.where(before < 0, 0, index[np.clip(before, 0, after)])
-        stop = np.where(behind > after, len(self), index[np.clip(behind, 0, after)])
-        order = np.argsort(start, kind="stable")
-        start, stop = start[order], np.maximum.accumulate(stop[order])
-        fresh = np.flatnonzero(np.concatenate([[True], start[1:] > stop[:-1] + GAP])) if len(start) else start
-        start, stop = start[fresh], stop[np.concatenate([fresh[1:], [len(stop)]]) - 1] if len(fresh) else stop
-        times = self._array("timestamps", start, stop)
-        return Stretches(
-            start=start, stop=stop, times=times, order=order, fresh=fresh,
-            first=np.searchsorted(times, low), last=np.searchsorted(times, high),
-        )  # fmt: skip
+        start = np.where(before < 0, 0, file.index[np.clip(before, 0, after)])
+        stop = np.where(behind > after, len(self), file.index[np.clip(behind, 0, after)])
+        scratch = np.empty(int((stop - start).max(initial=0)))
+        for first, last, *window in zip(start.tolist(), stop.tolist(), low.tolist(), high.tolist(), strict=True):
+            times = scratch[: last - first]
+            column.fill(times, file.number, first)
+            begin, end = times.searchsorted(window).tolist()
+            yield first + begin, times[begin:end]
 
-    def _array(self, name: str, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-        """The stretches start..stop [M] of a column, one after the other."""
-        number, column = _files.of(self).number, self.columns[name]
-        array = np.empty(int((stop - start).sum()), dtype=column.dtype)
-        view, at = memoryview(array).cast("B"), 0
-        for first, length in zip(start.tolist(), ((stop - start) * array.itemsize).tolist(), strict=True):
-            place, end = column.bytes(first), at + length
-            while at < end:
-                got = os.preadv(number, [view[at:end]], place)
-                if got <= 0:
-                    raise UserError(f"{self.path} ends early: it has changed since it was opened; start again")
-                at, place = at + got, place + got
+    def _gathered(self, name: str, first: list[int], counts: list[int]) -> np.ndarray | None:
+        """A column of the windows that begin at event ``first``, one after the other; None where there is none."""
+        column, at = self.columns.get(name), 0
+        if column is None:
+            return None
+        array, number = np.empty(sum(counts), dtype=column.dtype), _files.of(self).number
+        for place, count in zip(first, counts, strict=True):
+            column.fill(array[at : at + count], number, place)
+            at += count
         return array
 
 
-@dataclass(kw_only=True)
-class Stretches:
-    """What was read for W windows: M stretches of the file, start..stop, whose times follow each other in ``times``.
-
-    first, last [W]: each window in ``times``. order [W]: the windows by time, of which fresh [M] begin a stretch.
-    """
-
-    start: np.ndarray
-    stop: np.ndarray
-    times: np.ndarray
-    order: np.ndarray
-    fresh: np.ndarray
-    first: np.ndarray
-    last: np.ndarray
-
-    def narrowed(self) -> Stretches:
-        """The same without what lies before the first and behind the last window of each stretch."""
-        if not len(self.fresh):
-            return self
-        lengths = self.stop - self.start
-        at = np.cumsum(lengths) - lengths
-        first = np.minimum.reduceat(self.first[self.order], self.fresh)
-        last = np.maximum.reduceat(self.last[self.order], self.fresh)
-        start, stop = self.start + first - at, self.start + last - at
-        moved = np.cumsum(stop - start) - (stop - start) - first
-        shift = np.empty_like(self.first)
-        shift[self.order] = np.repeat(moved, np.diff([*self.fresh.tolist(), len(self.order)]))
-        return Stretches(
-            start=start, stop=stop, times=self.times, order=self.order, fresh=self.fresh,
-            first=self.first + shift, last=self.last + shift,
-        )  # fmt: skip
-
-
-def gathered(array: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """The stretches first..last [W] of ``array``, one after the other."""
-    if len(first) and (first[1:] == last[:-1]).all():
-        return array[first[0] : last[-1]]
-    return np.concatenate([array[:0], *(array[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True))])
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """One array of several, a lone one as it is."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ Letters: W windows, S events, N units, T bins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from neurobridge.data.checks import SPLITS
-from neurobridge.data.events import HeldEvents, Window
+from neurobridge.data.events import HeldEvents
 from neurobridge.data.images import ImageSet
 from neurobridge.data.intervals import contains
 from neurobridge.data.recording import Recording
@@ -25,8 +25,8 @@ from neurobridge.errors import UserError
 
 TICK = 1e-3
 EPSILON = 1e-6
-EVENTS_AT_ONCE = 2**18  # bounds what is in memory beside the result
-CELLS_AT_ONCE = 2**18  # stays in the processor's cache
+WINDOWS_AT_ONCE = 256
+CELLS_AT_ONCE = 2**18  # what stays in the processor's cache
 MOST_BIAS_WINDOWS = 10_000
 SPLIT_NAMES = np.array([*SPLITS, "none"])
 
@@ -144,16 +144,11 @@ class Session:
 
     def events_from(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
         """The same for windows that begin at ``starts`` [W] s; in order of window, then time."""
-        parts = []
-        for at, (counts, times, units, values) in self._read(starts):
-            tick = times - np.repeat(starts[at : at + len(counts)] - EPSILON, counts)
-            tick *= 1 / TICK
-            tick = np.clip(tick.astype(np.int64), 0, self.window_ms - 1)
-            column = units.astype(np.int64, copy=False)
-            value = column[:0].astype(np.float32) if values is None else self._zscored(values, column)
-            parts.append((np.repeat(np.arange(at, at + len(counts)), counts), column, tick, value))
-        window, column, tick, value = map(joined, zip(*parts, strict=True))
-        return window, column, tick, value if self.valued else None
+        counts, tick, units, values = self.source.read(*self._bounds(starts))
+        window = np.repeat(np.arange(len(starts)), counts)
+        column = units.astype(np.int64, copy=False)
+        np.clip(tick, 0, self.window_ms - 1, out=tick)
+        return window, column, tick, None if values is None else self._zscored(values, column)
 
     def event_counts(self, starts: np.ndarray) -> np.ndarray:
         """[W]: how many events each window from ``starts`` holds; nothing but their times is looked at."""
@@ -162,13 +157,11 @@ class Session:
     def _bounds(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return starts - EPSILON, starts + self.window_ms * TICK - EPSILON
 
-    def _read(self, starts: np.ndarray) -> Iterator[tuple[int, Window]]:
-        """(number of the first window, events of the windows) for as many windows as make about EVENTS_AT_ONCE."""
-        start, end = self.recording.duration
-        expected = len(self.source) * self.window_ms * TICK / max(end - start, TICK)
-        size = int(np.clip(EVENTS_AT_ONCE / max(expected, 1), 1, 4096))
-        for at in range(0, max(len(starts), 1), size):
-            yield at, self.source.read(*self._bounds(starts[at : at + size]))
+    def _read(self, starts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """(units, values) of the events of all windows, some windows at a time."""
+        for at in range(0, len(starts), WINDOWS_AT_ONCE):
+            _, _, units, values = self.source.read(*self._bounds(starts[at : at + WINDOWS_AT_ONCE]))
+            yield units, values
 
     def binned(self, rows: np.ndarray, bin_ms: int) -> np.ndarray:
         """Counts (or summed values) [len(rows), N, T] float32 on bins of ``bin_ms``."""
@@ -186,7 +179,7 @@ class Session:
         if len(rows) > MOST_BIAS_WINDOWS:
             rows = rows[np.linspace(0, len(rows) - 1, MOST_BIAS_WINDOWS).astype(np.int64)]
         counts = np.zeros(self.units)
-        for _, (_, _, units, _) in self._read(self.starts[rows]):
+        for units, _ in self._read(self.starts[rows]):
             counts += np.bincount(units, minlength=self.units)
         mean = (counts / len(rows)).astype(np.float32) * bin_ms / self.window_ms
         return np.log(np.maximum(mean, 1e-4)).astype(np.float32)
@@ -207,7 +200,7 @@ class Session:
         count, total, mean = np.zeros(self.units), np.zeros(self.units), np.zeros(self.units)
         for moment in (1, 2):
             total[:] = 0
-            for _, (_, _, column, values) in self._read(starts):
+            for column, values in self._read(starts):
                 centred = self._stable(values) - mean[column]
                 total += np.bincount(column, weights=centred**moment, minlength=self.units)
                 count += np.bincount(column, minlength=self.units) * (moment == 1)
@@ -215,11 +208,6 @@ class Session:
                 mean = total / np.maximum(count, 1)
         variance = total / np.maximum(count, 1)
         return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
-
-
-def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """One array of several, a lone one as it is."""
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def bin_events(
