@@ -29,6 +29,14 @@ COMMANDS = {
     "data": {
         "_help": "Simulate, import, check and show recordings.",
         "simulate": commands.simulate,
+        "get": {
+            "_help": "Download a public data set; a broken download goes on where it stopped.",
+            "allen": data_commands.get_allen,
+            "ibl": data_commands.get_ibl,
+            "nlb": data_commands.get_nlb,
+            "tvsd": data_commands.get_tvsd,
+            "v4": data_commands.get_v4,
+        },
         "import": {
             "_help": "Bring raw files into the on-disk format.",
             "allen": data_commands.import_allen,

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 
 from neurobridge.data.audit import audit as audit_folder
 from neurobridge.data.doctor import Finding, examine_path
+from neurobridge.data.get import get_allen, get_ibl, get_nlb, get_tvsd, get_v4
 from neurobridge.data.recording import Recording, read_recording
 from neurobridge.data.sources.allen import import_allen
 from neurobridge.data.sources.ibl import import_ibl
@@ -23,7 +24,19 @@ from neurobridge.data.validation import validate_folder
 from neurobridge.errors import UserError
 from neurobridge.pipeline.data_pictures import draw_session
 
-__all__ = ["import_allen", "import_ibl", "import_lab", "import_nlb", "import_tvsd", "import_v4"]
+__all__ = [
+    "get_allen",
+    "get_ibl",
+    "get_nlb",
+    "get_tvsd",
+    "get_v4",
+    "import_allen",
+    "import_ibl",
+    "import_lab",
+    "import_nlb",
+    "import_tvsd",
+    "import_v4",
+]
 
 console = Console(highlight=False)
 
