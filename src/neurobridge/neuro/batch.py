@@ -49,7 +49,7 @@ class SpikeBatch:
 
     def per_window(self, per_session: Tensor) -> Tensor:
         """[G, ...] -> [B, ...]: repeat what belongs to a session for each of its windows."""
-        return per_session.repeat_interleave(self.windows // self.groups, dim=0)
+        return per_session[:, None].expand(-1, self.windows // self.groups, *per_session.shape[1:]).flatten(0, 1)
 
     def to(self, device: torch.device | str) -> SpikeBatch:
         moved = {

@@ -1,11 +1,11 @@
 """Events to latents: table attention over chunks, presence of visible units, a bidirectional backbone.
 
 The latent queries are constants and the key of an event depends on its unit alone, rotated by its tick within the
-chunk. So the score of an event is a function of (unit, tick): one table [N, P, L * H], built by small products.
+chunk. So the score of an event is a function of (unit, tick): one table [N, P, H * L], built by small products.
 Softmax weights are summed per (chunk, unit) through that table before any value vector is touched: the cost does not
 grow with the number of events. Equal to plain rotary cross-attention on 1 ms times (tests/neuro/test_encoder.py).
 
-Shape letters: see the package docstring; K = L * H, R = windows of a session x C.
+Shape letters: see the package docstring; K = H * L, R = windows of a session x C.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class ChunkAttention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def table(self, unit: Tensor) -> Tensor:
-        """exp(score) of every (unit, tick, latent, head): unit [G, N, E] -> [G, N, P, K]."""
+        """exp(score) of every (unit, tick, head, latent): unit [G, N, E] -> [G, N, P, K]."""
         key = F.normalize(self.key(unit).unflatten(-1, (self.heads, -1)), dim=-1)
         tick = torch.arange(self.chunk_ms, device=unit.device, dtype=unit.dtype)
         phase = rotary_phase(tick, key.shape[-1], longest_ms=4.0 * self.chunk_ms)[:, None, None, :]
         query = rotate(F.normalize(self.query, dim=-1)[None].expand(self.chunk_ms, -1, -1, -1), phase.conj())
         query = query * self.scale.clamp(max=self.max_scale)[:, None]
-        score = torch.einsum("gnhd,plhd->gnplh", key, query)
+        score = torch.einsum("gnhd,plhd->gnphl", key, query)
         return score.exp().flatten(-2)
 
     def forward(self, batch: SpikeBatch, unit: Tensor, visible_event: Tensor) -> Tensor:
@@ -67,23 +67,24 @@ class ChunkAttention(nn.Module):
         table = self.table(unit).flatten(0, 1)  # [G * N, P, K]
 
         # which row of the table each event looks up, and which (unit, chunk) it counts for
-        window = batch.event_window[visible_event]
-        row = window // per_group * n + batch.event_unit[visible_event]
-        tick = batch.event_tick[visible_event]
+        seen = visible_event.nonzero()[:, 0]
+        window, tick = batch.event_window[seen], batch.event_tick[seen]
+        row = window // per_group * n + batch.event_unit[seen]
         chunk = window % per_group * c + tick // p
         sparse = self.sparse_cost * len(row) * table.shape[-1] < g * n * chunks * p
 
         def mass(amount: Tensor | None) -> Tensor:
-            """Sum of the events' weights, times ``amount`` [S], a unit and chunk: [G, N, R, K]."""
+            """Sum of the events' weights, times ``amount`` [S], a unit and chunk: [G, N, K, R]."""
             if sparse:
                 weight = table.flatten(0, 1)[row * p + tick % p]
                 weight = weight if amount is None else weight * amount[:, None]
                 total = weight.new_zeros(g * n * chunks, table.shape[-1]).index_add(0, row * chunks + chunk, weight)
+                total = total.view(g * n, chunks, -1).transpose(1, 2)
             else:
                 amount = torch.ones_like(tick, dtype=unit.dtype) if amount is None else amount
                 grid = amount.new_zeros(g * n * chunks * p).index_add_(0, (row * chunks + chunk) * p + tick % p, amount)
-                total = torch.bmm(grid.view(g * n, chunks, p), table)
-            return total.view(g, n, chunks, -1)
+                total = torch.bmm(table.transpose(1, 2), grid.view(g * n, chunks, p).transpose(1, 2))
+            return total.unflatten(0, (g, n))
 
         value = self.value(unit).unflatten(-1, (self.heads, -1))
         summed = self._mix(mass(None), F.pad(value, (0, 1), value=1.0))  # the last column sums the weights themselves
@@ -91,14 +92,19 @@ class ChunkAttention(nn.Module):
         total = summed[..., -1:] + null
         mixed = (summed[..., :-1] + null * self.null_value) / total
         if batch.event_value is not None:
-            valued = mass(batch.event_value[visible_event].to(unit.dtype))
+            valued = mass(batch.event_value[seen].to(unit.dtype))
             second = self.second_value(unit).unflatten(-1, (self.heads, -1))
             mixed = mixed + self._mix(valued, second) / total.sqrt()
         return self.out(mixed.flatten(-2)).reshape(batch.windows, c, self.latents, -1)
 
     def _mix(self, mass: Tensor, value: Tensor) -> Tensor:
-        """sum over units: mass [G, N, R, K], value [G, N, H, d] -> [G, R, L, H, d]."""
-        return torch.einsum("gnrlh,gnhd->grlhd", mass.unflatten(-1, (self.latents, self.heads)), value)
+        """sum over units: mass [G, N, K, R], value [G, N, H, d] -> [G, R, L, H, d].
+
+        A product a head, of matrices that lie in ``mass`` as they are: nothing as large as it is copied.
+        """
+        heads = mass.unflatten(2, (self.heads, self.latents)).flatten(3).transpose(1, 2)  # [G, H, N, L * R]
+        mixed = value.permute(0, 2, 3, 1) @ heads  # [G, H, d, L * R]
+        return mixed.unflatten(-1, (self.latents, -1)).permute(0, 4, 3, 1, 2)
 
 
 class Presence(nn.Module):

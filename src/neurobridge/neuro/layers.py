@@ -95,8 +95,8 @@ class ShortAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         shape, scale = q.shape, q.shape[-1] ** -0.5
-        q, k, v = (part.flatten(0, 1) for part in (q, k, v))
-        weight = torch.bmm(q, k.transpose(1, 2)).mul_(scale).softmax(-1)
+        q, k, v = (part.flatten(0, 1) for part in (q * scale, k, v))
+        weight = torch.bmm(q, k.transpose(1, 2)).softmax(-1)
         ctx.save_for_backward(q, k, v, weight)
         ctx.scale = scale
         return torch.bmm(weight, v).view(shape)
@@ -107,9 +107,9 @@ class ShortAttention(torch.autograd.Function):
         heads = grad.shape[:2]
         grad = grad.flatten(0, 1)
         grad_weight = torch.bmm(grad, v.transpose(1, 2))
-        grad_score = torch._softmax_backward_data(grad_weight, weight, -1, weight.dtype).mul_(ctx.scale)
+        grad_score = torch._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
         grads = (
-            torch.bmm(grad_score, k),
+            torch.bmm(grad_score, k).mul_(ctx.scale),
             torch.bmm(grad_score.transpose(1, 2), q),
             torch.bmm(weight.transpose(1, 2), grad),
         )

@@ -31,8 +31,7 @@ def masked_losses(
     :func:`sample_cells` gave them.
     """
     rest = tuple(range(1, scored.ndim))
-    cells = torch.where(scored > 0, cell_loss(prediction, target, poisson=poisson), 0.0)
-    sums = (cells * scored).sum(rest)
+    sums = (cell_loss(prediction, target, poisson=poisson) * scored).sum(rest)
     counts = scored.float().sum(rest)
     losses = {}
     for index, mode in enumerate(MODES):
