@@ -236,26 +236,37 @@ def read_identity(file: h5py.File, path: Path) -> dict:
 
 def read_stimuli(file: h5py.File) -> Stimuli | None:
     """The stimulus table, None where the session has none."""
+    stimuli = read_presentations(file)
+    if stimuli is None:
+        return None
+    stimuli.image_id = _strings(read_array(file, "stimuli/image_id"))
+    if has(file, "stimuli/repeat"):
+        stimuli.repeat = read_array(file, "stimuli/repeat")
+    if has(file, "stimuli/condition"):
+        stimuli.condition = _strings(read_array(file, "stimuli/condition"))
+    stimuli.columns = {
+        name: text(table[:])
+        for name, table in file["stimuli"].items()
+        if name not in STIMULUS_FIELDS and isinstance(table, h5py.Dataset)
+    }
+    return stimuli
+
+
+def read_presentations(file: h5py.File) -> Stimuli | None:
+    """The same with what windows are cut by alone (times, split, valid); the rest of it is empty."""
     if not has(file, "stimuli"):
         return None
     start = read_array(file, "stimuli/start")
-
-    def column(name: str, default: np.ndarray) -> np.ndarray:
-        return read_array(file, f"stimuli/{name}") if has(file, f"stimuli/{name}") else default
-
+    count = len(start)
+    split = has(file, "stimuli/split")
+    valid = has(file, "stimuli/valid")
     return Stimuli(
         start=start,
         end=read_array(file, "stimuli/end"),
-        image_id=_strings(read_array(file, "stimuli/image_id")),
-        repeat=column("repeat", np.zeros(len(start), np.int64)),
-        split=_strings(column("split", np.full(len(start), "train"))),
-        valid=column("valid", np.ones(len(start), bool)).astype(bool),
-        condition=_strings(read_array(file, "stimuli/condition")) if has(file, "stimuli/condition") else None,
-        columns={
-            name: text(table[:])
-            for name, table in file["stimuli"].items()
-            if name not in STIMULUS_FIELDS and isinstance(table, h5py.Dataset)
-        },
+        image_id=np.full(count, ""),
+        repeat=np.zeros(count, np.int64),
+        split=_strings(read_array(file, "stimuli/split")) if split else np.full(count, "train"),
+        valid=read_array(file, "stimuli/valid").astype(bool) if valid else np.ones(count, bool),
     )
 
 

@@ -67,8 +67,9 @@ class Session:
 
     def _cut(self, offset_ms: int) -> None:
         start, end = self.recording.duration
-        stimuli, length = self.recording.stimuli, self.window_ms * TICK
-        observed = self.recording.observed
+        recording, length = self.recording, self.window_ms * TICK
+        stimuli = recording.presentations() if isinstance(recording, StoredRecording) else recording.stimuli
+        observed = recording.observed
         observed = np.array([[start, end]]) if observed is None else observed
         if stimuli is not None and len(stimuli):
             starts = stimuli.start + offset_ms * TICK

@@ -16,6 +16,7 @@ from neurobridge.data.recording import (
     read_behaviour,
     read_identity,
     read_observed,
+    read_presentations,
     read_provenance,
     read_stimuli,
     read_unit_columns,
@@ -45,12 +46,12 @@ class StoredRecording:
                 setattr(self, name, value)
             check_units(self.signal_kind, self.unit_ids, self.regions, str(self.path))
             self.events: FileEvents = file_events(self.path, file, len(self.unit_ids))
-            self._just_read = read_stimuli(file)
+            self._presentations = read_presentations(file)
             self.observed: np.ndarray | None = read_observed(file)
-        self.has_stimuli = self._just_read is not None
+        self.has_stimuli = self._presentations is not None
         check_range(*self.events.bounds(), self.duration, str(self.path))
-        if self._just_read is not None:
-            check_stimuli(self._just_read, self.duration, str(self.path))
+        if self._presentations is not None:
+            check_stimuli(self._presentations, self.duration, str(self.path))
 
     @property
     def unit_keys(self) -> list[str]:
@@ -70,11 +71,13 @@ class StoredRecording:
 
     @property
     def stimuli(self) -> Stimuli | None:
-        """Read anew at every call but the first, which gets the table that opening has read."""
-        if not self.has_stimuli:
-            return None
-        table, self._just_read = self._just_read, None
-        return table if table is not None else self._read(read_stimuli)
+        """The stimulus table, read anew at every call."""
+        return self._read(read_stimuli) if self.has_stimuli else None
+
+    def presentations(self) -> Stimuli | None:
+        """Times, splits and validity alone. The first call gets what opening has read, which is then forgotten."""
+        read, self._presentations = self._presentations, None
+        return read if read is not None or not self.has_stimuli else self._read(read_presentations)
 
     @property
     def species(self) -> str:
