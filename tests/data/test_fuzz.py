@@ -28,7 +28,7 @@ import pytest
 
 CASES = 100
 TARGETS = ("lab_csv", "lab_npz", "lab_nwb", "v4", "ours")
-PATIENCE_S = 60
+PATIENCE_S = 120
 CELLS = ("", "nan", "-1", "1e999", "x", "99", "0.5", "\0", "é", '"', "1,5", "true", "inf", "  ", "../../a.png")
 JUNK = (
     "",
@@ -389,7 +389,7 @@ def work(root: Path, targets: list[str], numbers: list[int]) -> None:
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> dict[tuple[str, int], str]:
     command = [sys.executable, __file__, str(tmp_path_factory.mktemp("fuzz"))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line]
     assert done.returncode == 0, f"crashed or hung in {lines[-1:]}: {done.stderr[-3000:]}"
     return {(target, number): said for target, number, said in lines}
