@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from neurobridge.neuro.batch import collate_windows
 from neurobridge.neuro.encoder import ChunkAttention
-from neurobridge.neuro.layers import ShortAttention, rotary_phase, rotate
+from neurobridge.neuro.layers import ShortAttention, ShortSelfAttention, SwiGLU, rotary_phase, rotate
 from neurobridge.neuro.masking import nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
 
@@ -171,3 +171,19 @@ def test_attention_written_out_equals_the_fused_one_with_its_gradients():
         results.append((out, *torch.autograd.grad((out * weight).sum(), (q, k, v))))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_joint_attention_and_gate_have_the_values_and_gradients_of_their_plain_forms():
+    torch.manual_seed(0)
+    together = torch.randn(2, 5, 3 * 12, dtype=torch.float64, requires_grad=True)
+    phase = rotary_phase(torch.arange(5.0, dtype=torch.float64) * 7, 4)
+    q, k, v = together.unflatten(-1, (3, 3, 4)).unbind(2)
+    q, k = (rotate(part, phase[:, None]) for part in (q, k))
+    plain = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (q, k, v)))
+    joint = ShortSelfAttention.apply(together, phase, 3)
+    torch.testing.assert_close(joint, plain.transpose(1, 2).flatten(2))
+    assert torch.autograd.gradcheck(lambda x: ShortSelfAttention.apply(x, phase, 3), together)
+
+    up, gate = together.chunk(2, -1)
+    torch.testing.assert_close(SwiGLU.apply(together), up * F.silu(gate))
+    assert torch.autograd.gradcheck(SwiGLU.apply, together)

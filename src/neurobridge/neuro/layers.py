@@ -51,38 +51,56 @@ class Attention(nn.Module):
         super().__init__()
         assert width % (2 * heads) == 0, "width must be a multiple of twice the heads"
         self.heads, self.dropout = heads, dropout
-        self.query_key = nn.Linear(width, 2 * width, bias=False) if memory_width is None else None
-        self.query = nn.Linear(width, width, bias=False) if memory_width else None
-        self.key = nn.Linear(memory_width, width, bias=False) if memory_width else None
-        self.value = nn.Linear(memory_width or width, width, bias=False)
+        own = memory_width is None
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False) if own else None
+        self.query = None if own else nn.Linear(width, width, bias=False)
+        self.key_value = None if own else nn.Linear(memory_width, 2 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(
         self, x: Tensor, memory: Tensor | None = None, *, phase_q: Tensor | None = None, phase_k: Tensor | None = None
     ) -> Tensor:
-        if self.query_key is not None:
-            memory = x
-            query_key = self.query_key(x).unflatten(-1, (2, self.heads, -1))
-            if phase_q is not None:
-                query_key = rotate(query_key, phase_q[:, None, None])
-            q, k = query_key.unbind(2)
+        dropout = self.dropout if self.training else 0.0
+        if self.query_key_value is not None:
+            together = self.query_key_value(x)
+            if phase_q is not None and not dropout and _short(together, x.shape[1], x.shape[1]):
+                return self.out(ShortSelfAttention.apply(together, phase_q, self.heads))
+            q, k, v = together.unflatten(-1, (3, self.heads, -1)).unbind(2)
+            phase_k = phase_q
         else:
             assert self.query is not None
-            assert self.key is not None
+            assert self.key_value is not None
             assert memory is not None, "nothing to read from"
             q = self.query(x).unflatten(-1, (self.heads, -1))
-            k = self.key(memory).unflatten(-1, (self.heads, -1))
-            q = q if phase_q is None else rotate(q, phase_q[..., None, :])
-            q = q.expand(len(memory), -1, -1, -1)
-            k = k if phase_k is None else rotate(k, phase_k[..., None, :])
-        v = self.value(memory).unflatten(-1, (self.heads, -1))
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        dropout = self.dropout if self.training else 0.0
-        if q.device.type == "cpu" and q.dtype == torch.float32 and not dropout and q.shape[-2] * k.shape[-2] <= SHORT:
+            k, v = self.key_value(memory).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        q = q if phase_q is None else rotate(q, phase_q[..., None, :])
+        k = k if phase_k is None else rotate(k, phase_k[..., None, :])
+        q, k, v = (part.transpose(1, 2) for part in (q.expand(len(k), -1, -1, -1), k, v))
+        if not dropout and _short(q, q.shape[-2], k.shape[-2]):
             mixed = ShortAttention.apply(q, k, v)
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def _short(x: Tensor, queries: int, keys: int) -> bool:
+    """Whether batched products do better than the fused kernel: on a CPU, while the scores are few."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and queries * keys <= SHORT
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Scaled q, k, v [B * H, M, d] -> mixed values [B * H, M, d], attention weights [B * H, M, M]."""
+    weight = torch.bmm(q, k.transpose(1, 2)).softmax(-1)
+    return torch.bmm(weight, v), weight
+
+
+def _attend_backward(grad: Tensor, weight: Tensor, q: Tensor, k: Tensor, v: Tensor, out: tuple[Tensor, ...]) -> None:
+    """Write the gradients by q, k and v into ``out``."""
+    grad_weight = torch.bmm(grad, v.transpose(1, 2))
+    grad_score = torch._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
+    torch.bmm(grad_score, k, out=out[0])
+    torch.bmm(grad_score.transpose(1, 2), q, out=out[1])
+    torch.bmm(weight.transpose(1, 2), grad, out=out[2])
 
 
 class ShortAttention(torch.autograd.Function):
@@ -94,26 +112,53 @@ class ShortAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        shape, scale = q.shape, q.shape[-1] ** -0.5
-        q, k, v = (part.flatten(0, 1) for part in (q * scale, k, v))
-        weight = torch.bmm(q, k.transpose(1, 2)).softmax(-1)
+        shape, ctx.scale = q.shape, q.shape[-1] ** -0.5
+        q, k, v = (part.flatten(0, 1) for part in (q * ctx.scale, k, v))
+        mixed, weight = _attend(q, k, v)
         ctx.save_for_backward(q, k, v, weight)
-        ctx.scale = scale
-        return torch.bmm(weight, v).view(shape)
+        return mixed.view(shape)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, weight = ctx.saved_tensors
-        heads = grad.shape[:2]
-        grad = grad.flatten(0, 1)
-        grad_weight = torch.bmm(grad, v.transpose(1, 2))
-        grad_score = torch._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
-        grads = (
-            torch.bmm(grad_score, k).mul_(ctx.scale),
-            torch.bmm(grad_score.transpose(1, 2), q),
-            torch.bmm(weight.transpose(1, 2), grad),
-        )
-        return tuple(part.unflatten(0, heads) for part in grads)
+        grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        _attend_backward(grad.flatten(0, 1), weight, q, k, v, grads)
+        grads[0].mul_(ctx.scale)
+        return tuple(part.unflatten(0, grad.shape[:2]) for part in grads)
+
+
+class ShortSelfAttention(torch.autograd.Function):
+    """Rotation and attention of joint projections [B, M, 3 D] -> [B, M, D]; phase [M, d / 2].
+
+    One complex product turns, scales and lays out queries, keys and values by head; another takes their gradients back
+    into the one array that the projection's backward pass reads.
+    """
+
+    @staticmethod
+    def forward(ctx, together: Tensor, phase: Tensor, heads: int) -> Tensor:
+        windows, tokens, width = together.shape
+        turn = torch.stack([phase * (width // 3 // heads) ** -0.5, phase, torch.ones_like(phase)])[:, None, None]
+        parts = torch.view_as_complex(together.view(windows, tokens, 3, heads, -1, 2)).permute(2, 0, 3, 1, 4)
+        turned = torch.mul(parts, turn, out=torch.empty(parts.shape, dtype=parts.dtype))
+        mixed, weight = _attend(*_real(turned))
+        ctx.save_for_backward(turned, weight, turn)
+        return mixed.view(windows, heads, tokens, -1).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        turned, weight, turn = ctx.saved_tensors
+        _, windows, heads, tokens, pairs = turned.shape
+        by_head = grad.view(windows, tokens, heads, -1).transpose(1, 2).flatten(0, 1)
+        grads = torch.empty_like(turned)
+        _attend_backward(by_head, weight, *_real(turned), out=_real(grads))
+        together = grads.new_empty(windows, tokens, 3, heads, pairs)
+        torch.mul(grads, turn.conj().resolve_conj(), out=together.permute(2, 0, 3, 1, 4))
+        return torch.view_as_real(together).flatten(2), None, None
+
+
+def _real(parts: Tensor) -> tuple[Tensor, ...]:
+    """Complex [3, B, H, M, d / 2] -> three real views [B * H, M, d]."""
+    return torch.view_as_real(parts).flatten(-2).flatten(1, 2).unbind(0)
 
 
 class FeedForward(nn.Module):
@@ -122,13 +167,33 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, *, expand: float = 8 / 3, dropout: float = 0.0) -> None:
         super().__init__()
         hidden = 16 * math.ceil(width * expand / 16)
-        self.up = nn.Linear(width, hidden, bias=False)
-        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up_gate = nn.Linear(width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.dropout(self.up(x) * F.silu(self.gate(x))))
+        return self.down(self.dropout(SwiGLU.apply(self.up_gate(x))))
+
+
+class SwiGLU(torch.autograd.Function):
+    """The first half of [..., 2 F] times the sigmoid-weighted second -> [..., F]; both gradients in one array."""
+
+    @staticmethod
+    def forward(ctx, up_gate: Tensor) -> Tensor:
+        up, gate = up_gate.chunk(2, -1)
+        gated = F.silu(gate)
+        ctx.save_for_backward(up_gate, gated)
+        return up * gated
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        up_gate, gated = ctx.saved_tensors
+        up, gate = up_gate.chunk(2, -1)
+        grads = torch.empty_like(up_gate)
+        grad_up, grad_gate = grads.chunk(2, -1)
+        torch.mul(grad, gated, out=grad_up)
+        torch.ops.aten.silu_backward(grad * up, gate, grad_input=grad_gate)
+        return grads
 
 
 class Block(nn.Module):

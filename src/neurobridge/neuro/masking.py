@@ -6,6 +6,7 @@ Shape letters: see the package docstring. True = hidden = scored.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -96,8 +97,9 @@ class Masker:
         ratio = rng.random(windows)
         actual = np.empty(windows, dtype=np.int64)
         pool = exists[group]
+        possible = functools.cache(lambda name, g: self._possible(name, exists[g], region[g]))
         for b, g in enumerate(group):
-            name, codes = self._possible(mode or self.modes[wanted[b]], exists[g], region[g])
+            name, codes = possible(mode or self.modes[wanted[b]], g)
             actual[b] = MODES.index(name)
             low, high = low_high[name]
             ratio[b] = low + (high - low) * ratio[b]
