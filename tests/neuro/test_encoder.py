@@ -71,8 +71,8 @@ def test_table_equals_plain_rotary_attention(values, way):
     torch.nn.init.normal_(layer.null_score)
     torch.nn.init.normal_(layer.null_value)
     unit = torch.randn(2, 7, 16, dtype=torch.float64)
-    visible = torch.ones(len(batch.event_tick), dtype=torch.bool)
-    torch.testing.assert_close(layer(batch, unit, visible), plain_attention(layer, batch, unit), rtol=1e-9, atol=1e-11)
+    attended = layer(batch, unit, nothing_hidden(batch))
+    torch.testing.assert_close(attended, plain_attention(layer, batch, unit), rtol=1e-9, atol=1e-11)
 
 
 def test_rotation_of_the_query_backwards_is_rotation_of_the_key_forwards():
@@ -99,9 +99,11 @@ def test_empty_windows_and_fully_hidden_input_stay_finite():
     assert torch.isfinite(model(batch, plan)).all()
 
 
-def test_hidden_events_cannot_reach_the_output():
+@pytest.mark.parametrize("way", ["sparse", "dense"])
+def test_hidden_events_cannot_reach_the_output(way):
     batch = spikes(rate=60)
     model = model_for(batch)
+    model.encoder.chunks.sparse_cost = 0 if way == "sparse" else 1e9
     plan = nothing_hidden(batch)
     plan.hidden_unit[:, 2] = True
     plan.hidden_tick[:, 40:75] = True

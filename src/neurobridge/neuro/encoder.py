@@ -58,41 +58,46 @@ class ChunkAttention(nn.Module):
         score = torch.einsum("gnhd,plhd->gnphl", key, query)
         return score.exp().flatten(-2)
 
-    def forward(self, batch: SpikeBatch, unit: Tensor, visible_event: Tensor) -> Tensor:
-        """unit [G, N, E] embeddings, visible_event [S] bool -> [B, C, L, D]."""
+    def forward(self, batch: SpikeBatch, unit: Tensor, plan: MaskPlan) -> Tensor:
+        """unit [G, N, E] embeddings; events that ``plan`` hides count for nothing -> [B, C, L, D]."""
         g, n, _ = unit.shape
         p, c = self.chunk_ms, -(-batch.window_ms // self.chunk_ms)
         per_group = batch.windows // g
         chunks = per_group * c
         table = self.table(unit).flatten(0, 1)  # [G * N, P, K]
 
-        # which row of the table each event looks up, and which (unit, chunk) it counts for
-        seen = visible_event.nonzero()[:, 0]
-        window, tick = batch.event_window[seen], batch.event_tick[seen]
-        row = window // per_group * n + batch.event_unit[seen]
-        chunk = window % per_group * c + tick // p
-        sparse = self.sparse_cost * len(row) * table.shape[-1] < g * n * chunks * p
+        # the cell of each event on the unit x tick grid: windows of a session side by side, each c * p ticks long
+        window = torch.arange(batch.windows, device=unit.device)
+        start = (window // per_group * n * per_group + window % per_group) * (c * p)
+        cell = start.index_select(0, batch.event_window) + batch.event_unit * (chunks * p) + batch.event_tick
+        sparse = self.sparse_cost * len(cell) * table.shape[-1] < g * n * chunks * p
+        seen_unit = ~plan.hidden_unit.view(g, per_group, n).transpose(1, 2)[..., None]
+        seen_tick = ~F.pad(plan.hidden_tick, (0, c * p - batch.window_ms)).view(g, 1, per_group, c * p)
 
-        def mass(amount: Tensor | None) -> Tensor:
-            """Sum of the events' weights, times ``amount`` [S], a unit and chunk: [G, N, K, R]."""
+        def mass(amount: Tensor) -> Tensor:
+            """Sum of the visible events' weights, times ``amount`` [S], a unit and chunk: [G, N, K, R]."""
             if sparse:
-                weight = table.flatten(0, 1)[row * p + tick % p]
-                weight = weight if amount is None else weight * amount[:, None]
-                total = weight.new_zeros(g * n * chunks, table.shape[-1]).index_add(0, row * chunks + chunk, weight)
+                seen = (~plan.hides_event(batch)).nonzero()[:, 0]
+                at, tick = cell[seen] // p, batch.event_tick[seen] % p
+                weight = table.flatten(0, 1)[at // chunks * p + tick] * amount[seen, None]
+                total = weight.new_zeros(g * n * chunks, table.shape[-1]).index_add(0, at, weight)
                 total = total.view(g * n, chunks, -1).transpose(1, 2)
             else:
-                amount = torch.ones_like(tick, dtype=unit.dtype) if amount is None else amount
-                grid = amount.new_zeros(g * n * chunks * p).index_add_(0, (row * chunks + chunk) * p + tick % p, amount)
+                grid = amount.new_zeros(g, n, per_group, c * p)
+                grid.view(-1).scatter_add_(0, cell, amount)
+                grid.mul_(seen_unit).mul_(seen_tick)
                 total = torch.bmm(table.transpose(1, 2), grid.view(g * n, chunks, p).transpose(1, 2))
             return total.unflatten(0, (g, n))
 
         value = self.value(unit).unflatten(-1, (self.heads, -1))
-        summed = self._mix(mass(None), F.pad(value, (0, 1), value=1.0))  # the last column sums the weights themselves
+        summed = self._mix(
+            mass(torch.ones_like(batch.event_tick, dtype=unit.dtype)), F.pad(value, (0, 1), value=1.0)
+        )  # the last column sums the weights themselves
         null = self.null_score.clamp(-self.max_scale, self.max_scale).exp()[..., None]
         total = summed[..., -1:] + null
         mixed = (summed[..., :-1] + null * self.null_value) / total
         if batch.event_value is not None:
-            valued = mass(batch.event_value[seen].to(unit.dtype))
+            valued = mass(batch.event_value.to(unit.dtype))
             second = self.second_value(unit).unflatten(-1, (self.heads, -1))
             mixed = mixed + self._mix(valued, second) / total.sqrt()
         return self.out(mixed.flatten(-2)).reshape(batch.windows, c, self.latents, -1)
@@ -183,7 +188,7 @@ class Encoder(nn.Module):
         """
         visible_unit = batch.per_window(batch.unit_mask) & ~plan.hidden_unit
         # encode: chunks of 50 ms to latents
-        x = self.chunks(batch, unit, ~plan.hides_event(batch))
+        x = self.chunks(batch, unit, plan)
         x = x + self.latent + self.presence(unit, visible_unit, batch.windows // batch.groups)[:, None]
         hidden = self._hidden_share(plan.hidden_tick, x.shape[1]).to(x.dtype)
         x = x + self.hidden_time(hidden)[:, :, None]

@@ -31,8 +31,9 @@ class MaskPlan:
 
     def hides_event(self, batch: SpikeBatch) -> Tensor:
         """[S] bool, True for an event that must be removed from the input."""
-        unit = self.hidden_unit[batch.event_window, batch.event_unit]
-        return unit | self.hidden_tick[batch.event_window, batch.event_tick]
+        window = batch.event_window
+        unit = self.hidden_unit.flatten()[window * self.hidden_unit.shape[1] + batch.event_unit]
+        return unit | self.hidden_tick.flatten()[window * self.hidden_tick.shape[1] + batch.event_tick]
 
     def scored(self, batch: SpikeBatch) -> Tensor:
         """[B, N, T] bool: cells of existing units that are wholly hidden."""
