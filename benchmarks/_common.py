@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a waiting thread sleeps,
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # but not at once: between small operations waits are short
 
 import numpy as np
 import torch

@@ -4,7 +4,8 @@ One step = forward, loss, backward, AdamW on 8 windows of 1 s from 300 units, tw
 drawn, masked Poisson loss on the 10 ms grid (100 bins, all units). POYO: mean squared error of 2 outputs at 100 times,
 from the same spikes and its own start and end token for every unit, without padding. Both: width 128, depth 12, 8
 heads, 4 latents every 50 ms (80 a window). Repetitions are interleaved over sizes and models, so that whatever else the
-machine does hits all of them; the medians are compared. Two to ten minutes.
+machine does hits all of them, and each timed step follows an untimed one of its own kind, as in training; the medians
+are compared. Two to ten minutes.
 
 The bars: at least 2.3 / 6 / 20 times faster than POYO at 4,000 / 16,000 / 64,000 spikes a window; 64,000 spikes cost at
 most 1.5 times what 1,000 cost; a step at 4,000 takes at most twice its matrix products alone: their floating-point
@@ -23,7 +24,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a waiting thread sleeps,
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # but not at once: between small operations waits are short
 
 import numpy as np
 import torch

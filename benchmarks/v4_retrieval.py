@@ -19,7 +19,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a waiting thread sleeps,
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # but not at once: between small operations waits are short
 
 import numpy as np
 import torch

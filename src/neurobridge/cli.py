@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a waiting thread sleeps,
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # but not at once: between small operations waits are short
 
 from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 
