@@ -77,10 +77,14 @@ def to_tensor(pixels: np.ndarray) -> torch.Tensor:
 
 
 def chosen_device(device: str | torch.device | None, home: torch.device) -> torch.device:
-    """None is ``home``, "auto" the first GPU if there is one, else ``home``."""
-    if device is None or (device == "auto" and not torch.cuda.is_available()):
+    """None is ``home``, "auto" the first GPU if there is one, else ``home``. Raises UserError for an absent GPU."""
+    gpu = torch.cuda.is_available()
+    if device is None or (device == "auto" and not gpu):
         return home
-    return torch.device("cuda" if device == "auto" else device)
+    chosen = torch.device("cuda" if device == "auto" else device)
+    if chosen.type == "cuda" and not gpu:
+        raise UserError("image.device asks for cuda and torch finds no GPU here: take image.device auto or cpu")
+    return chosen
 
 
 def _embed_batch(encoder: ImageEncoder, pixels: np.ndarray) -> np.ndarray:

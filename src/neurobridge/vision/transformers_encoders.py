@@ -145,6 +145,11 @@ def _family(name: str, source: str) -> str:
         settings, _ = PretrainedConfig.get_config_dict(source)
     kind = settings.get("model_type")
     families = {"clip": "clip", "clip_vision_model": "clip", "dinov2": "dinov2"}
+    if kind is None:
+        raise UserError(
+            f"{source} holds no config.json that names its type of network: give image.encoder a folder with a CLIP or "
+            "a DINOv2 model, as save_pretrained writes it"
+        )
     if kind not in families:
         raise UserError(f"{source} holds a network of type '{kind}': an image encoder is a CLIP or a DINOv2 model")
     return families[kind]
