@@ -1,7 +1,7 @@
 """Which networks judge pictures, at which layer and input size: the field's recipe, and ours that runs offline.
 
-A declaration, nothing is loaded here. Figures are comparable with published ones under :data:`MINDEYE2` alone; those
-under :data:`OFFLINE` may be compared with each other, with their floors and with the oracle.
+A declaration, nothing is loaded here. Figures are comparable with published ones under :data:`MINDEYE2` alone (layers,
+sizes and weights as in its released evaluation; only CLIP's input is resized as CLIP's own processor does); those under :data:`OFFLINE` may be compared with each other, with their floors and with the oracle.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Metric = Literal["two-way", "distance", "cosine"]
 class JudgeNetwork:
     """One network at one layer.
 
-    ``name``: as tables call it. ``source``: where the weights come from: "torchvision" (its default ImageNet weights),
+    ``name``: as tables call it. ``source``: where the weights come from: "torchvision" (ImageNet),
     "swav" (torch.hub, facebookresearch/swav), or "encoder" (an image encoder of ours, CLIP among them). ``size``: side
     of the input. ``weights``: name of the weights there. ``metrics``: what is computed.
     """
@@ -40,7 +40,7 @@ MINDEYE2 = (
         source="torchvision",
         weights="IMAGENET1K_V1",
         metrics=("two-way",),
-        about="second convolution before its rectification: edges, colours, layout",
+        about="second convolution, rectified: edges, colours, layout",
     ),
     JudgeNetwork(
         name="AlexNet(5)",
@@ -77,7 +77,7 @@ MINDEYE2 = (
         layer="avgpool",
         size=255,
         source="torchvision",
-        weights="IMAGENET1K_V1",
+        weights="IMAGENET1K_V2",
         metrics=("distance",),
         about="pooled last layer of EfficientNet-B1, correlation distance, lower is better",
     ),
