@@ -1,7 +1,8 @@
 """Which networks judge pictures, at which layer and input size: the field's recipe, and ours that runs offline.
 
-A declaration, nothing is loaded here. Figures are comparable with published ones under :data:`MINDEYE2` alone (layers,
-sizes and weights as in its released evaluation; only CLIP's input is resized as CLIP's own processor does); those under :data:`OFFLINE` may be compared with each other, with their floors and with the oracle.
+A declaration, nothing is loaded here. Figures are comparable with published ones under :data:`MINDEYE2` alone: layers,
+sizes and weights are those of its released evaluation, only CLIP's input is resized as CLIP's own processor does. Those
+under :data:`OFFLINE` may be compared with each other, with their floors and with the oracle.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ Metric = Literal["two-way", "distance", "cosine"]
 class JudgeNetwork:
     """One network at one layer.
 
-    ``name``: as tables call it. ``source``: where the weights come from: "torchvision" (ImageNet),
-    "swav" (torch.hub, facebookresearch/swav), or "encoder" (an image encoder of ours, CLIP among them). ``size``: side
-    of the input. ``weights``: name of the weights there. ``metrics``: what is computed.
+    ``name``: as tables call it. ``source``: where the weights come from: "torchvision" (ImageNet), "swav"
+    (torch.hub, facebookresearch/swav), or "encoder" (an image encoder of ours, CLIP among them). ``size``: side of the
+    input. ``weights``: name of the weights there. ``metrics``: what is computed.
     """
 
     name: str
