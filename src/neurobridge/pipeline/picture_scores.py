@@ -56,7 +56,7 @@ def score_sets(
     nets: Mapping[str, Evaluator],
     seed: int,
 ) -> list[dict]:
-    """How real the pictures look as a set (KID in the deepest judge's features), and how much the samples of one image differ.
+    """How real the pictures look as a set (KID, deepest judge), and how much the samples of one image differ.
 
     KID's interval is the spread over subsets. FID and the Inception Score need thousands of pictures: not here.
     """
