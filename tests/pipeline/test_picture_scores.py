@@ -13,7 +13,7 @@ from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.judges import LayerOutput, load_judges, offline_judges
 from neurobridge.pipeline.picture_scores import score_images
 from neurobridge.training.settings import ImageSettings, RunSettings
-from neurobridge.vision.encoders import ImageEncoder, to_tensor
+from neurobridge.vision.encoders import ImageEncoder, full_name, to_tensor
 
 
 def pictures(count=5, seed=0):
@@ -56,6 +56,11 @@ def test_a_judge_is_never_the_decoding_target_where_there_is_another():
     others = offline_judges("efficientnet-lite1")
     assert {judge.network for judge in others} == {"efficientnet-lite0"}
     assert [judge.name for judge in others] == [f"efficientnet-lite0 {judge.layer}" for judge in OFFLINE]
+
+
+def test_a_short_name_and_the_judge_of_the_recipe_are_one_network():
+    assert full_name("clip-vit-l14") == next(judge.network for judge in MINDEYE2 if judge.name == "CLIP")
+    assert full_name("efficientnet-lite1") == OFFLINE[0].network
 
 
 def test_an_offline_judge_gives_the_features_of_its_layer():

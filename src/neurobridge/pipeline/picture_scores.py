@@ -13,6 +13,7 @@ from neurobridge.evaluation.distributions import MINIMUM, kernel_distance
 from neurobridge.evaluation.images import Evaluator, sample_diversity, score_pictures
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.judges import load_judges, offline_judges
+from neurobridge.vision.encoders import full_name
 
 SAMPLES = "samples"  # [S, I, H, W, 3]: several pictures of each image, if the run kept them
 
@@ -28,7 +29,7 @@ def score_images(run: RunFolder) -> dict[str, list[dict]]:
     targets = arrays.pop("target")
     samples = arrays.pop(SAMPLES, None)
     pictures = {name: array for name, array in arrays.items() if array.shape == targets.shape}
-    target_network = run.settings.image.encoder
+    target_network = full_name(run.settings.image.encoder)
     nets = load_judges(offline_judges(target_network), device=run.settings.image.device)
     nets = {name: replace(net, features=remembering(net.features)) for name, net in nets.items()}
     scores = score_pictures(

@@ -22,6 +22,11 @@ __all__ = ["ENCODERS", "ImageEncoder", "embed_images", "to_tensor"]
 ENCODERS = (*EFFICIENTNETS, *HUB)
 
 
+def full_name(name: str) -> str:
+    """The network that ``name`` stands for, whatever the layer: what a judge's network is compared with."""
+    return HUB.get(name, name)
+
+
 class ImageEncoder(nn.Module):
     """A frozen network whose embedding of an image is one layer's vector, or its map on a coarse grid.
 
@@ -54,7 +59,7 @@ class ImageEncoder(nn.Module):
                 f"no image encoder is called '{name}', and no such folder exists: choose one of {', '.join(ENCODERS)}, "
                 "a model on the Hugging Face hub (owner/model), or a folder"
             )
-        self.name, self.network = name, HUB.get(name, name)
+        self.name, self.network = name, full_name(name)
         self.grid, self.resolution, self.pooled = grid, self.trunk.resolution, self.trunk.pooled
         self.requires_grad_(False)
         self.train(False)
