@@ -59,3 +59,47 @@ def test_repeat_reliability_is_the_mean_pair_correlation_and_extrapolates():
     assert controls.repeat_reliability(responses)[0] == pytest.approx(expected, abs=1e-9)
     np.testing.assert_allclose(controls.repeat_reliability(responses), 0.5, atol=0.05)
     np.testing.assert_allclose(controls.repeat_reliability(responses, repeats=6), 6 / 7, atol=0.03)
+
+
+def test_a_pairing_p_value_is_the_general_one():
+    pairs = np.random.default_rng(1).normal(size=(12, 12)) + 0.5 * np.eye(12)
+    items = np.arange(12)
+    _, p = controls.permutation_p_value(lambda order: pairs[items, order].mean(), 12, seed=3, draws=99)
+    assert controls.pairing_p_value(pairs, seed=3, draws=99) == p
+
+
+def test_accuracy_grows_with_repeats_towards_what_the_recording_allows():
+    rng = np.random.default_rng(0)
+    images, repeats, units = 60, 8, 40
+    true = rng.normal(size=(images, units))
+    responses = true[:, None] + 3 * rng.normal(size=(images, repeats, units))
+
+    def correlation(averages):
+        """Of every image with the noise-free response, over images, unit by unit, then one number an image."""
+        z, t = ((x - x.mean(0)) / x.std(0) for x in (averages, true))
+        return (z * t).mean(1)
+
+    points = controls.accuracy_by_repeats(responses, correlation, responses=responses, seed=0)
+    assert [p.repeats for p in points] == [1, 2, 4, 8]
+    for p in points:
+        assert p.accuracy.low < p.accuracy.mean < p.accuracy.high
+        assert p.accuracy.mean == pytest.approx(np.sqrt(1 / (1 + 9 / p.repeats)), abs=0.05)  # truth meets its ceiling
+        assert p.ceiling == pytest.approx(np.sqrt(1 / (1 + 9 / p.repeats)), abs=0.05)
+    assert points[0].retest < points[1].retest < points[2].retest
+    assert np.isnan(points[3].retest)
+
+
+def test_single_trial_scores_of_candidates_may_be_averaged_too():
+    rng = np.random.default_rng(1)
+    evidence = np.eye(10)[:, None] + rng.normal(size=(10, 6, 10))  # [image, repeat, candidate]
+
+    def top1(scores):
+        return (scores.argmax(1) == np.arange(len(scores))).astype(float)
+
+    points = controls.accuracy_by_repeats(evidence, top1, responses=evidence, seed=0, counts=(1, 6))
+    assert points[1].accuracy.mean == top1(evidence.mean(1)).mean()
+    assert points[0].accuracy.mean < points[1].accuracy.mean
+    with pytest.raises(ValueError, match="between 1 and the 6 repeats"):
+        controls.accuracy_by_repeats(evidence, top1, responses=evidence, seed=0, counts=(7,))
+    with pytest.raises(ValueError, match="agree"):
+        controls.accuracy_by_repeats(evidence, top1, responses=evidence[:, :5], seed=0)

@@ -38,7 +38,7 @@ def report(run: RunFolder) -> None:
         "Learning": learning(run),
         "Spikes": spikes(results["spikes"]),
         "Identification": retrieval(results["retrieval"]),
-        "Pictures": pictures(run, results["pictures"]),
+        "Pictures": [*pictures(run, results["pictures"]), *picture_sets(results.get("picture_sets", []))],
         "Representation": representation(arrays),
         "The recordings": recordings(arrays),
         "Options": options(run),
@@ -241,6 +241,21 @@ def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
             "chance 0.5, ties lose, so grey scores 0. The evaluator network is not the one whose features are decoded.",
             highlight=frozenset(i for i, n in enumerate(order) if n not in roles and n != "library posterior"),
         ),
+    ]
+
+
+def picture_sets(rows: list[dict]) -> list[Block]:
+    if not rows:
+        return []
+    return [
+        Table(
+            "Pictures as sets",
+            ["pictures", "score", "", "images"],
+            [[r["name"], r["metric"], tuple(r["value"]), r["items"]] for r in rows],
+            note="KID: how far the set is from the held-out images in the evaluator's features, with its spread over "
+            "random subsets; 0 for another draw of real images. Diversity: mean correlation distance between the "
+            "samples of one image, 0 where all are alike.",
+        )
     ]
 
 
