@@ -71,7 +71,7 @@ def text(folder: Path, width=768):
 def pipeline(*, width=768, prediction="epsilon", words: Path | None = None, **sizes):
     """A whole pipeline, from seed 0; ``words``: an empty folder for the tokenizer, if there is to be a text encoder."""
     torch.manual_seed(0)
-    parts = {"unet": unet(width, **sizes).eval(), "vae": autoencoder().eval()}
+    parts = {"vae": autoencoder().eval(), "unet": unet(width, **sizes).eval()}
     encoder, tokenizer = text(words, width) if words else (None, None)
     return StableDiffusionPipeline(
         **parts,

@@ -141,7 +141,7 @@ def pretrained_adapter(run: RunFolder) -> None:
     if width != generator.condition_width:
         raise UserError(
             f"the IP-Adapter takes image embeddings of {generator.condition_width} numbers and image.encoder gives "
-            f"{width}: set image.encoder and image.layer to those it was made with (CLIP ViT-H/14, pooled, has 1024)"
+            f"{width}: set image.encoder and image.layer to those it was made with (CLIP ViT-H/14, projected, has 1024)"
         )
     mend = "check that image.encoder, its weights and its layer are those that the IP-Adapter was made with"
     held = rows[: oracle_images(run, len(rows))]
@@ -162,6 +162,7 @@ def pass_gate(
         conditioner.null,
         data.images.pixels[rows],
         data.embeddings[rows],
+        target=settings.image.encoder,
         steps=settings.reconstruct.steps,
         guidance=settings.reconstruct.guidance,
         seed=settings.seed,

@@ -1,7 +1,7 @@
 """The gate behind an adapter: pictures from true embeddings have to be recognised before any spikes are decoded.
 
-What an adapter cannot draw from the true embedding of an image, it cannot draw from a decoded one. An adapter that was
-never seen by the generator's own loss can look trained and still draw at chance.
+What an adapter cannot draw from the true embedding of an image, it cannot draw from a decoded one. An adapter that
+never met the generator's own loss can look trained and still draw at chance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from neurobridge.evaluation.images import two_way_identification
 from neurobridge.vision.encoders import ImageEncoder, to_tensor
 from neurobridge.vision.protocol import PictureGenerator
 
-JUDGE, LAYER = "efficientnet-lite1", "block10"
+JUDGES, LAYER = ("efficientnet-lite1", "efficientnet-lite0"), "block10"
 DIVERSE, SAMPLES = 8, 3
 
 
@@ -30,6 +30,7 @@ class Oracle:
     two_way: Interval
     diversity: float
     images: int
+    judge: str
 
 
 @torch.no_grad()
@@ -40,15 +41,18 @@ def measure_oracle(
     pixels: np.ndarray,
     embeddings: np.ndarray,
     *,
+    target: str,
     steps: int,
     guidance: float,
     seed: int,
 ) -> Oracle:
     """Draw ``pixels`` [I, H, W, 3] uint8 from their true ``embeddings`` [I, D] and tell each from every other.
 
-    The judge is EfficientNet-Lite1, block 10. The first images are drawn several times, for the diversity.
+    The judge is block 10 of an EfficientNet-Lite other than ``target``, the network of the embeddings. The first images
+    are drawn several times, for the diversity.
     """
-    judge = ImageEncoder(JUDGE, layer=LAYER)
+    name = next(name for name in JUDGES if name != target)
+    judge = ImageEncoder(name, layer=LAYER)
     conditions = conditioner(torch.from_numpy(embeddings))
 
     def draw(rows: slice, sample: int) -> torch.Tensor:
@@ -64,7 +68,8 @@ def measure_oracle(
     two_way = bootstrap_interval(two_way_identification(features(drawn), features(true)), seed=seed)
     again = [draw(slice(DIVERSE), sample) for sample in range(1, SAMPLES)]
     samples = torch.stack([drawn[:DIVERSE], *again]).numpy()
-    return Oracle(two_way=two_way, diversity=float(pairwise_distance(samples).mean()), images=len(pixels))
+    diversity = float(pairwise_distance(samples).mean())
+    return Oracle(two_way=two_way, diversity=diversity, images=len(pixels), judge=f"{name} {LAYER}")
 
 
 def require_oracle(oracle: Oracle, threshold: float, mend: str) -> None:
@@ -74,6 +79,6 @@ def require_oracle(oracle: Oracle, threshold: float, mend: str) -> None:
         return
     raise UserError(
         f"pictures drawn from the true embeddings of {oracle.images} training images kept from the adapter are told "
-        f"apart {mean:.2f} [{low:.2f}, {high:.2f}] of the time (two-way, {JUDGE} {LAYER}; chance 0.50), which is not "
+        f"apart {mean:.2f} [{low:.2f}, {high:.2f}] of the time (two-way, {oracle.judge}; chance 0.50), which is not "
         f"above generator.oracle_two_way = {threshold:g}, and no spikes can do better: {mend}"
     )

@@ -48,8 +48,6 @@ class IPAdapter(StableDiffusion):
         Raises UserError where something cannot be had, or the IP-Adapter does not take a pooled embedding.
         """
         pipeline = load_pipeline(model, precision=precision, text=True)
-        if pipeline.text_encoder is None or pipeline.tokenizer is None:
-            raise UserError(f"'{model}' has no text encoder, which an IP-Adapter needs for its empty prompt")
         load_weights(pipeline, weights)
         return cls(pipeline)
 
