@@ -47,9 +47,9 @@ IMAGES, TOKENS, WIDTH, SIDE, BAR = 32, 8, 768, 32, 0.9
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--prediction", choices=("epsilon", "v_prediction"), nargs="*")
-    arguments.add_argument("--vae-steps", type=int, default=600)
+    arguments.add_argument("--vae-steps", type=int, default=400)
     arguments.add_argument("--unet-steps", type=int, default=1500)
-    arguments.add_argument("--adapter-steps", type=int, default=600)
+    arguments.add_argument("--adapter-steps", type=int, default=500)
     options = arguments.parse_args()
     scenes = render_scenes(1024 + IMAGES, seed=7_000_000)
     pixels = F.interpolate(to_tensor(scenes.pixels), SIDE, mode="bilinear", antialias=True)

@@ -91,15 +91,13 @@ def test_through_stable_diffusion_it_alone_is_trained(width):
     latents = torch.randn(4, *model.latent_shape, generator=torch.Generator().manual_seed(0))
     rng = torch.Generator().manual_seed(3)
     adapter.train()
-    rows = torch.arange(4).repeat(5)
-    model.latent_losses(latents[rows], adapter(embeddings(4)[rows], rng), rng)["denoising"].backward()
+    model.latent_losses(latents, adapter(embeddings(4), rng), rng)["denoising"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in adapter.parameters()), "the null condition too"
     assert all(p.grad is None for p in model.parameters())
 
     adapter.zero_grad()
-    options = {"steps": 50, "sketch_steps": 0, "batch_size": 1, "average": 0.5, "progress": False}
-    history = train_condition(model, adapter, latents, embeddings(4), **options)
-    assert list(history[0]) == ["step", "denoising"]
+    options = {"steps": 4, "sketch_steps": 0, "batch_size": 2, "progress": False}
+    train_condition(model, adapter, latents, embeddings(4), **options)
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(not torch.equal(value, old[name]) for name, value in adapter.named_parameters())

@@ -118,6 +118,7 @@ def diffusion_adapter(run: RunFolder) -> None:
         learning_rate=options.adapter_learning_rate,
         seed=settings.seed,
         checkpoint=checkpoint,
+        checkpoint_seconds=300.0,
         keep_checkpoint=True,
     )
     fresh.save(run / "adapter")
