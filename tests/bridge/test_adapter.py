@@ -1,12 +1,19 @@
 """The adapter: shapes, null condition, noise, gradients through a frozen UNet, files."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 
 from neurobridge.bridge.adapter import Adapter
+from neurobridge.bridge.generator_training import train_condition
 from neurobridge.errors import UserError
 from neurobridge.vision.autoencoder import PatchPCA
 from neurobridge.vision.generator import Generator
+from neurobridge.vision.stable_diffusion import StableDiffusion
+
+TINY = runpy.run_path(str(Path(__file__).parents[1] / "tiny_diffusion.py"))
 
 
 @pytest.fixture
@@ -66,6 +73,47 @@ def test_the_denoising_loss_reaches_the_whole_adapter_and_nothing_else(adapter):
     generator.loss(torch.rand(40, 3, 32, 32), adapter(embeddings(40), rng), rng).backward()
     assert all(p.grad is None for p in generator.parameters())
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in adapter.parameters())
+
+
+def for_diffusion(width):
+    """An adapter of full shape for a tiny Stable Diffusion, and that."""
+    torch.manual_seed(0)
+    model = StableDiffusion(TINY["pipeline"](width=width, prediction="epsilon" if width == 768 else "v_prediction"))
+    adapter = Adapter(embedding_width=20, condition_width=model.condition_width, tokens=model.tokens, depth=1, hidden=8)
+    return adapter, model
+
+
+@pytest.mark.parametrize("width", [768, 1024])
+def test_through_stable_diffusion_it_alone_is_trained(width):
+    adapter, model = for_diffusion(width)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    old = {name: value.detach().clone() for name, value in adapter.named_parameters()}
+    latents = torch.randn(4, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    rng = torch.Generator().manual_seed(3)
+    adapter.train()
+    model.latent_losses(latents, adapter(embeddings(4), rng), rng)["denoising"].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in adapter.parameters()), "the null condition too"
+    assert all(p.grad is None for p in model.parameters())
+
+    adapter.zero_grad()
+    options = {"steps": 4, "sketch_steps": 0, "batch_size": 2, "progress": False}
+    train_condition(model, adapter, latents, embeddings(4), **options)
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(not torch.equal(value, old[name]) for name, value in adapter.named_parameters())
+
+
+def test_saved_and_read_it_draws_the_same_picture(tmp_path):
+    adapter, model = for_diffusion(768)
+    adapter.save(tmp_path)
+
+    def draw(adapter):
+        with torch.no_grad():
+            condition = adapter.eval()(embeddings(2))
+        assert condition.shape == (2, 77, 768)
+        return model.sample(condition, adapter.null.detach(), seeds=[0, 1], steps=3, guidance=2.0)
+
+    assert torch.equal(draw(Adapter.load(tmp_path)), draw(adapter))
 
 
 def test_saved_and_read_it_is_the_same(adapter, tmp_path):

@@ -122,3 +122,17 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_ends(images, encod
         run(tmp_path / "checkpoint.pt", steps_to_run=10)
     resumed = run(tmp_path / "checkpoint.pt", steps_to_run=None)
     assert torch.equal(resumed, run(None, steps_to_run=None))
+
+
+def test_a_kept_checkpoint_leaves_nothing_to_do(images, encoder, trained, tmp_path):
+    embeddings = torch.from_numpy(embed_images(encoder, images.ids, images.pixels, trained, progress=False))
+    generator = Generator.load(trained).freeze()
+    latents = encode_images(generator, images.pixels)
+    options = {"steps": 3, "sketch_steps": 3, "batch_size": 4, "checkpoint": tmp_path / "last.pt", "progress": False}
+    results = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        adapter = new_adapter(encoder)
+        train_condition(generator, adapter, latents, embeddings, keep_checkpoint=True, **options)
+        results.append(torch.cat([p.detach().flatten() for p in adapter.parameters()]))
+    assert torch.equal(*results)

@@ -21,6 +21,7 @@ from neurobridge.errors import atomic_path
 from neurobridge.vision.autoencoder import PatchPCA
 from neurobridge.vision.encoders import ImageEncoder, embed_images, to_tensor
 from neurobridge.vision.generator import Generator
+from neurobridge.vision.protocol import TrainableGenerator
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -97,7 +98,7 @@ def train_generator(
 
 
 def train_condition(
-    generator: Generator,
+    generator: TrainableGenerator,
     adapter: Adapter,
     latents: torch.Tensor,
     embeddings: torch.Tensor,
@@ -110,20 +111,27 @@ def train_condition(
     seed: int = 0,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
+    keep_checkpoint: bool = False,
     progress: bool = True,
 ) -> list[dict[str, float]]:
     """Train the adapter, and every parameter of the generator that is not frozen, by the denoising and sketch losses.
 
+    A generator without a regression takes no ``sketch_steps``. All runs on the device that holds the generator.
     ``latents`` [I, C, h, w] from ``generator.encode``, ``embeddings`` [I, D]. The first ``sketch_steps`` train the
     regression only (no UNet, hence cheap, in batches four times as large); then everything trains, what the regression
     has trained at a fifth of the rate unless the generator is frozen. In both phases the learning rate warms up and
     falls as a cosine; ``average`` is the decay of the moving average of the weights, which both modules hold at the
-    end. With ``checkpoint`` the state is written there every ``checkpoint_seconds`` and read from there at the start.
+    end. With ``checkpoint`` the state is written there every ``checkpoint_seconds`` and read from there at the start
+    (``keep_checkpoint``: at the end too, so that another call has nothing to do).
     Every draw depends on (``seed``, step) only, so an interrupted run ends where an uninterrupted one ends. Returns the
     mean losses of every 50 steps.
     """
+    assert generator.sketches or sketch_steps == 0, "there is no regression to train"
+    sketcher = generator.sketcher.parameters() if generator.sketches else ()
+    device = next(iter(generator.parameters())).device
+    adapter.to(device)
     refined = [p for p in generator.unet.parameters() if p.requires_grad]
-    sketching = [p for p in (*generator.sketcher.parameters(), *adapter.parameters()) if p.requires_grad]
+    sketching = [p for p in (*sketcher, *adapter.parameters()) if p.requires_grad]
     parameters, groups = [*sketching, *refined], [{"params": sketching}, {"params": refined}]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     averaged = [p.detach().clone() for p in parameters]
@@ -131,7 +139,7 @@ def train_condition(
     first = 0
     adapter.fit_statistics(embeddings)
     if checkpoint is not None and checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
         with torch.no_grad():
             for parameter, value in zip(parameters, state["parameters"], strict=True):
                 parameter.copy_(value)
@@ -150,11 +158,11 @@ def train_condition(
             warm = step < sketch_steps
             rows = torch.randint(0, len(latents), (4 * batch_size if warm else batch_size,), generator=rng)
 
-            condition = adapter(embeddings[rows], rng)
+            some, condition = latents[rows].to(device), adapter(embeddings[rows].to(device), rng)
             if warm:
-                losses = {"sketch": generator.sketch_loss(latents[rows], condition)}
+                losses = {"sketch": generator.sketch_loss(some, condition)}
             else:
-                losses = generator.latent_losses(latents[rows], condition, rng)
+                losses = generator.latent_losses(some, condition, rng)
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(losses.values())).sum().backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -176,10 +184,12 @@ def train_condition(
                 _write_checkpoint(checkpoint, parameters, averaged, optimizer, step + 1, history)
                 saved = time.monotonic()
 
+    if checkpoint is not None and keep_checkpoint and first < total:
+        _write_checkpoint(checkpoint, parameters, averaged, optimizer, total, history)
     with torch.no_grad():
         for parameter, value in zip(parameters, averaged, strict=True):
             parameter.copy_(value)
-    adapter.eval()
+    adapter.cpu().eval()
     generator.eval()
     return history
 

@@ -21,7 +21,7 @@ STAGES = {
     "pretrain": "spikes",
     "adapt": "spikes",
     "align": "alignment",
-    "adapter": "pictures",
+    "adapter": "generators",
     "reconstruct": "pictures",
     "evaluate": "scoring",
     "report": "reporting",

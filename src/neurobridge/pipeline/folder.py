@@ -13,6 +13,7 @@ from neurobridge.errors import UserError, atomic_path
 from neurobridge.training.settings import RunSettings
 
 VOLATILE = ("out", "resume", "wandb", "accelerator", "devices", "image.batch", "image.device")
+REFUSED = "adapter/refused.json"  # while it is there, the generator's options may be mended
 
 
 class RunFolder:
@@ -37,6 +38,8 @@ class RunFolder:
     def _refuse_other(self, found: dict, wanted: dict) -> None:
         differing = differences(found, wanted)
         differing = [key for key in differing if key not in VOLATILE and key.split(".")[0] not in VOLATILE]
+        if (self / REFUSED).is_file():
+            differing = [key for key in differing if not key.startswith("generator.")]
         if differing:
             raise UserError(
                 f"{self.path} holds a run with another '{differing[0]}': choose another --out, or use the options in "

@@ -211,7 +211,13 @@ class GeneratorSettings:
     """The picture generator and its adapter.
 
     Args:
-        weights: Folder of generator weights; empty: the package's own, trained on procedural scenes.
+        kind: small (by this package), stable-diffusion (its adapter is trained) or ip-adapter (nothing is trained).
+        model: Stable Diffusion of the last two kinds: a local folder with model_index.json, or an id on the hub.
+        ip_adapter: IP-Adapter weights: a local file, or owner/name/folder/file on the hub.
+        oracle_images: Training images that an adapter of the last two kinds does not see: drawn from true embeddings.
+        oracle_two_way: The stage refuses to go on unless they are told apart more often than this (chance 0.5).
+        checkpoint_gradients: Compute the UNet's activations twice, in less memory.
+        weights: Folder of small generator weights; empty: the package's own, trained on procedural scenes.
         train_steps: Train a generator on the data set's own training images for that many steps instead.
         tiny_autoencoder: Folder with taef2_encoder.pth and taef2_decoder.pth: latent space of a generator trained here.
         adapter_steps: Steps of the adapter against the frozen generator.
@@ -221,6 +227,12 @@ class GeneratorSettings:
         batch: Images a batch.
     """
 
+    kind: Literal["small", "stable-diffusion", "ip-adapter"] = "small"
+    model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    ip_adapter: str = "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"
+    oracle_images: int = 64
+    oracle_two_way: float = 0.7
+    checkpoint_gradients: bool = False
     weights: Path | None = None
     train_steps: int = 0
     tiny_autoencoder: Path | None = None

@@ -33,6 +33,11 @@ class Generator(nn.Module):
     ``sketch_width`` and ``sketch_depth`` the regression's. Latents are standardised channel by channel.
     """
 
+    licence = (
+        "the small generator: trained by this package, under its licence; what it has seen are its training images"
+    )
+    sketches = True
+
     def __init__(
         self,
         *,
