@@ -32,8 +32,11 @@ def areas(result: dict) -> list[Block]:
     names = {MATCHED: "{} (as many units)", ANY: "any area (as many units)", ALONE: "{}", ADDED: "{}", REVERSED: "{}"}
     names |= {ALL: "all areas", SHUFFLED: "shuffled"}
     roles = dict.fromkeys((MATCHED, ANY, ALL), "ours") | {SHUFFLED: "floor"}
+    whole = max(r["areas"].count(" + ") for r in rows)
     drawn = [
-        r for r in rows if r["source"] == "linear" and (r["group"] not in (ADDED, REVERSED) or " + " in r["areas"])
+        r
+        for r in rows
+        if r["source"] == "linear" and (r["group"] not in (ADDED, REVERSED) or 0 < r["areas"].count(" + ") < whole)
     ]
     panels = {
         TITLES[score]: [

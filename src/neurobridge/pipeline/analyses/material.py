@@ -18,7 +18,7 @@ from neurobridge.errors import UserError
 from neurobridge.evaluation.protocols import NO_REGION
 from neurobridge.pipeline.alignment import average_by_image, embedded_images, sessions_with_images
 from neurobridge.pipeline.analyses.model import AlignedModel
-from neurobridge.pipeline.analyses.questions import Questions
+from neurobridge.pipeline.analyses.questions import FEWEST_IMAGES, Questions
 from neurobridge.pipeline.decoding import responses
 from neurobridge.pipeline.folder import RunFolder
 
@@ -56,9 +56,13 @@ class Material:
         data = embedded_images(run, sessions)
         questions = Questions(data.images, data.embeddings, data.train, label=label)
         model = AlignedModel(run, data.embeddings) if run.done("align") else None
-        sessions = [s for s in sessions if len(np.unique(shown_rows(s, split)[1])) > 1]
+        shown = {s.name: [len(np.unique(shown_rows(s, part)[1])) for part in ("train", split)] for s in sessions}
+        sessions = [s for s in sessions if shown[s.name][0] >= FEWEST_IMAGES and shown[s.name][1] > 1]
         if not sessions:
-            raise UserError(f"no session of {run.path} shows two images of the {split} split: score another --split")
+            raise UserError(
+                f"no session of {run.path} shows {FEWEST_IMAGES} training images and two of the {split} split: score "
+                "another --split, or add images"
+            )
         return cls(
             run=run,
             sessions=sessions,

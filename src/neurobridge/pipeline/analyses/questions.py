@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from neurobridge.baselines.ridge import ridge
 from neurobridge.data.images import ImageSet
-from neurobridge.errors import UserError
 from neurobridge.evaluation.controls import majority_level
 from neurobridge.evaluation.images import retrieval
 
@@ -34,10 +33,6 @@ class Questions:
 
     def __init__(self, images: ImageSet, embeddings: np.ndarray, train: np.ndarray, *, label: str) -> None:
         """embeddings [I, width]; train [I] bool, shown in a train split; label: the column of images.h5 to classify."""
-        if train.sum() < FEWEST_IMAGES:
-            raise UserError(
-                f"{int(train.sum())} training images are too few to decode from: {FEWEST_IMAGES} are needed"
-            )
         self.identity, _ = principal(embeddings, train, COMPONENTS)
         self.detail = detail_of(images.pixels)
         self.detail -= self.detail[train].mean(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from neurobridge.errors import UserError
@@ -27,7 +29,7 @@ def time_map(material: Material, *, width_ms: int, step_ms: int) -> dict:
     timed = [session for session in material.sessions if not session.valued]
     if not timed:
         raise UserError(f"the sessions of {material.run.path} hold one value a presentation: they have no time course")
-    material.sessions = timed
+    material = replace(material, sessions=timed)
     options = {
         "width_ms": width_ms, "step_ms": step_ms, "repeats": material.repeats, "order": list(material.order),
         "split": material.split, "seed": material.seed, "questions": material.questions.names,
