@@ -13,7 +13,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # but not at once: between sma
 from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 
 from neurobridge.errors import UserError, is_disk_full
-from neurobridge.pipeline import commands, data_commands
+from neurobridge.pipeline import analysis_commands, commands, data_commands
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -27,6 +27,14 @@ COMMANDS = {
     "reconstruct": commands.reconstruct,
     "evaluate": commands.evaluate,
     "report": commands.report,
+    "analyse": {
+        "_help": "Analyse a run folder: areas, time, number of units, retention, drift.",
+        "areas": analysis_commands.areas,
+        "time": analysis_commands.time,
+        "units": analysis_commands.units,
+        "retention": analysis_commands.retention,
+        "drift": analysis_commands.drift,
+    },
     "data": {
         "_help": "Simulate, import, check and show recordings.",
         "simulate": commands.simulate,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from argparse import ArgumentError
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import yaml
+from jsonargparse import auto_cli
 
 from neurobridge.errors import UserError, atomic_path
 from neurobridge.training.settings import RunSettings
@@ -34,6 +36,20 @@ class RunFolder:
             raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
         with atomic_path(config) as temporary:
             temporary.write_text(yaml.safe_dump(wanted, sort_keys=False))
+
+    @classmethod
+    def existing(cls, path: Path) -> RunFolder:
+        """The run that lies at ``path``, with the options it was started with. UserError if there is none."""
+        config = path / "config.yaml"
+        if not config.is_file():
+            raise UserError(f"{path} holds no run (no config.yaml): give the folder of a run")
+        try:
+            settings = auto_cli(RunSettings, args=["--config", str(config)], exit_on_error=False)
+        except (ArgumentError, yaml.YAMLError) as error:
+            raise UserError(f"{config} is not the configuration of a run ({error}): mend it or run again") from error
+        folder = cls.__new__(cls)
+        folder.settings, folder.path = replace(settings, out=path), path
+        return folder
 
     def _refuse_other(self, found: dict, wanted: dict) -> None:
         differing = differences(found, wanted)

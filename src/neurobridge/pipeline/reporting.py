@@ -10,6 +10,8 @@ import numpy as np
 from neurobridge import __version__
 from neurobridge.evaluation import figures
 from neurobridge.evaluation.report import Block, Figure, Table, write_report
+from neurobridge.pipeline.analyses.drawing import DRAWINGS
+from neurobridge.pipeline.analyses.drawing import blocks as drawn
 from neurobridge.pipeline.folder import RunFolder, as_yaml
 from neurobridge.training.trainer import read_metrics
 
@@ -41,6 +43,7 @@ def report(run: RunFolder) -> None:
         "Pictures": [*pictures(run, results["pictures"]), *picture_sets(results.get("picture_sets", []))],
         "Representation": representation(arrays),
         "The recordings": recordings(arrays),
+        "Analyses": analyses(run),
         "Options": options(run),
     }
     blocks, sections = [], {}
@@ -57,6 +60,12 @@ def report(run: RunFolder) -> None:
         summary=summary(results),
     )
     run.finish("report")
+
+
+def analyses(run: RunFolder) -> list[Block]:
+    """What 'neurobridge analyse' left in the run folder, if anything."""
+    results = [run / "analyses" / f"{name}.json" for name in DRAWINGS]
+    return [block for path in results if path.is_file() for block in drawn(json.loads(path.read_text()))]
 
 
 def summary(results: dict) -> dict:

@@ -1,0 +1,177 @@
+"""Commands that analyse a run folder: which areas, when, how many units, and what lasts. They train nothing large."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from neurobridge.errors import atomic_path
+from neurobridge.pipeline.folder import RunFolder
+
+console = Console(highlight=False)
+
+Split = Literal["valid", "test"]
+
+
+def areas(
+    run: Path,
+    *,
+    draws: int = 8,
+    repeats: int = 4,
+    order: list[str] | None = None,
+    label: str = "category",
+    split: Split = "test",
+    seed: int = 0,
+) -> None:
+    """Contribution of areas: each alone with as many units as the smallest has, added in order, and all.
+
+    Args:
+        run: Run folder; an aligned one is asked too, with the units of other areas removed.
+        draws: Draws of units where areas are matched.
+        repeats: Presentations averaged of each scored image, at most.
+        order: Areas from low to high; others follow as in the visual hierarchy, then by name.
+        label: Column of images.h5 to classify; left out where there is none of that name.
+        split: Whose images are scored.
+        seed: Seed of the draws and intervals.
+    """
+    from neurobridge.pipeline.analyses.areas import contributions
+
+    shared = {"label": label, "split": split, "repeats": repeats, "seed": seed, "order": order or ()}
+    analyse(run, lambda material: contributions(material, draws=draws), **shared)
+
+
+def time(
+    run: Path,
+    *,
+    width_ms: int = 20,
+    step_ms: int = 10,
+    repeats: int = 4,
+    order: list[str] | None = None,
+    label: str = "category",
+    split: Split = "test",
+    seed: int = 0,
+) -> None:
+    """Contribution of time: a map of area and sliding window, decoded from the counts inside the window alone.
+
+    Args:
+        run: Run folder.
+        width_ms: Width of a window in ms, a multiple of the step.
+        step_ms: Step from window to window in ms.
+        repeats: Presentations averaged of each scored image, at most.
+        order: Areas from low to high; others follow as in the visual hierarchy, then by name.
+        label: Column of images.h5 to classify; left out where there is none of that name.
+        split: Whose images are scored.
+        seed: Seed of the intervals.
+    """
+    from neurobridge.pipeline.analyses.time_course import time_map
+
+    shared = {"label": label, "split": split, "repeats": repeats, "seed": seed, "order": order or ()}
+    analyse(run, lambda material: time_map(material, width_ms=width_ms, step_ms=step_ms), **shared)
+
+
+def units(
+    run: Path,
+    *,
+    draws: int = 4,
+    smallest: int = 5,
+    repeats: int = 4,
+    order: list[str] | None = None,
+    label: str = "category",
+    split: Split = "test",
+    seed: int = 0,
+) -> None:
+    """Scores against the number of units: 5, 10, 20, ... units drawn at random, by area and all together.
+
+    Args:
+        run: Run folder; an aligned one is asked too, with the other units removed.
+        draws: Draws of units a size.
+        smallest: Units of the first point; each further one has twice as many.
+        repeats: Presentations averaged of each scored image, at most.
+        order: Areas from low to high; others follow as in the visual hierarchy, then by name.
+        label: Column of images.h5 to classify; left out where there is none of that name.
+        split: Whose images are scored.
+        seed: Seed of the draws and intervals.
+    """
+    from neurobridge.pipeline.analyses.unit_number import curves
+
+    shared = {"label": label, "split": split, "repeats": repeats, "seed": seed, "order": order or ()}
+    analyse(run, lambda material: curves(material, draws=draws, smallest=smallest), **shared)
+
+
+def retention(run: Path, *, repeats: int = 4, label: str = "category", split: Split = "test", seed: int = 0) -> None:
+    """What lasts: readouts from session to session of an animal, masked prediction before and after alignment.
+
+    Args:
+        run: Run folder.
+        repeats: Presentations averaged of each scored image, at most.
+        label: Column of images.h5 to classify; left out where there is none of that name.
+        split: Whose images are scored.
+        seed: Seed of the intervals.
+    """
+    from neurobridge.pipeline.analyses.retention import retained
+
+    analyse(run, retained, label=label, split=split, repeats=repeats, seed=seed)
+
+
+def drift(
+    run: Path, *, blocks: int = 6, repeats: int = 4, label: str = "category", split: Split = "test", seed: int = 0
+) -> None:
+    """Scores against the time within a session (single presentations) and against the number of the session.
+
+    Args:
+        run: Run folder.
+        blocks: Blocks of time into which a session is cut.
+        repeats: Presentations averaged of each scored image, at most, where sessions are compared.
+        label: Column of images.h5 to classify; left out where there is none of that name.
+        split: Whose images are scored.
+        seed: Seed of the choice of training images and of the intervals.
+    """
+    from neurobridge.pipeline.analyses.drift import drifts
+
+    analyse(run, lambda material: drifts(material, blocks=blocks), label=label, split=split, repeats=repeats, seed=seed)
+
+
+def analyse(run: Path, compute: Callable, **options) -> dict:
+    """Compute in the run folder, keep result and figures, show the tables, write the report again if there is one."""
+    from neurobridge.evaluation.report import Figure, Table
+    from neurobridge.pipeline.analyses.drawing import blocks
+    from neurobridge.pipeline.analyses.material import Material
+
+    folder = RunFolder.existing(run)
+    result = compute(Material.of(folder, **options))
+    name = result["analysis"]
+    drawn = blocks(result)
+    figures = [block for block in drawn if isinstance(block, Figure)]
+    for number, block in enumerate(figures, 1):
+        suffix = f"-{number}" if number > 1 else ""
+        with atomic_path(folder / "analyses" / f"{name}{suffix}.png") as path:
+            block.figure.savefig(path, format="png", dpi=150, facecolor="white")
+    with atomic_path(folder / "analyses" / f"{name}.json") as path:
+        path.write_text(json.dumps(result, indent=1))
+    for block in drawn:
+        if isinstance(block, Table):
+            show(block)
+    console.print(f"kept: {folder / 'analyses'}/{name}.json, {name}.png", markup=False, soft_wrap=True)
+    if folder.done("report"):
+        from neurobridge.pipeline.reporting import report
+
+        report(folder)
+        console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
+    return result
+
+
+def show(table) -> None:
+    """A table of the report, on the terminal."""
+    from neurobridge.evaluation.report import format_cell
+
+    shown = RichTable(title=table.title, title_justify="left")
+    for column in table.columns:
+        shown.add_column(column)
+    for cells in table.rows:
+        shown.add_row(*[format_cell(cell) for cell in cells])
+    console.print(shown)
