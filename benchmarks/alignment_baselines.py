@@ -149,8 +149,13 @@ def poyo(sessions: list[Session], decoded: list[Decoded], targets: np.ndarray, s
     shown = np.concatenate([s.image_row[r] for s, r in zip(sessions, rows, strict=True)])
     model = PoyoDecoder(
         unit_session=np.repeat(np.arange(len(sessions)), np.diff(first)),
-        window_s=sessions[0].window_ms / 1000, width=64, depth=1, latents=4, latent_step_s=0.05, steps=250, batch=32, seed=seed,
-    ).fit(every, targets[shown, :64], session)  # fmt: skip
+        window_s=sessions[0].window_ms / 1000,
+        depth=1,
+        latents=4,
+        latent_step_s=0.05,
+        steps=250,
+        seed=seed,
+    ).fit(every, targets[shown, :64], session)
     latents = model.encode(every, session)
     decoder = ContrastiveDecoder(seed=seed).fit(latents, targets[shown], shown)
     predictions = []

@@ -14,7 +14,7 @@ from neurobridge.bridge.contrastive import info_nce
 from neurobridge.neuro.batch import SpikeBatch, collate_windows
 from neurobridge.neuro.masking import nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
-from neurobridge.training.tasks import AlignTask
+from neurobridge.training.align_task import AlignTask
 
 IMAGES = [[0, 1, 2, 0], [1, 3, 4, 5]]  # of two sessions; images 0 and 1 are repeated, within and across
 

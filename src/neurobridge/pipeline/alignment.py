@@ -20,7 +20,7 @@ from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.alignment_inputs import average_repeats, frozen_latents, make_head, respond
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.spikes import fit_here, held_out_sessions, make_batcher, make_masker, pretraining_sessions
-from neurobridge.training.tasks import AlignTask
+from neurobridge.training.align_task import AlignTask
 from neurobridge.vision.encoders import ImageEncoder, embed_images
 
 
