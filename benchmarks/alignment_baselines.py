@@ -27,12 +27,13 @@ import _common
 import numpy as np
 import torch
 import yaml
-from _simulated import RUNS, cached, data_folder, settings_for
+from _simulated import RUNS, cached, settings_for
 from jsonargparse import ArgumentParser
 
 from neurobridge.baselines.cnn import CNNDecoder
 from neurobridge.baselines.contrastive import ContrastiveDecoder
 from neurobridge.baselines.poyo import PoyoDecoder
+from neurobridge.data.simulate import simulate
 from neurobridge.data.sources.v4 import import_v4
 from neurobridge.data.store import Session
 from neurobridge.evaluation.controls import bootstrap_difference, bootstrap_interval, chance_level
@@ -48,13 +49,14 @@ from neurobridge.training.settings import AlignSettings, RunSettings
 ROOT = Path(__file__).resolve().parents[1]
 OURS, RIDGE = "ours", "ridge to the same target"
 SIMULATED, V4 = ("monkeyA_1", "monkeyB_1"), ("201025",)
+SIZES = {"images": 1000, "test_images": 80, "test_repeats": 8, "valid_images": 60, "sessions": 2, "electrodes": 80}
 BIN_MS = 25
 Ranks = dict[str, list[int]]
 
 
 def simulated_settings(out: Path, seed: int) -> RunSettings:
-    align = AlignSettings(steps=400, joint_steps=0, groups=2)
-    return replace(settings_for(out / "data", out / f"simulated{seed}", seed=seed, steps=200), align=align)
+    align = AlignSettings(steps=300, joint_steps=0, groups=2)
+    return replace(settings_for(out / "data", out / f"simulated{seed}", seed=seed, steps=150), align=align)
 
 
 def v4_settings(out: Path, seed: int) -> RunSettings:
@@ -211,7 +213,7 @@ def main() -> int:
     arguments.add_argument("--seeds", type=int, default=2)
     options = arguments.parse_args()
     start, out = time.monotonic(), options.out
-    data_folder(out / "data")
+    simulate(out / "data", seed=0, **SIZES)
     simulated = [
         cached(
             out / f"simulated-{seed}.json",
