@@ -155,7 +155,7 @@ def poyo(sessions: list[Session], decoded: list[Decoded], targets: np.ndarray, s
         depth=1,
         latents=4,
         latent_step_s=0.05,
-        steps=250,
+        steps=200,
         seed=seed,
     ).fit(every, targets[shown, :64], session)
     latents = model.encode(every, session)

@@ -105,7 +105,7 @@ def test_the_convolutional_decoder_draws_where_the_spot_was(known):
         response = np.exp(-((spot[:, None] - centres) ** 2).sum(-1) / 0.05) + 0.1 * rng.normal(size=(rows, 30))
         return response, np.repeat((255 * light[..., None]).astype(np.uint8), 3, -1)
 
-    options = {"size": 16, "side": 4, "channels": 8, "steps": 150, "batch": 32, "learning_rate": 1e-2}
+    options = {"size": 16, "side": 4, "channels": 8, "steps": 90, "batch": 32, "learning_rate": 1e-2}
     responses, pixels = data(300, rng)
     decoder = CNNDecoder(**options).fit(responses, pixels, centres if known else None)
     held_out, truth = data(30, np.random.default_rng(1))
@@ -115,6 +115,13 @@ def test_the_convolutional_decoder_draws_where_the_spot_was(known):
     assert drawn.max() <= 1
     truth = truth.reshape(30, 16, 2, 16, 2, 3).mean((2, 4)) / 255
     assert top1(drawn.reshape(30, -1) - drawn.mean(0).ravel(), truth.reshape(30, -1) - truth.mean(0).ravel()) > 0.3
-    assert np.mean(decoder.losses[-10:]) < 0.8 * np.mean(decoder.losses[:10])
-    again = CNNDecoder(**options).fit(responses, pixels, centres if known else None)
-    np.testing.assert_array_equal(drawn, again.predict(held_out))
+    assert np.mean(decoder.losses[-10:]) < 0.85 * np.mean(decoder.losses[:10])
+
+
+def test_pictures_are_the_same_for_the_same_seed():
+    rng = np.random.default_rng(0)
+    responses, pixels = rng.normal(size=(40, 6)), rng.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    options = {"size": 16, "side": 4, "channels": 4, "steps": 5, "batch": 8}
+    first, again, other = (CNNDecoder(seed=s, **options).fit(responses, pixels).predict(responses) for s in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
