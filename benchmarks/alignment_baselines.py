@@ -76,7 +76,7 @@ def variants(settings: RunSettings, *, latents_alone: bool) -> dict[str, RunFold
     runs["untrained encoder + alignment"] = run_stages(untrained, ["pretrain", "adapt", "align"])
     sources = [("ours, latents alone", settings), ("untrained encoder, latents alone", untrained)]
     for title, source in sources if latents_alone else []:
-        align = replace(source.align, loadings=0)
+        align = replace(source.align, loadings=0, readout_learning_rate=source.align.learning_rate)
         alone = RunFolder(replace(source, out=Path(f"{source.out}-latents"), align=align, seed=seed))
         for stage in ("pretrain", "adapt"):
             shutil.copytree(source.out / stage, alone / stage, dirs_exist_ok=True)
