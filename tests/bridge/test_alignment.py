@@ -1,47 +1,12 @@
-"""The contrastive loss against a naive loop, the embedding space, the population path."""
+"""The embedding space, the population path with its kinds of time, the readouts."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from neurobridge.bridge.alignment import AlignmentHead, EmbeddingSpace, info_nce, population_response
+from neurobridge.bridge.alignment import AlignmentHead, EmbeddingSpace, TimeAttention, population_response
 from neurobridge.neuro.batch import collate_windows
-
-
-def naive_info_nce(predicted, target, image, scale) -> float:
-    n = len(predicted)
-    unit = lambda x: x / np.linalg.norm(x)  # noqa: E731
-    s = [[scale * unit(predicted[i]) @ unit(target[j]) for j in range(n)] for i in range(n)]
-    total = 0.0
-    for i in range(n):
-        same = [j for j in range(n) if image[j] == image[i]]
-        for score in (lambda j, i=i: s[i][j], lambda j, i=i: s[j][i]):
-            normaliser = math.log(sum(math.exp(score(j)) for j in range(n)))
-            total -= sum(score(j) - normaliser for j in same) / len(same) / (2 * n)
-    return total
-
-
-@pytest.mark.parametrize("image", [[0, 1, 2, 3, 4], [0, 1, 0, 2, 1]])
-def test_info_nce_equals_a_naive_loop_and_repeats_are_positives(image):
-    rng = np.random.default_rng(0)
-    predicted, target = rng.standard_normal((5, 4)), rng.standard_normal((5, 4))
-    target = target[image]
-    ours = info_nce(
-        torch.tensor(predicted),
-        torch.tensor(target),
-        torch.tensor(image),
-        torch.tensor(math.log(7.0), dtype=torch.float64),
-    )
-    assert float(ours) == pytest.approx(naive_info_nce(predicted, target, image, 7.0), rel=1e-9)
-
-
-def test_the_inverse_temperature_is_clamped():
-    x, image = torch.eye(3), torch.arange(3)
-    assert float(info_nce(x, x, image, torch.tensor(50.0))) == float(
-        info_nce(x, x, image, torch.tensor(math.log(100.0)))
-    )
 
 
 def test_embedding_space_inverts_and_whitens():
@@ -95,3 +60,62 @@ def test_head_shapes_and_window_length():
     assert out.shape == (4, 7)
     with pytest.raises(AssertionError, match="another length"):
         head(torch.randn(4, 6, 16), torch.randn(4, 2, 2), batch.unit_row)
+
+
+def test_each_unit_answers_in_the_window_of_its_area():
+    """Against a naive count: bins whose centre lies in the unit's window, mean and deviation for so many bins."""
+    batch = collate_windows(
+        unit_rows=[[0, 1]],
+        regions=[[0, 1]],
+        windows=[[([0, 0, 0, 1, 1], [5, 31, 44, 44, 95], None)]],
+        window_ms=100,
+        bin_ms=10,
+    )
+    bias = torch.log(torch.tensor([[0.5, 0.25]]))
+    window = torch.tensor([[[30, 50], [60, 100]]])
+    response = population_response(batch, bias, torch.zeros(1, 2, dtype=torch.bool), 50, window=window)
+    expected = [(2 - 2 * 0.5) / math.sqrt(2 * 0.5), (1 - 4 * 0.25) / math.sqrt(4 * 0.25)]
+    torch.testing.assert_close(response, torch.tensor([[expected]]) / math.sqrt(2))
+    whole = torch.tensor([[[0, 100], [0, 100]]])
+    torch.testing.assert_close(
+        population_response(batch, bias, torch.zeros(1, 2, dtype=torch.bool), 50, window=whole),
+        population_response(batch, bias, torch.zeros(1, 2, dtype=torch.bool), 100),
+    )
+
+
+SIZES = {"units": 3, "chunks": 2, "tokens": 5, "width": 16, "heads": 2, "queries": 2, "loadings": 4, "hidden": 8}
+SIZES |= {"dimensions": 7, "dropout": 0.0}
+
+
+@pytest.mark.parametrize(("readout", "read"), [("average", slice(1, None)), ("cls", slice(0, 1))])
+def test_average_and_cls_read_what_they_say(readout, read):
+    torch.manual_seed(0)
+    head = AlignmentHead(**SIZES, readout=readout, in_front=True)
+    torch.nn.init.normal_(head.projector[-1].weight)
+    latent, response = torch.randn(4, 5, 16), torch.zeros(4, 2, 2)
+    vector = latent[:, read].mean(1)
+    expected = head.population.bias + head.linear(vector) + head.projector(vector)
+    torch.testing.assert_close(head(latent, response, torch.tensor([[0, 1], [2, 0]])), expected)
+
+
+def test_without_loadings_the_latents_speak_alone():
+    head = AlignmentHead(**SIZES | {"loadings": 0})
+    latent, row = torch.randn(4, 5, 16), torch.tensor([[0, 1], [2, 0]])
+    torch.testing.assert_close(head(latent, torch.randn(4, 2, 2), row), head(latent, torch.zeros(4, 2, 2), row))
+    assert head(latent, torch.zeros(4, 2, 2), row).shape == (4, 7)
+
+
+def test_attention_over_time_starts_as_the_average_and_follows_its_scores():
+    torch.manual_seed(0)
+    attention, x = TimeAttention(chunks=3, width=4, heads=2), torch.randn(5, 3, 4)
+    torch.testing.assert_close(attention(x), x.mean(1))
+    attention.when.data[1] = 50.0
+    torch.testing.assert_close(attention(x), x[:, 1])
+    attention.when.data[1] = 0.0
+    attention.score.weight.data.normal_()
+    weight = torch.softmax(x @ attention.score.weight.T, 1)
+    naive = torch.stack([sum(weight[:, c, r // 2] * x[:, c, r] for c in range(3)) for r in range(4)], 1)
+    torch.testing.assert_close(attention(x), naive)
+    head = AlignmentHead(**SIZES, time="attention")
+    head(torch.randn(4, 5, 16), torch.randn(4, 2, 2), torch.tensor([[0, 1], [2, 0]])).sum().backward()
+    assert head.attention.when.grad.abs().sum() > 0

@@ -1,4 +1,4 @@
-"""Spikes to image embeddings: readout queries, projector, contrastive loss, and the space that they meet in.
+"""Spikes to image embeddings: population path, readout, projector, and the space that they meet in.
 
 Shape letters: G sessions, B windows, N units, C chunks, M latents of the backbone, D its width, K components of the
 embedding space, I images.
@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurobridge.neuro.batch import SpikeBatch
-from neurobridge.neuro.readout import QueryReadout
+from neurobridge.neuro.readout import QueryReadout, cls_readout
+
+READOUTS = ("queries", "average", "cls")
+TIMES = ("chunks", "areas", "attention")
 
 
 class EmbeddingSpace(nn.Module):
@@ -57,7 +60,16 @@ class AlignmentHead(nn.Module):
     chunk by chunk, then one linear map that all sessions share. Linear: learnable averages of the latents, one linear
     map. Nonlinear: learnable queries read the latents by cross-attention, then a three-layer MLP (the projector), whose
     last layer starts at zero. On 600-1,000 images a session the population path does most of the work.
+
+    readout: how both paths of the latents read them: ``queries`` as above, ``average`` over time (one vector), or
+    ``cls`` (the [CLS] token of an encoder that has one). in_front: is there a token in front of the latents, which the
+    average leaves out? time: how the population path sees time: every chunk on its own (``chunks``); each unit's
+    response within a window of its area (``areas``: one chunk, see ``unit_window``); or averages over chunks whose
+    weights depend on what is there, one a head (``attention``, which starts as the plain average).
+    loadings 0: no population path.
     """
+
+    unit_window: Tensor
 
     def __init__(
         self,
@@ -72,60 +84,98 @@ class AlignmentHead(nn.Module):
         hidden: int,
         dimensions: int,
         dropout: float,
+        readout: str = "queries",
+        in_front: bool = False,
+        time: str = "chunks",
     ) -> None:
         super().__init__()
         self.options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        self.loading = nn.Parameter(torch.randn(units, loadings))
-        self.population = nn.Linear(chunks * loadings, dimensions)
-        self.average = nn.Parameter(torch.randn(queries, tokens))
-        self.linear = nn.Linear(queries * width, dimensions)
-        self.readout = QueryReadout(width=width, heads=heads, queries=queries)
+        assert readout in READOUTS, f"a readout is one of {READOUTS}"
+        assert time in TIMES, f"a time is one of {TIMES}"
+        self.in_front, self.kind, self.time = in_front, readout, time
+        vectors = queries if readout == "queries" else 1
+        self.loading = nn.Parameter(torch.randn(units, loadings)) if loadings else None
+        seen = loadings if time != "chunks" else chunks * loadings
+        self.population = nn.Linear(seen, dimensions) if loadings else None
+        self.average = nn.Parameter(torch.randn(queries, tokens)) if readout == "queries" else None
+        self.linear = nn.Linear(vectors * width, dimensions)
+        self.readout = QueryReadout(width=width, heads=heads, queries=queries) if readout == "queries" else None
         self.projector = nn.Sequential(
-            nn.LayerNorm(queries * width),
-            nn.Linear(queries * width, hidden), nn.GELU(), nn.LayerNorm(hidden), nn.Dropout(dropout),
+            nn.LayerNorm(vectors * width),
+            nn.Linear(vectors * width, hidden), nn.GELU(), nn.LayerNorm(hidden), nn.Dropout(dropout),
             nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden), nn.Dropout(dropout),
             nn.Linear(hidden, dimensions),
         )  # fmt: skip
         nn.init.zeros_(self.projector[-1].weight)
         self.log_scale = nn.Parameter(torch.tensor(math.log(15.0)))
+        self.attention = TimeAttention(chunks=chunks, width=loadings, heads=heads) if time == "attention" else None
+        if time == "areas":  # [units, 2] ms since the start of the window
+            self.register_buffer("unit_window", torch.zeros(units, 2, dtype=torch.int64))
 
     def forward(self, latent: Tensor, response: Tensor, unit_row: Tensor) -> Tensor:
-        """response [B, C, N] standardised (:func:`population_response`), unit_row [G, N] rows of the loadings."""
-        assert latent.shape[1] == self.average.shape[1], "the head was made for windows of another length"
+        """response [B, C, N] standardised (:meth:`respond`), unit_row [G, N] rows of the loadings."""
+        linear, nonlinear = self._read(latent)
+        if self.loading is None or self.population is None:
+            return linear + nonlinear
         loading = self.loading[unit_row]
         grouped = response.unflatten(0, (len(unit_row), -1))
         population = torch.einsum("gbcn,gnr->gbcr", grouped, loading).flatten(0, 1)
-        pooled = torch.einsum("qm,bmd->bqd", self.average.softmax(-1), latent)
-        read = self.readout(latent)
-        return self.population(population.flatten(1)) + self.linear(pooled.flatten(1)) + self.projector(read.flatten(1))
+        if self.attention is not None:
+            population = self.attention(population)
+        return self.population(population.flatten(1)) + linear + nonlinear
+
+    def _read(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, K] of the linear and of the nonlinear path."""
+        if self.average is not None and self.readout is not None:
+            assert latent.shape[1] == self.average.shape[1], "the head was made for windows of another length"
+            pooled = torch.einsum("qm,bmd->bqd", self.average.softmax(-1), latent)
+            return self.linear(pooled.flatten(1)), self.projector(self.readout(latent).flatten(1))
+        read = cls_readout(latent) if self.kind == "cls" else latent[:, int(self.in_front) :].mean(1)
+        return self.linear(read), self.projector(read)
+
+    def respond(self, batch: SpikeBatch, bias: Tensor, hidden_unit: Tensor, chunk_ms: int) -> Tensor:
+        """:func:`population_response` as this head wants it; bias [V] of the whole vocabulary."""
+        window = self.unit_window[batch.unit_row] if self.time == "areas" else None
+        return population_response(batch, bias[batch.unit_row], hidden_unit, chunk_ms, window=window)
 
 
-def population_response(batch: SpikeBatch, bias: Tensor, hidden_unit: Tensor, chunk_ms: int) -> Tensor:
+class TimeAttention(nn.Module):
+    """Weighted averages over time: [B, C, R] -> [B, R]; each head weighs its part of R by content and by time."""
+
+    def __init__(self, *, chunks: int, width: int, heads: int) -> None:
+        super().__init__()
+        assert width % heads == 0, "a head takes an equal part of the loadings"
+        self.score = nn.Linear(width, heads)
+        self.when = nn.Parameter(torch.zeros(chunks, heads))
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, population: Tensor) -> Tensor:
+        weight = (self.score(population) + self.when).softmax(1)
+        return (population.unflatten(-1, (weight.shape[-1], -1)) * weight[..., None]).sum(1).flatten(1)
+
+
+def population_response(
+    batch: SpikeBatch, bias: Tensor, hidden_unit: Tensor, chunk_ms: int, *, window: Tensor | None = None
+) -> Tensor:
     """Standardised responses [B, C, N]: (count - mean) / sqrt(mean) a chunk for spikes, the z-scored value for values.
 
     bias [G, N]: log mean count a bin. A hidden unit (``hidden_unit`` [B, N]) and a padded one give 0, the mean.
     Scaled by 1 / sqrt(units), so that sessions of different size start alike.
+    window [G, N, 2] ms: one chunk alone, of the bins whose centre lies in the unit's own window.
     """
     bins = max(1, chunk_ms // batch.bin_ms)
-    padded = F.pad(batch.target, (0, -batch.target.shape[-1] % bins))
-    response = padded.unflatten(-1, (-1, bins)).sum(-1).transpose(1, 2)
+    if window is None:
+        padded = F.pad(batch.target, (0, -batch.target.shape[-1] % bins))
+        response = padded.unflatten(-1, (-1, bins)).sum(-1).transpose(1, 2)
+        log_bins = math.log(bins)
+    else:
+        centre = (torch.arange(batch.target.shape[-1], device=bias.device) + 0.5) * batch.bin_ms
+        inside = (centre >= window[..., :1]) & (centre < window[..., 1:])
+        response = (batch.target * batch.per_window(inside)).sum(-1)[:, None]
+        log_bins = batch.per_window(inside.sum(-1).clamp(min=1).to(bias.dtype).log())[:, None]
     if batch.event_value is None:
-        mean = (batch.per_window(bias)[:, None] + math.log(bins)).exp().clamp(min=1e-2)
+        mean = (batch.per_window(bias)[:, None] + log_bins).exp().clamp(min=1e-2)
         response = (response - mean) / mean.sqrt()
     seen = batch.per_window(batch.unit_mask) & ~hidden_unit
     return response * (seen / seen.sum(1, keepdim=True).clamp(min=1).sqrt())[:, None]
-
-
-def info_nce(predicted: Tensor, target: Tensor, image: Tensor, log_scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE (van den Oord et al. 2018; Radford et al. 2021) with a clamped learnable inverse temperature.
-
-    predicted, target [B, K]; image [B]: rows that show the same image are positives of each other, never negatives.
-    """
-    similarity = (
-        F.normalize(predicted, dim=-1) @ F.normalize(target, dim=-1).T * log_scale.clamp(max=math.log(100.0)).exp()
-    )
-    same = (image[:, None] == image[None, :]).to(similarity.dtype)
-    same = same / same.sum(1, keepdim=True)
-    forward = -(same * similarity.log_softmax(1)).sum(1).mean()
-    backward = -(same * similarity.T.log_softmax(1)).sum(1).mean()
-    return (forward + backward) / 2

@@ -8,23 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from neurobridge.bridge.alignment import AlignmentHead, EmbeddingSpace, population_response
+from neurobridge.bridge.alignment import AlignmentHead, EmbeddingSpace
 from neurobridge.data.datamodule import Batcher, StepBatches
 from neurobridge.data.images import ImageSet
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError, atomic_path
-from neurobridge.neuro.masking import nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
+from neurobridge.pipeline.alignment_inputs import average_repeats, frozen_latents, make_head, respond
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.spikes import fit_here, held_out_sessions, make_batcher, make_masker, pretraining_sessions
-from neurobridge.training.tasks import AlignTask
+from neurobridge.training.align_task import AlignTask
 from neurobridge.vision.encoders import ImageEncoder, embed_images
-
-LATENT_BYTES = 2 * 2**30
 
 
 @dataclass(kw_only=True)
@@ -96,18 +93,7 @@ def align(run: RunFolder) -> None:
     space = EmbeddingSpace.fit(train, dimensions=settings.image.dimensions, whitening=settings.image.whitening)
     targets = space(torch.from_numpy(data.embeddings))
     torch.manual_seed(settings.seed + 1)
-    head = AlignmentHead(
-        units=len(model.units),
-        chunks=-(-settings.window.window_ms // settings.model.chunk_ms),
-        loadings=options.loadings,
-        tokens=len(model.encoder.latent_times(settings.window.window_ms)),
-        width=model.width,
-        heads=settings.model.heads,
-        queries=options.queries,
-        hidden=options.hidden,
-        dimensions=targets.shape[1],
-        dropout=options.dropout,
-    )
+    head = make_head(model, sessions, settings, dimensions=targets.shape[1])
     batcher = make_batcher(model, sessions, settings)
 
     def loader(first: int, last: int, rank: int) -> StepBatches:
@@ -128,8 +114,13 @@ def align(run: RunFolder) -> None:
         "seed": settings.seed,
     }
     if options.steps:
-        latents = frozen_latents(model, batcher)
-        fit_here(AlignTask(model, head, steps=options.steps, latents=latents, **common), "align", run)
+        tables = {"latents": frozen_latents(model, batcher)}
+        if options.average_repeats:
+            tables = average_repeats(model, head, batcher, tables["latents"])
+        task = AlignTask(
+            model, head, steps=options.steps, mixco=options.mixco, soft=options.mixco > 0, **tables, **common
+        )
+        fit_here(task, "align", run)
     if options.joint_steps:
         common |= dict.fromkeys(("learning_rate", "readout_learning_rate"), options.joint_learning_rate)
         joint = AlignTask(
@@ -140,6 +131,7 @@ def align(run: RunFolder) -> None:
             joint_learning_rate=options.joint_learning_rate,
             anti_forgetting=options.anti_forgetting,
             masker=make_masker(settings),
+            soft=options.mixco > 0,
             **common,
         )
         fit_here(joint, "align-joint", run)
@@ -148,22 +140,6 @@ def align(run: RunFolder) -> None:
     run.save_arrays("align/embeddings.npz", ids=data.images.ids, embeddings=data.embeddings, train=data.train)
     layer = settings.image.layer or image_encoder(run).layer
     run.finish("align", sessions=[s.name for s in sessions], encoder=settings.image.encoder, layer=layer)
-
-
-@torch.no_grad()
-def frozen_latents(model: NeuroBridge, batcher: Batcher) -> list[torch.Tensor]:
-    """Latents [W, M, D] of every window of each session, as float16; none if they would not fit in two gigabytes."""
-    tokens = len(model.encoder.latent_times(batcher.sessions[0].window_ms))
-    if 2 * tokens * model.width * sum(len(s.starts) for s in batcher.sessions) > LATENT_BYTES:
-        return []
-    model.eval()
-    latents = []
-    for index, session in enumerate(track(batcher.sessions, "latents", transient=True)):
-        rows = np.arange(len(session.starts))
-        parts = [model.encode(batch).half() for batch in batcher.sequence(index, rows, 256)]
-        latents.append(torch.cat(parts))
-    model.train()
-    return latents
 
 
 def save_aligned(run: RunFolder, head: AlignmentHead, space: EmbeddingSpace) -> None:
@@ -197,10 +173,28 @@ def predict_windows(
     head.eval()
     parts = []
     for batch in batcher.sequence(index, rows, 256):
-        nothing = nothing_hidden(batch).hidden_unit
-        response = population_response(batch, model.units.bias[batch.unit_row], nothing, model.encoder.chunk_ms)
+        response = respond(model, head, batch)
         parts.append(F.normalize(head(model.encode(batch), response, batch.unit_row), dim=-1))
     return torch.cat(parts).numpy()
+
+
+@torch.no_grad()
+def predict_images(
+    model: NeuroBridge, head: AlignmentHead, batcher: Batcher, index: int, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image rows [I], sorted, and unit-length predictions [I, K] from responses and latents averaged over repeats.
+
+    For a head that was trained on averages; the other way is to average the predictions of :func:`predict_windows`.
+    """
+    model.eval()
+    head.eval()
+    parts = [(model.encode(batch), respond(model, head, batch)) for batch in batcher.sequence(index, rows, 256)]
+    shown = batcher.sessions[index].image_row[rows]
+    images, latent = average_by_image(torch.cat([part[0] for part in parts]).numpy(), shown)
+    _, response = average_by_image(torch.cat([part[1] for part in parts]).numpy(), shown)
+    unit_row = torch.from_numpy(batcher.unit_rows[index])[None]
+    predicted = head(torch.from_numpy(latent), torch.from_numpy(response), unit_row)
+    return images, F.normalize(predicted, dim=-1).numpy()
 
 
 def average_by_image(values: np.ndarray, image_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -177,8 +177,13 @@ class AlignSettings:
         weight_decay: Of readout and projector.
         windows: Windows a batch.
         groups: Sessions a batch.
+        readout: How latents are read: queries (learnable, by attention), average (over time) or cls ([CLS] token).
         queries: Readout queries.
-        loadings: Width of a unit's loading in the population path.
+        loadings: Width of a unit's loading in the population path (0: none, the latents alone).
+        time: Time in the population path: chunks (each its own), areas (area_windows) or attention (learned averages).
+        area_windows: Window of each area in ms after stimulus onset, for time=areas; other areas keep all of it.
+        average_repeats: Train stage 1 on the mean over an image's repeats in a session, not on single presentations.
+        mixco: Share of stage 1 on mixed responses (MixCo), after which SoftCLIP takes over; 0: InfoNCE throughout.
         hidden: Width of the projector's hidden layers.
         dropout: Dropout in the projector.
         unit_dropout: Share of the units hidden at random in training windows.
@@ -197,8 +202,15 @@ class AlignSettings:
     weight_decay: float = 0.05
     windows: int = 128
     groups: int = 2
+    readout: Literal["queries", "average", "cls"] = "queries"
     queries: int = 8
     loadings: int = 256
+    time: Literal["chunks", "areas", "attention"] = "chunks"
+    area_windows: dict[str, tuple[int, int]] = field(
+        default_factory=lambda: {"V1": (30, 80), "V4": (60, 120), "IT": (80, 200)}
+    )
+    average_repeats: bool = False
+    mixco: float = 0.0
     hidden: int = 512
     dropout: float = 0.3
     unit_dropout: float = 0.1

@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 import lightning
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from neurobridge.bridge.alignment import AlignmentHead, info_nce, population_response
 from neurobridge.neuro.augmentation import augment
 from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.decoder import GridDecoder
 from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.losses import masked_losses, sample_cells
-from neurobridge.neuro.masking import Masker, MaskPlan, nothing_hidden
+from neurobridge.neuro.masking import Masker, MaskPlan
 from neurobridge.neuro.model import NeuroBridge
 
 Loader = Callable[[int, int, int], Iterable]
@@ -184,96 +183,3 @@ class IdentityTask(Task):
         plan.mode.view(batch.groups, -1)[:, :half] = -1  # calibration windows are not scored
         losses = masked(self.model, batch, plan, unit=unit)
         return losses | {"loss": torch.stack(list(losses.values())).mean()}
-
-
-class AlignTask(Task):
-    """InfoNCE between the readout of the spikes and frozen image embeddings.
-
-    targets [I, K]: one row an image. joint_blocks 0 is stage 1: the encoder is frozen, and ``latents`` may hold those
-    of every window of each session [W, M, D], so that it need not run at every step (units are then dropped from the
-    population path only). Above 0 it is stage 2: the last blocks, the norm and the unit embeddings learn too (the whole
-    encoder, if it has no more blocks than that), and anti_forgetting weighs the masked reconstruction.
-    """
-
-    def __init__(
-        self,
-        model: NeuroBridge,
-        head: AlignmentHead,
-        *,
-        targets: Tensor,
-        readout_learning_rate: float,
-        joint_blocks: int = 0,
-        joint_learning_rate: float = 0.0,
-        anti_forgetting: float = 0.0,
-        unit_dropout: float = 0.0,
-        noise: float = 0.0,
-        masker: Masker | None = None,
-        latents: Sequence[Tensor] = (),
-        **options,
-    ) -> None:
-        super().__init__(**options)
-        self.model, self.head, self.latents = model, head, list(latents)
-        self.register_buffer("targets", targets, persistent=False)
-        self.joint_learning_rate, self.anti_forgetting, self.unit_dropout = (
-            joint_learning_rate,
-            anti_forgetting,
-            unit_dropout,
-        )
-        self.noise, self.readout_learning_rate = noise, readout_learning_rate
-        self.masker = masker
-        model.requires_grad_(False)
-        self.unfrozen: list[nn.Parameter] = []
-        if joint_blocks:
-            blocks = model.encoder.blocks[-joint_blocks:]
-            whole = joint_blocks >= len(model.encoder.blocks)
-            parts = [model.encoder] if whole else [*blocks, model.encoder.norm]
-            self.unfrozen = [*(p for part in parts for p in part.parameters()), model.units.embedding]
-            for parameter in self.unfrozen:
-                parameter.requires_grad_(True)
-
-    def groups(self) -> list[dict]:
-        population = [self.head.loading, *self.head.population.parameters(), self.head.log_scale]
-        mine = {id(p) for p in population}
-        latent = [p for p in self.head.parameters() if id(p) not in mine]
-        groups: list[dict] = [{"params": population}, {"params": latent, "lr": self.readout_learning_rate}]
-        if self.unfrozen:
-            groups.append({"params": self.unfrozen, "lr": self.joint_learning_rate, "weight_decay": 0.0})
-        return groups
-
-    def losses(self, batch: SpikeBatch, rng: np.random.Generator) -> dict[str, Tensor]:
-        plan = nothing_hidden(batch)
-        if self.unit_dropout:
-            share = rng.random((batch.windows, 1)) * 2 * self.unit_dropout
-            dropped = rng.random(plan.hidden_unit.shape) < share
-            plan.hidden_unit |= torch.from_numpy(dropped).to(plan.hidden_unit.device)
-        latent = self.encode(batch, plan)
-        predicted = self.head(latent, self.responses(batch, plan, rng), batch.unit_row)
-        known = batch.stimulus >= 0  # a window whose picture is not known has no target
-        image = batch.stimulus[known]
-        contrast = 0.0 * predicted.sum()
-        if known.any():
-            contrast = info_nce(predicted[known], self.targets[image], image, self.head.log_scale)
-        losses = {"info_nce": contrast, "loss": contrast}
-        if self.masker is not None and self.anti_forgetting and self.unfrozen:
-            kept = masked(self.model, batch, self.masker.draw(batch, rng))
-            losses |= kept
-            losses["loss"] = contrast + self.anti_forgetting * torch.stack(list(kept.values())).mean()
-        return losses
-
-    def encode(self, batch: SpikeBatch, plan: MaskPlan) -> Tensor:
-        """Latents of the batch: looked up where they were given, computed otherwise."""
-        if self.latents:
-            rows = batch.row.view(batch.groups, -1).cpu()
-            found = [self.latents[i][r] for i, r in zip(batch.session.tolist(), rows, strict=True)]
-            return torch.cat(found).to(self.device, torch.float32)
-        with torch.set_grad_enabled(bool(self.unfrozen)):
-            return self.model.encode(batch, plan)
-
-    def responses(self, batch: SpikeBatch, plan: MaskPlan, rng: np.random.Generator) -> Tensor:
-        """What the head's population path sees, with Gaussian noise of ``noise`` standard deviations."""
-        bias = self.model.units.bias[batch.unit_row]
-        response = population_response(batch, bias, plan.hidden_unit, self.model.encoder.chunk_ms)
-        if self.noise:
-            drawn = torch.from_numpy(rng.standard_normal(response.shape, dtype=np.float32)).to(response)
-            response = response + self.noise * drawn * (response != 0) / response.shape[-1] ** 0.5
-        return response
