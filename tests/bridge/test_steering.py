@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from neurobridge.bridge.encoding import LinearEncoding
 from neurobridge.bridge.posterior import AmortisedPosterior
-from neurobridge.bridge.steering import EncoderStack, ResponseLikelihood, ascend, energy_of, total_variation
+from neurobridge.bridge.steering import EncoderStack, ResponseLikelihood, Steering, ascend, explanation, total_variation
 from neurobridge.vision.autoencoder import PatchPCA
 from neurobridge.vision.encoders import ImageEncoder, to_tensor
 from neurobridge.vision.generator import Generator
@@ -81,17 +81,21 @@ def test_ascent_raises_the_likelihood_and_stays_a_picture(stack, pixels, fitted)
     coder = PatchPCA(patch=8, channels=24).fit(to_tensor(pixels[:70]))
     start = to_tensor(pixels[:70]).mean(0, keepdim=True).expand(6, -1, -1, -1)
     observed = torch.from_numpy(responses[70:76]).float()
-    options = {"likelihood": likelihood, "autoencoder": coder, "steps": 15, "progress": False}
+    options = {"likelihood": likelihood, "autoencoder": coder, "steps": 15, "variation": 1.0, "progress": False}
     drawn = ascend(start, observed, batch_size=4, **options)
     assert drawn.shape == start.shape
     assert 0 <= drawn.min() <= drawn.max() <= 1
     assert (likelihood(drawn, observed) > likelihood(start, observed) + 1).all()
 
+    np.testing.assert_allclose(
+        explanation(likelihood, drawn, observed, batch_size=4), likelihood(drawn, observed), rtol=1e-4
+    )
+
     alone = ascend(start[2:3], observed[2:3], **options)
     torch.testing.assert_close(alone, drawn[2:3], atol=1e-3, rtol=0)
-    held = ascend(start, observed, pull=100.0, **options)
+    held = ascend(start, observed, pull=30.0, **options)
     assert (held - start).square().mean() < (drawn - start).square().mean()
-    smooth = ascend(start, observed, variation=100.0, **options)
+    smooth = ascend(start, observed, **{**options, "variation": 100.0})
     assert (total_variation(smooth) < total_variation(drawn)).all()
 
 
@@ -111,17 +115,23 @@ def test_energy_guidance_steers_and_does_nothing_at_weight_zero(stack, pixels, f
     generator.fit_latents(images)
     generator.freeze()
     observed = torch.from_numpy(responses[70:74]).float()
-    energy = energy_of(likelihood, observed)
     null = torch.zeros(4, 8)
 
-    def draw(**options):
+    def draw(weight=None, **options):
+        if weight is not None:
+            steering = Steering(likelihood=likelihood, responses=observed, weight=weight, **options)
+            options = steering.of(slice(0, 4))
         return generator.sample(null.expand(4, -1, -1), null, seeds=[0, 1, 2, 3], steps=8, guidance=1.0, **options)
 
     plain = draw()
-    assert torch.equal(draw(energy=energy, energy_weight=0.0), plain)
-    steered = draw(energy=energy, energy_weight=0.3)
+    assert torch.equal(draw(weight=0.0), plain)
+    steered = draw(weight=0.3)
     assert 0 <= steered.min() <= steered.max() <= 1
-    assert energy(steered).mean() < energy(plain).mean() - 1
+    assert explanation(likelihood, steered, observed).mean() > explanation(likelihood, plain, observed).mean() + 1
+
+    start = generator.decode(generator.encode(images[:4]))
+    near = draw(weight=0.3, start=start, strength=0.2)
+    assert (near - start).abs().mean() < (steered - start).abs().mean()
 
 
 def test_the_posterior_mean_is_closed_form_without_steps_and_gains_from_them():
@@ -136,9 +146,9 @@ def test_the_posterior_mean_is_closed_form_without_steps_and_gains_from_them():
     errors = []
     for steps in (0, 400):
         model = AmortisedPosterior(components=48, hidden=64, dropout=0.0).fit(
-            pictures=pictures[:1300], steps=steps, **fit
+            targets=pictures[:1300], steps=steps, **fit
         )
-        drawn = model.pictures(responses[1300:])
+        drawn = model.mean(responses[1300:])
         errors.append(float(((drawn - pictures[1300:]) ** 2).mean()))
         if not steps:
             x, y = expected[:1300] - expected[:1300].mean(0), pictures[:1300].reshape(1300, -1)

@@ -1,10 +1,10 @@
-"""The mean of all pictures that a response allows: a regression trained on responses that the encoding model dreams up.
+"""The mean of all pictures that a response allows: a regression trained on responses that an encoding model dreams up.
 
 An encoding model gives a response to any picture, so a library of pictures and its noise give as many pairs as one
 likes of a picture and a response. The regression from the response back to the picture then tends to the posterior mean
 under the library as prior (amortised inference; Papamakarios & Murray 2016, Naselaris et al. 2009 for the library).
 
-Letters: L library images, I responses, N units, D components, H height, W width.
+Letters: L library images, I responses, N units, D components.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 
 
 class AmortisedPosterior(nn.Module):
-    """Responses -> the posterior mean of the picture, in ``components`` principal components of the library's pixels.
+    """Responses -> the posterior mean of pictures (or embeddings), in ``components`` of their principal components.
 
     A linear part, which is the closed-form posterior mean of a Gaussian prior (the library's mean and covariance), plus
     a net of two hidden layers that starts at zero and learns what is not linear.
@@ -30,7 +30,7 @@ class AmortisedPosterior(nn.Module):
         self,
         expected: torch.Tensor,
         covariance: np.ndarray,
-        pictures: np.ndarray,
+        targets: np.ndarray,
         *,
         steps: int = 3000,
         batch_size: int = 256,
@@ -38,15 +38,16 @@ class AmortisedPosterior(nn.Module):
         seed: int = 0,
         progress: bool = True,
     ) -> AmortisedPosterior:
-        """Fit to a library: ``expected`` responses [L, N], noise ``covariance`` [N, N], ``pictures`` [L, H, W, 3].
+        """Fit to a library: ``expected`` responses [L, N], noise ``covariance`` [N, N], ``targets`` [L, ...] float32.
 
-        The pictures are floats in [0, 1]. ``steps`` of zero leave the linear part alone.
+        The targets are what the responses stand for: pixels, or an embedding. ``steps`` of zero leave the linear part
+        alone.
         """
-        assert len(expected) == len(pictures), "one expected response a picture"
+        assert len(expected) == len(targets), "one expected response a target"
         torch.manual_seed(seed)
         draw = torch.Generator().manual_seed(seed)
-        self.shape = pictures.shape[1:]
-        scores = self._fit_components(torch.from_numpy(pictures.reshape(len(pictures), -1)))
+        self.shape = targets.shape[1:]
+        scores = self._fit_components(torch.from_numpy(targets.reshape(len(targets), -1)))
         noise = torch.from_numpy(covariance)
         self._fit_linear(expected.double(), noise, scores.double())
 
@@ -82,20 +83,20 @@ class AmortisedPosterior(nn.Module):
         return self.score_mean + centred @ self.linear + self.score_scale * self.net(centred / self.response_scale)
 
     @torch.no_grad()
-    def pictures(self, responses: np.ndarray) -> np.ndarray:
-        """Responses [I, N], as the encoding model compares them -> pictures [I, H, W, 3] float32 in [0, 1]."""
+    def mean(self, responses: np.ndarray) -> np.ndarray:
+        """Responses [I, N], as the encoding model compares them -> posterior means [I, ...] float32 of the targets."""
         scores = self(torch.from_numpy(np.asarray(responses, np.float32)))
-        return (self.pixel_mean + scores @ self.basis).clamp(0, 1).reshape(-1, *self.shape).numpy()
+        return (self.target_mean + scores @ self.basis).reshape(-1, *self.shape).numpy()
 
-    def _fit_components(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Principal components of ``pixels`` [L, P]; returns their scores [L, D]."""
-        mean = pixels.mean(0)
-        count = min(self.components, *pixels.shape)
-        _, _, basis = torch.svd_lowrank(pixels - mean, q=min(count + 20, *pixels.shape), niter=3)
+    def _fit_components(self, targets: torch.Tensor) -> torch.Tensor:
+        """Principal components of ``targets`` [L, P]; returns their scores [L, D]."""
+        mean = targets.mean(0)
+        count = min(self.components, *targets.shape)
+        _, _, basis = torch.svd_lowrank(targets - mean, q=min(count + 20, *targets.shape), niter=3)
         basis = basis[:, :count].T.contiguous()
-        self.register_buffer("pixel_mean", mean)
+        self.register_buffer("target_mean", mean)
         self.register_buffer("basis", basis)
-        return (pixels - mean) @ basis.T
+        return (targets - mean) @ basis.T
 
     def _fit_linear(self, expected: torch.Tensor, noise: torch.Tensor, scores: torch.Tensor) -> None:
         """The Gaussian posterior mean: scores = mean + (response - mean) @ linear."""

@@ -8,7 +8,9 @@ Letters: B batch, I responses, G gallery images, N units, F features of a layer,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +34,6 @@ class EncoderStack(nn.Module):
         super().__init__()
         assert len({(e.name, e.resolution) for e in encoders}) == 1, "one network, at one resolution"
         self.encoders = nn.ModuleList(encoders)
-        self.deepest = max(range(len(encoders)), key=lambda i: encoders[i].depth)
 
     @property
     def layers(self) -> int:
@@ -41,7 +42,8 @@ class EncoderStack(nn.Module):
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """``images`` [B, 3, H, W] in [0, 1] -> K layers [B, F]; differentiable."""
-        network = self.encoders[self.deepest]
+        trunks = [_trunk(encoder) for encoder in self.encoders]
+        network = max(trunks, key=lambda trunk: len(trunk.blocks))
         size = (network.resolution, network.resolution)
         coarse = F.adaptive_avg_pool2d(images, PIXELS).flatten(1)
         if images.shape[-2:] != size:
@@ -52,7 +54,8 @@ class EncoderStack(nn.Module):
         for depth, block in enumerate(network.blocks, start=1):
             x = found[depth] = block(x)
 
-        return [coarse, *(self._read(encoder, found[encoder.depth]) for encoder in self.encoders)]
+        pairs = zip(self.encoders, trunks, strict=True)
+        return [coarse, *(_read(encoder, trunk, found[len(trunk.blocks)]) for encoder, trunk in pairs)]
 
     @torch.no_grad()
     def features(self, pixels: np.ndarray, *, batch_size: int = 16) -> list[np.ndarray]:
@@ -60,21 +63,27 @@ class EncoderStack(nn.Module):
         parts = [self(to_tensor(pixels[at : at + batch_size])) for at in range(0, len(pixels), batch_size)]
         return [torch.cat(layer).numpy() for layer in zip(*parts, strict=True)]
 
-    @staticmethod
-    def _read(encoder: ImageEncoder, maps: torch.Tensor) -> torch.Tensor:
-        if encoder.pooled:
-            return encoder.head(maps).mean(dim=(2, 3))
-        return F.adaptive_avg_pool2d(maps, encoder.grid).flatten(1)
+
+def _trunk(encoder: ImageEncoder):
+    """What holds the encoder's stem, blocks and head."""
+    return getattr(encoder, "trunk", encoder)
+
+
+def _read(encoder: ImageEncoder, trunk, maps: torch.Tensor) -> torch.Tensor:
+    if encoder.pooled:
+        return trunk.head(maps).mean(dim=(2, 3))
+    return F.adaptive_avg_pool2d(maps, encoder.grid).flatten(1)
 
 
 class ResponseLikelihood(nn.Module):
     """A fitted :class:`LinearEncoding` of the layers of ``features``, in float32, as a function of pictures.
 
     ``features`` maps images [B, 3, H, W] in [0, 1] to the K layers [B, F] that the encoding was fitted on (or to the
-    only one): an :class:`EncoderStack` or an :class:`ImageEncoder`. ``units`` N.
+    only one): an :class:`EncoderStack` or an :class:`ImageEncoder`. ``repeats``: how many presentations a response is
+    the average of, where the encoding was fitted on single ones; the noise is divided by it. ``units`` N.
     """
 
-    def __init__(self, encoding: LinearEncoding, features: nn.Module) -> None:
+    def __init__(self, encoding: LinearEncoding, features: nn.Module, *, repeats: float = 1.0) -> None:
         super().__init__()
         self.features, self.layers = features, len(encoding.layers)
         self.square_root = encoding.square_root
@@ -83,7 +92,7 @@ class ResponseLikelihood(nn.Module):
             weights = layer.weights / layer.scale[:, None] * share
             offset += (layer.intercept - encoding.center) * share - layer.mean @ weights
             self.register_buffer(f"weights{k}", torch.from_numpy(weights).float())
-        whiten = np.linalg.inv(np.linalg.cholesky(encoding.covariance)).T
+        whiten = np.linalg.inv(np.linalg.cholesky(encoding.covariance / repeats)).T
         constant = np.log(np.diag(whiten)).sum() - 0.5 * len(whiten) * np.log(2 * np.pi)
         self.register_buffer("offset", torch.from_numpy(offset).float())
         self.register_buffer("whiten", torch.from_numpy(whiten).float())
@@ -125,10 +134,10 @@ def ascend(
     *,
     likelihood: ResponseLikelihood,
     autoencoder: nn.Module,
-    steps: int = 60,
-    rate: float = 0.05,
+    steps: int = 30,
+    rate: float = 0.1,
     pull: float = 1.0,
-    variation: float = 1.0,
+    variation: float = 10.0,
     batch_size: int = 10,
     progress: bool = True,
 ) -> torch.Tensor:
@@ -169,6 +178,36 @@ def total_variation(images: torch.Tensor) -> torch.Tensor:
     return down + right
 
 
-def energy_of(likelihood: ResponseLikelihood, responses: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Energy [B] of images [B, 3, H, W] for ``Generator.sample``: minus the log likelihood of ``responses`` [B, N]."""
-    return lambda images: -likelihood(images, responses)
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """How a sampler is led towards recorded responses, for ``Generator.sample``.
+
+    ``responses`` [I, N]; ``weight``: length of a step down the energy, in standard deviations of the latents (0 = off);
+    ``start`` [I, 3, H, W]: the pictures that sampling starts from, if any, noised to ``strength`` of the whole way.
+    """
+
+    likelihood: ResponseLikelihood
+    responses: torch.Tensor
+    weight: float
+    start: torch.Tensor | None = None
+    strength: float = 0.5
+
+    def of(self, rows: slice) -> dict[str, Any]:
+        """Arguments of ``Generator.sample`` for some of the images."""
+        responses = self.responses[rows]
+        options: dict[str, Any] = {
+            "energy": lambda images: -self.likelihood(images, responses),
+            "energy_weight": self.weight,
+        }
+        if self.start is not None:
+            options |= {"start": self.start[rows], "strength": self.strength}
+        return options
+
+
+@torch.no_grad()
+def explanation(
+    likelihood: ResponseLikelihood, pictures: torch.Tensor, responses: torch.Tensor, *, batch_size: int = 10
+) -> torch.Tensor:
+    """Re-encoding consistency: log likelihood [I] of ``responses`` [I, N] under their ``pictures`` [I, 3, H, W]."""
+    pairs = zip(pictures.split(batch_size), responses.split(batch_size), strict=True)
+    return torch.cat([likelihood(*pair) for pair in pairs])
