@@ -13,7 +13,7 @@ EfficientNet-Lite1, which no other step has seen); nothing is chosen on test ima
 The bar: NeuroBridge above grey, mean, another test image, nearest training image by decoding, and prior only, with 95 %
 intervals over images that do not overlap, and above the rival (paired interval above 0), each in PixCorr and in two-way
 identification by EfficientNet-Lite1 (mean of its three layers). The goal: PixCorr .45, two-way .90. About half an hour
-on two cores; killed, it goes on where it was. Pictures are judged at 112 pixels, the images' own size.
+on one core; killed, it goes on where it was (steps are kept in a folder named after the settings). Pictures are judged at 112 pixels, the images' own size.
 
     python benchmarks/v4_reconstruction.py [--data ../shared/data/macaque_v4] [--cache runs/v4_reconstruction]
 """
@@ -21,16 +21,16 @@ on two cores; killed, it goes on where it was. Pictures are judged at 112 pixels
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from _common import SHARED, last_line, need
+from _pictures import Kept, first, gallery, judge, last, print_table, sized
 from PIL import Image
 
 from neurobridge.bridge.adapter import Adapter
@@ -42,12 +42,10 @@ from neurobridge.data.images import ImageSet, content_id
 from neurobridge.data.sources.v4 import import_v4
 from neurobridge.data.splits import split_of
 from neurobridge.data.store import Session
-from neurobridge.errors import atomic_path
 from neurobridge.evaluation.controls import bootstrap_difference, bootstrap_interval
-from neurobridge.evaluation.images import Score, score_pictures
 from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.pictures import cosine, paint
-from neurobridge.pipeline.scoring import EVALUATOR, EVALUATOR_LAYERS, evaluator
+from neurobridge.pipeline.scoring import EVALUATOR
 from neurobridge.vision.autoencoder import PatchPCA
 from neurobridge.vision.encoders import ImageEncoder, embed_images
 from neurobridge.vision.generator import Generator
@@ -61,6 +59,7 @@ JUDGED = ("valid", "test")
 ASCENTS = {"ascent, gentle": {"pull": 4.0, "variation": 10.0}, "ascent, bold": {"pull": 1.0, "variation": 10.0}}
 SAMPLES, STEPS, ENERGY, STRENGTH = 3, 12, 0.1, 0.5
 GENERATOR = {"steps": 400, "sketch_steps": 1000, "noise": 0.3}
+SETTINGS = (SESSION, IMAGES, SIDE, TWIN, BLOCKS, GRID, ASCENTS, SAMPLES, STEPS, ENERGY, STRENGTH, GENERATOR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,36 +105,11 @@ def small(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([sized(pixels[at : at + 256] / np.float32(255), SIDE) for at in range(0, len(pixels), 256)])
 
 
-def sized(pictures: np.ndarray, side: int) -> np.ndarray:
-    """Pictures [I, H, W, 3] at another side, bilinear with antialiasing."""
-    images = torch.from_numpy(np.ascontiguousarray(pictures, np.float32)).permute(0, 3, 1, 2)
-    if side != images.shape[-1]:
-        images = F.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
-    return images.clamp(0, 1).permute(0, 2, 3, 1).numpy()
-
-
 def normalised(pictures: np.ndarray) -> np.ndarray:
     """Rows centred, of unit length."""
     rows = pictures.reshape(len(pictures), -1)
     rows = rows - rows.mean(1, keepdims=True)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-class Kept:
-    """Arrays of finished steps in the cache folder: a step that is there already is read."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, name: str, step: Callable[[], np.ndarray]) -> np.ndarray:
-        path = self.folder / f"{name}.npy"
-        if not path.is_file():
-            start = time.monotonic()
-            value = step()
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.save(file, value)
-            print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
-        return np.load(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,58 +232,6 @@ def draw(
     return rows
 
 
-def first(pictures: np.ndarray) -> torch.Tensor:
-    """[I, H, W, 3] -> [I, 3, H, W]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures, np.float32)).permute(0, 3, 1, 2)
-
-
-def last(images: torch.Tensor) -> np.ndarray:
-    """[I, 3, H, W] -> [I, H, W, 3]."""
-    return images.clamp(0, 1).permute(0, 2, 3, 1).numpy()
-
-
-def judge(pictures: dict[str, np.ndarray], pixels: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """Values [I] by row and metric: PixCorr, SSIM, two-way pixels, of three layers, and the mean of these three."""
-    nets = {layer: evaluator(layer) for layer in EVALUATOR_LAYERS}
-    names = ["PixCorr", "SSIM", "two-way pixels", *(f"two-way {layer}" for layer in EVALUATOR_LAYERS)]
-    values: dict[str, dict[str, np.ndarray]] = {}
-    for row, value in pictures.items():
-        scores: list[Score] = score_pictures({row: value}, pixels / np.float32(255), feature_nets=nets, seed=0)
-        found = {score.metric: score.values for score in scores}
-        values[row] = {name: found[name] for name in names}
-        values[row]["two-way"] = np.mean([found[f"two-way {layer}"] for layer in EVALUATOR_LAYERS], axis=0)
-    return values
-
-
-def table(values: dict[str, dict[str, np.ndarray]], title: str) -> None:
-    metrics = list(next(iter(values.values())))
-    print(f"\n{title}\n{'':34s}" + "".join(f"{name:>18s}" for name in metrics))
-    for row, found in values.items():
-        cells = [bootstrap_interval(found[name], seed=0) for name in metrics]
-        print(f"{row:34s}" + "".join(f"{c.mean:7.3f} {c.low:.2f}-{c.high:.2f}" for c in cells))
-
-
-def gallery(path: Path, target: np.ndarray, pictures: dict[str, np.ndarray], columns: int = 14) -> None:
-    """A PNG: one column an image, one row a method, the target on top."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = {"seen": target, **pictures}
-    figure, axes = plt.subplots(len(rows), columns, figsize=(columns, len(rows)), squeeze=False)
-    for line, (name, value) in zip(axes, rows.items(), strict=True):
-        for axis, picture in zip(line, value[:: max(1, len(value) // columns)], strict=False):
-            axis.imshow(picture.clip(0, 1))
-        for axis in line:
-            axis.set_axis_off()
-        line[0].set_title(name, fontsize=7, loc="left", pad=2)
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.98, wspace=0.03, hspace=0.16)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
-
-
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--data", type=Path, default=SHARED / "macaque_v4")
@@ -318,7 +240,7 @@ def main() -> int:
     options = arguments.parse_args()
     begun = time.monotonic()
     data = import_v4(need(options.data), options.cache / "v4")
-    kept = Kept(options.cache)
+    kept = Kept(options.cache / hashlib.sha1(repr(SETTINGS).encode()).hexdigest()[:8])
     splits, library = read(data, need(options.photographs))
 
     stack = EncoderStack([ImageEncoder(layer=f"block{block}", grid=GRID) for block in BLOCKS])
@@ -329,10 +251,12 @@ def main() -> int:
     rows = draw(splits, prior, encoding, likelihood, kept)
 
     valid = judge({name: rows["valid"][name] for name in rows["valid"] if is_candidate(name)}, splits["valid"].pixels)
-    table(valid, f"validation, {len(splits['valid'].pixels)} images: what chooses")
+    print_table(valid, f"validation, {len(splits['valid'].pixels)} images: what chooses")
     chosen = max(valid, key=lambda name: valid[name]["PixCorr"].mean() + valid[name]["two-way"].mean())
     test = judge({OURS: rows["test"][chosen], **rows["test"]}, splits["test"].pixels)
-    table(test, f"test, {len(splits['test'].pixels)} images of {SESSION}; {OURS} = {chosen}; evaluator {EVALUATOR}")
+    print_table(
+        test, f"test, {len(splits['test'].pixels)} images of {SESSION}; {OURS} = {chosen}; evaluator {EVALUATOR}"
+    )
     gallery(options.cache / "gallery.png", splits["test"].pixels / 255, rows["test"])
     print(f"gallery: {options.cache / 'gallery.png'}; {time.monotonic() - begun:.0f} s")
 
