@@ -7,9 +7,11 @@ import torch
 
 from neurobridge.bridge.adapter import Adapter
 from neurobridge.bridge.encoding import LinearEncoding, library_posterior_mean
+from neurobridge.bridge.posterior import AmortisedPosterior
+from neurobridge.bridge.steering import ResponseLikelihood, Steering, ascend
 from neurobridge.errors import UserError
 from neurobridge.pipeline.alignment import image_encoder, load_aligned, sessions_with_images
-from neurobridge.pipeline.decoding import Calibration, Decoded, decode_session, linear_encoding
+from neurobridge.pipeline.decoding import Calibration, Decoded, Split, decode_session, linear_encoding
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.generators import load_generator, load_images
 from neurobridge.pipeline.spikes import make_batcher
@@ -54,20 +56,28 @@ def reconstruct(run: RunFolder) -> None:
     embedding = encoding.posterior_mean(test.responses, data.embeddings[train_rows], repeats=test.repeats)
     embedding = embedding.astype(np.float32)
 
-    def draw(embeddings: np.ndarray, seed: int) -> np.ndarray:
-        with torch.no_grad():
-            condition = tokens(torch.from_numpy(embeddings))
-        seeds = [settings.seed * 1_000_003 + seed * 10_007 + int(i) for i in test.images]
-        return paint(generator, condition, tokens.null, seeds=seeds, steps=options.steps, guidance=options.guidance)
-
-    candidates = np.stack([draw(embedding, sample) for sample in range(options.samples)])
-    explained = np.stack([likelihoods(encoding, test.responses, c, image_encoder(run)) for c in candidates])
-    best = candidates[explained.argmax(0), np.arange(len(test.images))]
-
     rng = np.random.default_rng(settings.seed)
     true = resized(generator, data.images.pixels[test.images])
     library = train_rows if len(train_rows) <= LIBRARY else np.sort(rng.choice(train_rows, LIBRARY, replace=False))
     train_pixels = resized(generator, data.images.pixels[library])
+    likelihood = ResponseLikelihood(encoding, image_encoder(run), repeats=test.repeats)
+    guesses = explaining(run, generator, encoding, likelihood, data.embeddings[library], train_pixels, test)
+    steering = None
+    if options.energy:
+        responses, start = torch.from_numpy(test.responses).float(), channels_first(guesses["posterior mean"])
+        steering = Steering(likelihood=likelihood, responses=responses, weight=options.energy, start=start)
+
+    def draw(embeddings: np.ndarray, seed: int, steering: Steering | None = None) -> np.ndarray:
+        with torch.no_grad():
+            condition = tokens(torch.from_numpy(embeddings))
+        seeds = [settings.seed * 1_000_003 + seed * 10_007 + int(i) for i in test.images]
+        options_ = {"steps": options.steps, "guidance": options.guidance, "steering": steering}
+        return paint(generator, condition, tokens.null, seeds=seeds, **options_)
+
+    candidates = np.stack([draw(embedding, sample, steering) for sample in range(options.samples)])
+    explained = np.stack([likelihoods(encoding, test.responses, c, image_encoder(run)) for c in candidates])
+    best = candidates[explained.argmax(0), np.arange(len(test.images))]
+
     mean = train_pixels.mean(0, dtype=np.float64).astype(np.float32)
     nearest = cosine(test.decoded, targets[library]).argmax(1)
     log_likelihood = encoding.log_likelihood(test.responses, data.embeddings[library])
@@ -84,6 +94,7 @@ def reconstruct(run: RunFolder) -> None:
             "first sample": candidates[0],
             "best of samples": best,
             "mean of samples": candidates.mean(0),
+            **guesses,
             "decoder alone": sketch(generator, tokens, calibration(test.decoded, space)),
             "oracle": draw(data.embeddings[test.images], 0),
             "library posterior": library_posterior_mean(log_likelihood, train_pixels).astype(np.float32),
@@ -97,15 +108,59 @@ def reconstruct(run: RunFolder) -> None:
     run.finish("reconstruct", session=decoded.session, images=len(test.images), repeats=test.repeats)
 
 
+def explaining(
+    run: RunFolder,
+    generator: Generator,
+    encoding: LinearEncoding,
+    likelihood: ResponseLikelihood,
+    embeddings: np.ndarray,
+    pixels: np.ndarray,
+    test: Split,
+) -> dict[str, np.ndarray]:
+    """Pictures that the encoding model alone gives: the posterior mean and, if asked for, likelihood ascent from it.
+
+    ``embeddings`` [L, D] and ``pixels`` [L, H, W, 3] of the library of training images, which is the prior.
+    """
+    options = run.settings.reconstruct
+    observed = likelihood.observed(torch.from_numpy(test.responses).float())
+    expected = torch.from_numpy(encoding.predict(embeddings)).float()
+    noise = encoding.covariance / test.repeats
+    posterior = AmortisedPosterior().fit(expected, noise, pixels, steps=options.posterior_steps, seed=run.settings.seed)
+    pictures = {"posterior mean": posterior.mean(observed.numpy()).clip(0, 1)}
+    if options.ascent_steps:
+        drawn = ascend(
+            channels_first(pictures["posterior mean"]),
+            torch.from_numpy(test.responses).float(),
+            likelihood=likelihood,
+            autoencoder=generator.autoencoder,
+            steps=options.ascent_steps,
+        )
+        pictures["likelihood ascent"] = drawn.permute(0, 2, 3, 1).numpy()
+    return pictures
+
+
+def channels_first(pictures: np.ndarray) -> torch.Tensor:
+    """[I, H, W, 3] -> [I, 3, H, W]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+
+
 def paint(
-    generator: Generator, condition: torch.Tensor, null: torch.Tensor, *, seeds: list[int], steps: int, guidance: float
+    generator: Generator,
+    condition: torch.Tensor,
+    null: torch.Tensor,
+    *,
+    seeds: list[int],
+    steps: int,
+    guidance: float,
+    steering: Steering | None = None,
 ) -> np.ndarray:
     """Sample in small batches -> [I, H, W, 3] float32 in [0, 1]."""
     parts = []
     for at in range(0, len(condition), 50):
         rows = slice(at, at + 50)
+        led = {} if steering is None else steering.of(rows)
         parts.append(
-            generator.sample(condition[rows], null.detach(), seeds=seeds[rows], steps=steps, guidance=guidance)
+            generator.sample(condition[rows], null.detach(), seeds=seeds[rows], steps=steps, guidance=guidance, **led)
         )
     return torch.cat(parts).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 

@@ -22,6 +22,8 @@ GALLERY = (
     "sketch",
     "best of samples",
     "mean of samples",
+    "posterior mean",
+    "likelihood ascent",
     "oracle",
     "library posterior",
     "nearest training image",
@@ -233,10 +235,12 @@ def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
     return [
         Figure(
             "Gallery",
-            figures.gallery({name: shown[name][some] for name in GALLERY}),
+            figures.gallery({name: shown[name][some] for name in GALLERY if name in shown}),
             "Held-out images, evenly spaced and not chosen. Best of samples: the candidate that explains the recorded "
-            "spikes best. Oracle: the true embedding through the same generator. Library posterior: the mean of the "
-            "ten training images that explain the spikes best, without any generator.",
+            "spikes best. Posterior mean: the mean of what the spikes allow, by the encoding model and the training "
+            "images as prior. Likelihood ascent: from there up the gradient of the spikes' likelihood. Oracle: the "
+            "true embedding through the same generator. Library posterior: the mean of the ten training images that "
+            "explain the spikes best, without any generator.",
             photographic=True,
         ),
         Figure(

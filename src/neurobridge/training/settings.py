@@ -264,12 +264,19 @@ class ReconstructSettings:
         samples: Candidates an image, ranked by how well they explain the spikes.
         steps: Sampler steps.
         guidance: Classifier-free guidance.
+        posterior_steps: Training steps of the posterior mean's net; 0: the closed form for a Gaussian prior.
+        ascent_steps: Steps of likelihood ascent from the posterior mean; 0: no such pictures.
+        energy: Length of a step by which the sampler, started from the posterior mean, follows the likelihood's
+            gradient, in standard deviations of the latents (0.1 is a good one); 0: off, for it is slow.
     """
 
     images: int = 100
     samples: int = 4
     steps: int = 25
     guidance: float = 2.0
+    posterior_steps: int = 600
+    ascent_steps: int = 10
+    energy: float = 0.0
 
 
 @dataclass(kw_only=True)

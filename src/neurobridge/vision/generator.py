@@ -12,6 +12,7 @@ make a small net usable after minutes of training on a CPU, and give a new adapt
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -195,6 +196,8 @@ class Generator(nn.Module):
         temperature: float = 0.6,
         start: torch.Tensor | None = None,
         strength: float = 0.6,
+        energy: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        energy_weight: float = 0.0,
     ) -> torch.Tensor:
         """Draw one image [B, 3, H, W] in [0, 1] for each condition [B, T, K].
 
@@ -203,6 +206,10 @@ class Generator(nn.Module):
         only, not on the batch it is drawn in. ``temperature`` scales the noise that sampling starts from: at 1 the
         draws are as varied as the model, below 1 they are nearer its mean and less grainy. With ``start``
         [B, 3, H, W], sampling starts from these images, noised to ``strength`` of the whole way (1 = forgets them).
+
+        ``energy`` maps images [B, 3, H, W] in [0, 1] to energies [B], each of its own image. At every step the picture
+        that the step foresees goes down its gradient, by ``energy_weight`` standard deviations of the latents (energy
+        guidance, Pierzchlewicz et al. 2023; the gradient is taken at the foreseen picture, not through the UNet).
         """
         assert len(seeds) == len(condition), "one seed an image"
         shape = (self.latent_channels, self.side, self.side)
@@ -226,8 +233,26 @@ class Generator(nn.Module):
             if guided:
                 conditional, unconditional = velocity.chunk(2)
                 velocity = unconditional + guidance * (conditional - unconditional)
+            if energy is not None and energy_weight:
+                velocity = velocity - energy_weight * self._downhill(energy, latents, velocity, timestep)
             latents = self.scheduler.step(velocity, timestep, latents).prev_sample
         return self.decode(latents)
+
+    def _downhill(
+        self,
+        energy: Callable[[torch.Tensor], torch.Tensor],
+        latents: torch.Tensor,
+        velocity: torch.Tensor,
+        timestep: torch.Tensor,
+    ) -> torch.Tensor:
+        """What to take from ``velocity`` [B, C, h, w] so that the foreseen latents move down the energy by one unit."""
+        signal = self.scheduler.alphas_cumprod[timestep.cpu()].to(latents.device)
+        noise = (1.0 - signal).sqrt()
+        with torch.enable_grad():
+            foreseen = (signal.sqrt() * latents - noise * velocity).requires_grad_()
+            (gradient,) = torch.autograd.grad(energy(self.decode(foreseen)).sum(), foreseen)
+        step = -gradient / gradient.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)
+        return step / noise
 
     def save(self, folder: Path | str, *, half: bool = False) -> None:
         """Write ``generator.safetensors`` (``half``: as float16) and ``generator.json``, the autoencoder included."""

@@ -1,0 +1,282 @@
+"""Macaque V4: pictures of 100 held-out images from the spikes of one session, against every floor and a library.
+
+Session 201025 of Cowley et al. 2023, content split, repeat-averaged counts. A linear encoding model of stacked layers
+(EfficientNet-Lite0) is fitted on the training images. Prior: a library of the data set's training images of all
+sessions and 1,000 ImageNet photographs, no test or validation image, nothing that correlates above 0.9 with one.
+
+Rows: the library rival (mean of the ten likeliest library images, Naselaris et al. 2009); the posterior mean, Gaussian
+in closed form and amortised; likelihood ascent from it; a small latent diffusion trained on the library, started from
+it and steered by the likelihood's gradient, each sample, and the one that explains the response best; floors, oracle.
+"NeuroBridge" is the row that scores best on the session's validation images (PixCorr + two-way of three layers of
+EfficientNet-Lite1, which no other step has seen); nothing is chosen on test images.
+
+The bar: NeuroBridge above grey, mean, another test image, nearest training image by decoding, and prior only, with 95 %
+intervals over images that do not overlap, and above the rival (paired interval above 0), each in PixCorr and in two-way
+identification by EfficientNet-Lite1 (mean of its three layers). The goal: PixCorr .45, two-way .90. About half an hour
+on one core; killed, it goes on where it was (steps are kept in a folder named after the settings). Pictures are judged at 112 pixels, the images' own size.
+
+    python benchmarks/v4_reconstruction.py [--data ../shared/data/macaque_v4] [--cache runs/v4_reconstruction]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from _common import SHARED, last_line, need
+from _pictures import Kept, first, gallery, judge, last, print_table, sized
+from PIL import Image
+
+from neurobridge.bridge.adapter import Adapter
+from neurobridge.bridge.encoding import LinearEncoding, library_posterior_mean
+from neurobridge.bridge.generator_training import train_generator
+from neurobridge.bridge.posterior import AmortisedPosterior
+from neurobridge.bridge.steering import EncoderStack, ResponseLikelihood, Steering, ascend, explanation
+from neurobridge.data.images import ImageSet, content_id
+from neurobridge.data.sources.v4 import import_v4
+from neurobridge.data.splits import split_of
+from neurobridge.data.store import Session
+from neurobridge.evaluation.controls import bootstrap_difference, bootstrap_interval
+from neurobridge.pipeline.alignment import average_by_image
+from neurobridge.pipeline.pictures import cosine, paint
+from neurobridge.pipeline.scoring import EVALUATOR
+from neurobridge.vision.autoencoder import PatchPCA
+from neurobridge.vision.encoders import ImageEncoder, embed_images
+from neurobridge.vision.generator import Generator
+
+SESSION, IMAGES, SIDE, TWIN = "201025", 100, 64, 0.9
+BLOCKS, GRID = (2, 4, 7, 10, 14), 7
+OURS, RIVAL, ORACLE = "NeuroBridge", "library rival", "oracle"
+FLOORS = ("grey", "mean training image", "another test image", "nearest training image", "prior only")
+GOAL = {"PixCorr": 0.45, "two-way": 0.90}
+JUDGED = ("valid", "test")
+ASCENTS = {"ascent, gentle": {"pull": 4.0, "variation": 10.0}, "ascent, bold": {"pull": 1.0, "variation": 10.0}}
+SAMPLES, STEPS, ENERGY, STRENGTH = 3, 12, 0.1, 0.5
+GENERATOR = {"steps": 400, "sketch_steps": 1000, "noise": 0.3}
+SETTINGS = (SESSION, IMAGES, SIDE, TWIN, BLOCKS, GRID, ASCENTS, SAMPLES, STEPS, ENERGY, STRENGTH, GENERATOR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What one split of the session shows: ``pixels`` [I, H, W, 3] uint8 and mean ``responses`` [I, N]."""
+
+    pixels: np.ndarray
+    responses: np.ndarray
+
+    @property
+    def observed(self) -> torch.Tensor:
+        return torch.from_numpy(self.responses).float()
+
+
+def read(data: Path, photographs: Path) -> tuple[dict[str, Shown], np.ndarray]:
+    """The session's splits (at most 100 images of test, and of valid), and the library [L, H, W, 3] uint8."""
+    images = ImageSet.read(data / "images.h5")
+    session = Session.open(data / "sessions" / f"{SESSION}.h5", window_ms=100)
+    session.attach_images(images)
+    splits = {}
+    for name in ("train", "valid", "test"):
+        rows = session.rows(name)
+        shown, responses = average_by_image(session.binned(rows, 100)[:, :, 0], session.image_row[rows])
+        if name != "train":
+            kept = np.sort(np.random.default_rng(0).permutation(len(shown))[:IMAGES])
+            shown, responses = shown[kept], responses[kept]
+        splits[name] = Shown(pixels=images.pixels[shown], responses=responses)
+    free = [split_of(key, seed=0, test=1 / 6, valid=0.07) == "train" for key in images.ids.tolist()]
+    side = images.pixels.shape[1]
+    others = [
+        np.asarray(Image.open(file).convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
+        for file in sorted(photographs.glob("*.jpg"))
+    ]
+    library = np.concatenate([images.pixels[free], np.stack(others)])
+    judged = small(np.concatenate([splits["valid"].pixels, splits["test"].pixels]))
+    twins = (normalised(small(library)) @ normalised(judged).T).max(1) > TWIN
+    print(f"library: {len(library)} images, of which {twins.sum()} near-duplicates of a judged one leave")
+    return splits, library[~twins]
+
+
+def small(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [I, H, W, 3] -> float32 [I, SIDE, SIDE, 3] in [0, 1]."""
+    return np.concatenate([sized(pixels[at : at + 256] / np.float32(255), SIDE) for at in range(0, len(pixels), 256)])
+
+
+def normalised(pictures: np.ndarray) -> np.ndarray:
+    """Rows centred, of unit length."""
+    rows = pictures.reshape(len(pictures), -1)
+    rows = rows - rows.mean(1, keepdims=True)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """The library and what was learnt from it.
+
+    library [L, H, W, 3] uint8; ids [L] their content hashes; expected [2 L, N] responses to it and to its mirror
+    images; embeddings [L, D] by ``encoder``.
+    """
+
+    library: np.ndarray
+    ids: np.ndarray
+    expected: torch.Tensor
+    embeddings: np.ndarray
+    encoder: ImageEncoder
+
+
+def learn_prior(library: np.ndarray, likelihood: ResponseLikelihood, kept: Kept) -> Prior:
+    """Expected responses to the library and its mirror images, and its embeddings."""
+    expected = [
+        kept(name, lambda pixels=pixels: likelihood.expected_of(pixels).numpy())
+        for name, pixels in (("expected", library), ("expected-mirrored", library[:, :, ::-1]))
+    ]
+    encoder = ImageEncoder()
+    ids = np.array([content_id(picture) for picture in library])
+    return Prior(
+        library=library,
+        ids=ids,
+        expected=torch.from_numpy(np.concatenate(expected)),
+        embeddings=embed_images(encoder, ids, library, kept.folder / "embeddings"),
+        encoder=encoder,
+    )
+
+
+class Painter:
+    """A small latent diffusion of the library, trained once, and its sampler."""
+
+    def __init__(self, prior: Prior, folder: Path, cache: Path) -> None:
+        if not (folder / "adapter.safetensors").is_file():
+            train_generator(prior.library, prior.ids, folder, encoder=prior.encoder, cache_dir=cache, **GENERATOR)
+        self.generator, self.adapter = Generator.load(folder).freeze(), Adapter.load(folder)
+        self.null = self.adapter.null.detach()
+
+    @torch.no_grad()
+    def condition(self, embeddings: np.ndarray) -> torch.Tensor:
+        """Tokens [I, T, K] of embeddings [I, D]."""
+        return self.adapter(torch.from_numpy(embeddings))
+
+    def sample(self, condition: torch.Tensor, seed: int, steering: Steering | None = None) -> np.ndarray:
+        """One picture [I, SIDE, SIDE, 3] for each condition [I, T, K]."""
+        seeds = [seed * 10_007 + i for i in range(len(condition))]
+        options = {"steps": STEPS, "guidance": 1.0, "steering": steering}
+        return paint(self.generator, condition, self.null, seeds=seeds, **options)
+
+
+def draw(
+    splits: dict[str, Shown], prior: Prior, encoding: LinearEncoding, likelihood: ResponseLikelihood, kept: Kept
+) -> dict[str, dict[str, np.ndarray]]:
+    """Pictures of the valid and the test images by split and row, at the images' own side."""
+    library, own = prior.library, prior.expected[: len(prior.library)]
+    targets = np.concatenate([small(library), small(library[:, :, ::-1])])
+    observed = torch.cat([splits[name].observed for name in JUDGED])
+
+    def mean(target: np.ndarray, expected: torch.Tensor, steps: int = 3000) -> np.ndarray:
+        return AmortisedPosterior().fit(expected, encoding.covariance, target, steps=steps).mean(observed.numpy())
+
+    gaussian = kept("gaussian", lambda: mean(targets, prior.expected, steps=0)).clip(0, 1)
+    amortised = kept("amortised", lambda: mean(targets, prior.expected)).clip(0, 1)
+    embedding = kept("embedding", lambda: mean(prior.embeddings, own))
+    start = first(amortised)
+
+    table = likelihood.between(observed, own).numpy()
+    pictures = {
+        RIVAL: library_posterior_mean(table, library, top=10),
+        "best library image": library_posterior_mean(table, library, top=1),
+        "posterior mean, Gaussian": gaussian,
+        "posterior mean, amortised": amortised,
+    }
+    coder = PatchPCA().fit(first(targets[: len(library)]))
+    for name, options in ASCENTS.items():
+        climb = {"likelihood": likelihood, "autoencoder": coder, "steps": 30, "rate": 0.1, **options}
+        pictures[name] = kept(name, lambda climb=climb: last(ascend(start, observed, **climb)))
+
+    true = np.concatenate([splits[name].pixels for name in JUDGED])
+    painter = Painter(prior, kept.folder / "generator", kept.folder / "embeddings")
+    with torch.no_grad():
+        truth = torch.cat([prior.encoder(batch) for batch in first(true / np.float32(255)).split(10)]).numpy()
+    condition, oracle = painter.condition(embedding), painter.condition(truth)
+    null = painter.null[None].expand(len(true), -1, -1)
+    steering = Steering(likelihood=likelihood, responses=observed, weight=ENERGY, start=start, strength=STRENGTH)
+    samples = [
+        kept(f"sample{seed}", lambda seed=seed: painter.sample(condition, seed, steering)) for seed in range(SAMPLES)
+    ]
+    drawn = np.stack(samples)
+    explained = np.stack([explanation(likelihood, first(sample), observed).numpy() for sample in samples])
+    spread = drawn.std(0).mean()
+    print(f"diversity: the {SAMPLES} samples of an image deviate by {spread:.3f} of the pixels' range")
+    centre = prior.embeddings.mean(0)
+    near = cosine(embedding - centre, prior.embeddings - centre).argmax(1)
+    pictures |= {
+        "steered sample": samples[0],
+        "best of steered samples": drawn[explained.argmax(0), np.arange(len(true))],
+        "mean of steered samples": drawn.mean(0),
+        "sample, not steered": kept("plain", lambda: painter.sample(condition, 0)),
+        ORACLE: kept("oracle", lambda: painter.sample(oracle, 0)),
+        "prior only": kept("prior", lambda: painter.sample(null, 7)),
+        "nearest training image": library[near] / np.float32(255),
+        "mean training image": np.broadcast_to(library.mean(0) / 255, true.shape),
+        "grey": np.full(true.shape, 0.5),
+    }
+    pictures = {name: sized(value, true.shape[1]) for name, value in pictures.items()}
+    for name, value in pictures.items():
+        nats = explanation(likelihood, first(value), observed).mean() / likelihood.units
+        print(f"  log likelihood a unit, {name:32s} {nats:.3f}")
+    rows = {}
+    for at, name in enumerate(JUDGED):
+        part = slice(at * IMAGES, (at + 1) * IMAGES)
+        rows[name] = {key: value[part] for key, value in pictures.items()}
+        rows[name]["another test image"] = np.roll(true[part] / np.float32(255), 1, axis=0)
+    return rows
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--data", type=Path, default=SHARED / "macaque_v4")
+    arguments.add_argument("--photographs", type=Path, default=SHARED / "images" / "imagenet_samples")
+    arguments.add_argument("--cache", type=Path, default=Path("runs") / "v4_reconstruction")
+    options = arguments.parse_args()
+    begun = time.monotonic()
+    data = import_v4(need(options.data), options.cache / "v4")
+    kept = Kept(options.cache / hashlib.sha1(repr(SETTINGS).encode()).hexdigest()[:8])
+    splits, library = read(data, need(options.photographs))
+
+    stack = EncoderStack([ImageEncoder(layer=f"block{block}", grid=GRID) for block in BLOCKS])
+    encoding = LinearEncoding().fit(stack.features(splits["train"].pixels), splits["train"].responses)
+    likelihood = ResponseLikelihood(encoding, stack)
+    print(f"encoding: cross-validated R2 {encoding.held_out_r2.mean():.3f}, {likelihood.units} units")
+    prior = learn_prior(library, likelihood, kept)
+    rows = draw(splits, prior, encoding, likelihood, kept)
+
+    valid = judge({name: rows["valid"][name] for name in rows["valid"] if is_candidate(name)}, splits["valid"].pixels)
+    print_table(valid, f"validation, {len(splits['valid'].pixels)} images: what chooses")
+    chosen = max(valid, key=lambda name: valid[name]["PixCorr"].mean() + valid[name]["two-way"].mean())
+    test = judge({OURS: rows["test"][chosen], **rows["test"]}, splits["test"].pixels)
+    print_table(
+        test, f"test, {len(splits['test'].pixels)} images of {SESSION}; {OURS} = {chosen}; evaluator {EVALUATOR}"
+    )
+    gallery(options.cache / "gallery.png", splits["test"].pixels / 255, rows["test"])
+    print(f"gallery: {options.cache / 'gallery.png'}; {time.monotonic() - begun:.0f} s")
+
+    ok, value = True, {}
+    for metric in ("PixCorr", "two-way"):
+        ours = bootstrap_interval(test[OURS][metric], seed=0)
+        beaten = all(ours.above(bootstrap_interval(test[floor][metric], seed=0)) for floor in FLOORS)
+        gain = bootstrap_difference(test[OURS][metric], test[RIVAL][metric], seed=0)
+        ok = ok and beaten and gain.low > 0
+        by = f"{gain.mean:.3f} [{gain.low:.3f}, {gain.high:.3f}]"
+        print(f"{metric}: above every floor: {beaten}; above the rival by {by}")
+        value[metric] = {name: round(float(test[name][metric].mean()), 4) for name in (OURS, RIVAL, ORACLE, *FLOORS)}
+    bar = "above every floor (separate 95 % intervals) and the library rival (paired), in both"
+    return last_line("v4_reconstruction", value, bar, ok, chosen=chosen, goal=GOAL)
+
+
+def is_candidate(name: str) -> bool:
+    """A row that draws from spikes and is neither the rival nor a floor."""
+    return name not in (RIVAL, ORACLE, "best library image", *FLOORS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
