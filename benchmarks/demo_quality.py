@@ -22,10 +22,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from neurobridge.cli import main as neurobridge
+from neurobridge.evaluation.networks import OFFLINE
 from neurobridge.pipeline.reporting import FLOORS
-from neurobridge.pipeline.scoring import EVALUATOR
 
 BAR = 0.30
+EVALUATOR = OFFLINE[0].network
 LAYER = "block4"  # early layers judge layout, colour and texture; the table shows the deeper ones too
 OURS, PICTURES = "NeuroBridge, decoding", "mean of samples"
 

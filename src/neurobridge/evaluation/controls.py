@@ -5,7 +5,7 @@ Shapes: ``I`` items (images), ``R`` repeats, ``D`` dimensions (units, features),
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,16 @@ def permutation_p_value(
     return observed, float((1 + (null >= observed).sum()) / (1 + draws))
 
 
+def pairing_p_value(pairs: ArrayLike, *, seed: int, draws: int = 1000) -> float:
+    """p-value of the mean of the diagonal of ``pairs`` [I, I], the score of every item with every target.
+
+    :func:`permutation_p_value` for scores that are means over items; higher is better.
+    """
+    pairs = np.asarray(pairs, np.float64)
+    items = np.arange(len(pairs))
+    return permutation_p_value(lambda order: float(pairs[items, order].mean()), len(pairs), seed=seed, draws=draws)[1]
+
+
 def chance_level(gallery: int, k: int = 1) -> float:
     """Top-k accuracy of guessing among ``gallery`` candidates of which one is right."""
     if gallery < 1 or k < 1:
@@ -98,6 +108,78 @@ def repeat_reliability(responses: ArrayLike, *, repeats: int = 1) -> np.ndarray:
     correlation = np.einsum("iad,ibd->abd", z, z)
     pairs = np.triu_indices(responses.shape[1], k=1)
     return spearman_brown(correlation[pairs].mean(0), repeats)
+
+
+class RepeatPoint(NamedTuple):
+    """Accuracy of averages of ``repeats`` repeats, its interval over items, and the ceiling of a correlation with them.
+
+    ``ceiling`` is the mean over units of the root of the average's reliability: no prediction correlates better with
+    it. ``retest`` is the share of items whose average, correlated with the averages of as many *other* repeats of all
+    items, is nearest to its own: what the recording says of itself. NaN for more than half of the repeats.
+    """
+
+    repeats: int
+    accuracy: Interval
+    ceiling: float
+    retest: float
+
+
+def accuracy_by_repeats(
+    single: ArrayLike,
+    score: Callable[[np.ndarray], np.ndarray],
+    *,
+    responses: ArrayLike,
+    seed: int,
+    counts: Sequence[int] | None = None,
+    draws: int = 20,
+) -> list[RepeatPoint]:
+    """How accuracy grows with the number of averaged repeats, beside what the recording's own reliability allows.
+
+    ``single`` [I, R, ...]: what was decoded from single repeats (embeddings, or scores of every candidate);
+    ``score``: averages [I, ...] -> accuracy [I]; ``responses`` [I, R, D]: those repeats as recorded. Each point is the
+    mean over ``draws`` random choices of repeats. ``counts``: 1, 2, 4, ... and R, if not given. Raises ValueError for
+    counts beyond R, or fewer than two images or repeats.
+    """
+    single, responses = np.asarray(single), np.asarray(responses, np.float64)
+    if responses.ndim != 3 or responses.shape[:2] != single.shape[:2]:
+        raise ValueError(f"single repeats and responses must agree in [I, R], got {single.shape} and {responses.shape}")
+    items, repeats = single.shape[:2]
+    counts = counts or sorted({repeats, *(2**n for n in range(repeats.bit_length()) if 2**n <= repeats)})
+    if min(counts) < 1 or max(counts) > repeats:
+        raise ValueError(f"counts must lie between 1 and the {repeats} repeats that there are, got {list(counts)}")
+    rng = np.random.default_rng(seed)
+    points = []
+    for count in counts:
+        accuracy, retest = [], []
+        for _ in range(draws if count < repeats else 1):
+            order = rng.permuted(np.tile(np.arange(repeats), (items, 1)), axis=1)
+            accuracy.append(np.asarray(score(_average(single, order[:, :count])), np.float64))
+            if 2 * count <= repeats:
+                mine, other = (_average(responses, order[:, at : at + count]) for at in (0, count))
+                retest.append(_identified(mine, other))
+        reliability = repeat_reliability(responses, repeats=count)
+        points.append(
+            RepeatPoint(
+                repeats=int(count),
+                accuracy=bootstrap_interval(np.mean(accuracy, axis=0), seed=seed),
+                ceiling=float(np.nanmean(np.sqrt(reliability.clip(0, 1)))),
+                retest=float(np.mean(retest)) if retest else float("nan"),
+            )
+        )
+    return points
+
+
+def _average(single: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """[I, R, ...] and the chosen repeats [I, n] of each item -> [I, ...]."""
+    return single[np.arange(len(single))[:, None], chosen].mean(1)
+
+
+def _identified(a: np.ndarray, b: np.ndarray) -> float:
+    """Share of rows of ``a`` [I, D] that correlate with their own row of ``b`` [I, D] above all others; ties lose."""
+    za, zb = (x - x.mean(0) for x in (a, b))  # what is common to all items identifies none
+    correlation = np.corrcoef(za, zb)[: len(a), len(a) :]
+    right = np.diagonal(correlation)[:, None]
+    return float(((correlation >= right).sum(1) == 1).mean())
 
 
 def _chunks(draws: int, items: int) -> list[int]:

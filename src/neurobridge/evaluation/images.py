@@ -1,14 +1,15 @@
-"""How near reconstructed pictures come to their targets, and embeddings to theirs: the MindEye2 recipe.
+"""How near reconstructed pictures come to their targets: pixels, and the table of scores of the MindEye2 recipe.
 
 Scotti et al. 2024, arXiv:2403.11207. Every function returns one number per item, for intervals over items.
-Shapes: ``I`` items, ``G`` gallery, ``D`` features, ``H`` x ``W`` pixels; pictures [I, H, W, 3] or [I, 3, H, W] floats
-in [0, 1]. Resizing is bilinear with antialiasing (``torch.nn.functional.interpolate``, ``antialias=True``).
+Shapes: ``I`` items, ``D`` features, ``H`` x ``W`` pixels; pictures [I, H, W, 3] or [I, 3, H, W] floats in [0, 1].
+Resizing is bilinear with antialiasing (``torch.nn.functional.interpolate``, ``antialias=True``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,11 +17,44 @@ from numpy.typing import ArrayLike
 from skimage.color import rgb2gray
 from skimage.metrics import structural_similarity
 
-from neurobridge.evaluation.controls import bootstrap_interval, chance_level
+from neurobridge.evaluation.controls import bootstrap_interval, pairing_p_value
+from neurobridge.evaluation.similarity import (
+    caption_similarity,
+    correlation_distance,
+    correlation_matrix,
+    cosine_similarity,
+    flatten,
+    normalise,
+    retrieval,
+    retrieval_in_draws,
+    sample_diversity,
+    two_way_identification,
+    two_way_matrix,
+    unit,
+)
+
+__all__ = [
+    "FLOORS",
+    "ORACLE",
+    "Evaluator",
+    "Score",
+    "caption_similarity",
+    "channels_last",
+    "correlation_distance",
+    "cosine_similarity",
+    "pixcorr",
+    "resize",
+    "retrieval",
+    "retrieval_in_draws",
+    "sample_diversity",
+    "score_pictures",
+    "ssim",
+    "two_way_identification",
+]
 
 FLOORS = ("grey", "mean training image", "another test image", "nearest training image", "prior only")
 ORACLE = "oracle"
-TIE = 1e-12  # correlations nearer than this are equal: rounding must not decide a comparison
+TARGET = " (decoding target)"
 
 
 def channels_last(pictures: ArrayLike) -> np.ndarray:
@@ -56,7 +90,7 @@ def pixcorr(reconstructions: ArrayLike, targets: ArrayLike, size: int | None = N
     a, b = _pair(reconstructions, targets)
     return np.concatenate(
         [
-            (_normalise(_flatten(resize(a[i : i + 1], size))) * _normalise(_flatten(resize(b[i : i + 1], size)))).sum(1)
+            (normalise(flatten(resize(a[i : i + 1], size))) * normalise(flatten(resize(b[i : i + 1], size)))).sum(1)
             for i in range(len(a))
         ]
     )
@@ -80,86 +114,27 @@ def ssim(reconstructions: ArrayLike, targets: ArrayLike, size: int | None = None
     )
 
 
-def two_way_identification(recon_features: ArrayLike, true_features: ArrayLike) -> np.ndarray:
-    """Two-way identification [I] from features [I, ...] of reconstructions and of their targets; chance 0.5.
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """A network that judges pictures.
 
-    For each reconstruction the share of *other* targets whose features correlate (Pearson) strictly less with it than
-    the right one's; ties lose, so a constant picture scores 0 under pixel features and a constant answer about 0.5.
-    Raises ValueError for unequal shapes or fewer than two items.
+    ``features``: pictures [I, H, W, 3] float32 -> features [I, ...]. ``network``: its full name, to be compared with
+    that of the decoding target. ``metrics``: what to compute of its features.
     """
-    a, b = _features(recon_features, true_features)
-    if len(a) < 2:
-        raise ValueError(f"two-way identification needs at least two items, got {len(a)}")
-    correlation = _normalise(a) @ _normalise(b).T
-    wins = correlation < np.diag(correlation)[:, None] - TIE
-    return wins.sum(1) / (len(a) - 1)
 
-
-def correlation_distance(recon_features: ArrayLike, true_features: ArrayLike) -> np.ndarray:
-    """1 - Pearson [I] between the features of each pair; lower is better (EfficientNet and SwAV distances)."""
-    a, b = _features(recon_features, true_features)
-    return 1 - (_normalise(a) * _normalise(b)).sum(1)
-
-
-def cosine_similarity(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Cosine [I] between paired embeddings [I, D]; 0 where one is a zero vector."""
-    a, b = _features(a, b)
-    return (_unit(a) * _unit(b)).sum(1)
-
-
-def retrieval(
-    embedding_pred: ArrayLike, embedding_true: ArrayLike, target_index: ArrayLike, k: tuple[int, ...] = (1, 5)
-) -> dict[str, np.ndarray | float | int]:
-    """Retrieval by cosine, both ways.
-
-    ``embedding_pred`` [I, D] predictions, ``embedding_true`` [G, D] the gallery, ``target_index`` [I] the right gallery
-    entry of each. Forward: is the right entry among the k nearest to the prediction? Backward: is the prediction among
-    the k nearest to its entry, against the predictions of *other* entries (repeats of one image are not rivals)?
-    Ties lose. Keys: ``rank`` [I] (0 = first) and ``top<k>`` [I] hits, ``backward_rank``, ``backward_top<k>``,
-    ``gallery`` (int), ``backward_gallery`` (mean number of candidates), ``chance_top<k>``, ``backward_chance_top<k>``.
-    Raises ValueError for shapes that do not match.
-    """
-    pred, true = (np.asarray(x, np.float64) for x in (embedding_pred, embedding_true))
-    index = np.asarray(target_index)
-    if (
-        pred.ndim != 2
-        or true.ndim != 2
-        or pred.shape[1] != true.shape[1]
-        or index.shape != (len(pred),)
-        or not len(pred)
-    ):
-        raise ValueError(
-            f"retrieval takes [I, D], [G, D] and an index [I], got {pred.shape}, {true.shape} and {index.shape}"
-        )
-    if index.dtype.kind not in "iu" or index.min() < 0 or index.max() >= len(true):
-        raise ValueError(f"target_index must hold integers from 0 to {len(true) - 1}, the rows of the gallery")
-    similarity = _unit(pred) @ _unit(true).T
-    right = similarity[np.arange(len(pred)), index]
-
-    rivals = np.arange(len(true))[None] != index[:, None]
-    rank = ((similarity >= right[:, None] - TIE) & rivals).sum(1)
-    rivals_back = index[None] != index[:, None]  # [item, other prediction]
-    backward = similarity[:, index].T
-    rank_back = ((backward >= right[:, None] - TIE) & rivals_back).sum(1)
-    candidates = 1 + rivals_back.sum(1)
-
-    result: dict[str, np.ndarray | float | int] = {
-        "rank": rank,
-        "backward_rank": rank_back,
-        "gallery": len(true),
-        "backward_gallery": float(candidates.mean()),
-    }
-    for top in k:
-        result[f"top{top}"] = (rank < top).astype(float)
-        result[f"backward_top{top}"] = (rank_back < top).astype(float)
-        result[f"chance_top{top}"] = chance_level(len(true), top)
-        result[f"backward_chance_top{top}"] = float(np.mean([chance_level(int(n), top) for n in candidates]))
-    return result
+    features: Callable[[np.ndarray], np.ndarray]
+    network: str
+    metrics: tuple[Literal["two-way", "distance", "cosine"], ...] = ("two-way",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One row of a table of pictures: ``metric`` of the pictures called ``name`` over ``items`` images."""
+    """One row of a table of pictures: ``metric`` of the pictures called ``name`` over ``items`` images.
+
+    ``network`` is the evaluator ("" for pixels) and ``decoding_target`` true where its features were what was decoded:
+    such a score is biased, and ``metric`` says so too. ``p``: one-sided, against permuted images; None where it costs
+    too much (SSIM).
+    """
 
     metric: str
     name: str
@@ -167,6 +142,9 @@ class Score:
     low: float
     high: float
     items: int
+    network: str = ""
+    decoding_target: bool = False
+    p: float | None = None
     values: np.ndarray = field(repr=False, compare=False)
 
 
@@ -174,34 +152,73 @@ def score_pictures(
     pictures: Mapping[str, ArrayLike],
     targets: ArrayLike,
     *,
-    feature_nets: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    feature_nets: Mapping[str, Callable[[np.ndarray], np.ndarray] | Evaluator],
     seed: int,
+    decoding_target: str | None = None,
     size: int | None = None,
     draws: int = 2000,
+    permutations: int = 1000,
 ) -> list[Score]:
     """Score several sets of pictures (ours, floors, oracle) of the same ``targets``, one row per metric and name.
 
     ``pictures`` name -> pictures of the targets' shape; name the floors as in :data:`FLOORS` and the ceiling
-    :data:`ORACLE`. ``feature_nets`` name -> function of pictures [I, H, W, 3]
-    float32 giving features [I, ...]; say in the name which network it is, and where it was the decoding target.
-    Metrics: PixCorr, SSIM (both at ``size``, stated in the name), two-way pixels, two-way <net>. Bootstrap intervals
-    over images.
+    :data:`ORACLE`. ``feature_nets`` name -> :class:`Evaluator`, or a bare function for two-way identification by the
+    network of that name. ``decoding_target``: network whose features were decoded; its rows are marked.
+    Metrics: PixCorr, SSIM (both at ``size``, stated in the name), two-way pixels, and two-way <net>, distance <net>
+    (correlation distance, lower is better) and cosine <net>. Bootstrap intervals over images; p-values by permuting
+    images, those of PixCorr at the pictures' own size.
     """
     targets = channels_last(targets)
-    suffix = f" at {size}" if size is not None else ""
-    nets: dict[str, Callable[[np.ndarray], np.ndarray]] = {"pixels": _flatten, **feature_nets}
-    true = {name: np.asarray(net(targets.astype(np.float32))) for name, net in nets.items()}
+    suffix = "" if size is None else f" at {size}"
+    nets = {
+        name: net if isinstance(net, Evaluator) else Evaluator(features=net, network=name)
+        for name, net in feature_nets.items()
+    }
+    true = {"pixels": targets} | {n: np.asarray(net.features(targets.astype(np.float32))) for n, net in nets.items()}
     rows = []
     for name, picture in pictures.items():
         picture, _ = _pair(picture, targets)
-        values = {f"PixCorr{suffix}": pixcorr(picture, targets, size), f"SSIM{suffix}": ssim(picture, targets, size)}
+
+        def row(metric: str, values: np.ndarray, pairs: np.ndarray | None, network: str = "", who: str = name) -> Score:
+            mean, low, high = bootstrap_interval(values, seed=seed, draws=draws)
+            marked = network != "" and network == decoding_target
+            return Score(
+                metric=metric + TARGET * marked,
+                name=who,
+                mean=mean,
+                low=low,
+                high=high,
+                items=len(values),
+                network=network,
+                decoding_target=marked,
+                p=None if pairs is None else pairing_p_value(pairs, seed=seed, draws=permutations),
+                values=values,
+            )
+
+        correlation = correlation_matrix(picture, targets)
+        rows.append(row(f"PixCorr{suffix}", pixcorr(picture, targets, size), correlation))
+        rows.append(row(f"SSIM{suffix}", ssim(picture, targets, size), None))
+        pairs = two_way_matrix(correlation)
+        rows.append(row("two-way pixels", np.diagonal(pairs).copy(), pairs))
         for net_name, net in nets.items():
-            features = np.asarray(net(picture.astype(np.float32)))
-            values[f"two-way {net_name}"] = two_way_identification(features, true[net_name])
-        for metric, value in values.items():
-            mean, low, high = bootstrap_interval(value, seed=seed, draws=draws)
-            rows.append(Score(metric=metric, name=name, mean=mean, low=low, high=high, items=len(value), values=value))
+            features = np.asarray(net.features(picture.astype(np.float32)))
+            for metric, values, pairs in _of_network(net, features, true[net_name]):
+                rows.append(row(f"{metric} {net_name}", values, pairs, net.network))
     return rows
+
+
+def _of_network(net: Evaluator, recon: np.ndarray, true: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Metric, its values [I], and its matrix [I, I] of every pairing, higher for better."""
+    correlation = correlation_matrix(recon, true)
+    for metric in net.metrics:
+        if metric == "two-way":
+            pairs = two_way_matrix(correlation)
+        elif metric == "distance":
+            pairs = correlation - 1
+        else:
+            pairs = unit(flatten(recon)) @ unit(flatten(true)).T
+        values = np.diagonal(pairs)
+        yield metric, -values if metric == "distance" else values.copy(), pairs
 
 
 def _pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -209,27 +226,3 @@ def _pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     if a.shape != b.shape:
         raise ValueError(f"pictures and targets must have one shape, got {a.shape} and {b.shape}: resize them first")
     return a, b
-
-
-def _features(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    a, b = _flatten(a), _flatten(b)
-    if a.shape != b.shape:
-        raise ValueError(f"paired features must have one shape, got {a.shape} and {b.shape}")
-    return a, b
-
-
-def _flatten(x: ArrayLike) -> np.ndarray:
-    x = np.asarray(x, np.float64)
-    return x.reshape(len(x), -1)
-
-
-def _unit(x: np.ndarray, threshold: float = 1e-12) -> np.ndarray:
-    """Rows of unit length; rows shorter than ``threshold`` become zero."""
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.divide(x, norm, out=np.zeros_like(x), where=norm > threshold)
-
-
-def _normalise(x: np.ndarray) -> np.ndarray:
-    """Rows centred and of unit length, so that a product of rows is Pearson's r; flat rows become zero."""
-    scale = np.abs(x).max(initial=0.0) * np.sqrt(x.shape[1])
-    return _unit(x - x.mean(1, keepdims=True), threshold=1e-7 * scale)

@@ -62,7 +62,15 @@ def embedded_images(run: RunFolder, sessions: Sequence[Session]) -> ImageData:
     """All images with their embeddings (cached beside the data). Raises UserError where an image is in two splits."""
     data = run.settings.data
     images = ImageSet.read(data / "images.h5")
-    embeddings = embed_images(image_encoder(run), images.ids, images.pixels, data / "embeddings")
+    options = run.settings.image
+    embeddings = embed_images(
+        image_encoder(run),
+        images.ids,
+        images.pixels,
+        data / "embeddings",
+        batch_size=options.batch,
+        device=options.device,
+    )
     in_split = {split: np.zeros(len(images), dtype=bool) for split in ("train", "valid", "test")}
     for session in sessions:
         for split, seen in in_split.items():
@@ -138,7 +146,8 @@ def align(run: RunFolder) -> None:
     model.save(run / "align")
     save_aligned(run, head, space)
     run.save_arrays("align/embeddings.npz", ids=data.images.ids, embeddings=data.embeddings, train=data.train)
-    run.finish("align", sessions=[s.name for s in sessions], encoder=settings.image.encoder, layer=settings.image.layer)
+    layer = settings.image.layer or image_encoder(run).layer
+    run.finish("align", sessions=[s.name for s in sessions], encoder=settings.image.encoder, layer=layer)
 
 
 @torch.no_grad()

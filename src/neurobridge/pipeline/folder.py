@@ -12,7 +12,7 @@ import yaml
 from neurobridge.errors import UserError, atomic_path
 from neurobridge.training.settings import RunSettings
 
-VOLATILE = ("out", "resume", "wandb", "accelerator", "devices")
+VOLATILE = ("out", "resume", "wandb", "accelerator", "devices", "image.batch", "image.device")
 
 
 class RunFolder:
@@ -36,7 +36,7 @@ class RunFolder:
 
     def _refuse_other(self, found: dict, wanted: dict) -> None:
         differing = differences(found, wanted)
-        differing = [key for key in differing if key.split(".")[0] not in VOLATILE]
+        differing = [key for key in differing if key not in VOLATILE and key.split(".")[0] not in VOLATILE]
         if differing:
             raise UserError(
                 f"{self.path} holds a run with another '{differing[0]}': choose another --out, or use the options in "

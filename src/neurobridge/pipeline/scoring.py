@@ -1,9 +1,9 @@
-"""Stage evaluate: retrieval against ridge and chance, pictures against their floors; spikes are in spike_scores.py."""
+"""Stage evaluate: retrieval against ridge and chance, the representation; pictures and spikes have their own files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +11,22 @@ import torch
 
 from neurobridge.errors import atomic_path
 from neurobridge.evaluation.controls import bootstrap_interval, chance_level
-from neurobridge.evaluation.images import score_pictures
 from neurobridge.evaluation.probes import project_2d
 from neurobridge.evaluation.spikes import fano_factor, split_half_reliability
 from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
 from neurobridge.pipeline.decoding import Decoded, linear_encoding, responses, ridge_predictions
 from neurobridge.pipeline.folder import RunFolder
+from neurobridge.pipeline.picture_scores import score_images
 from neurobridge.pipeline.pictures import cosine, decode_sessions, load_images
 from neurobridge.pipeline.spike_scores import score_spikes, some_rows
 from neurobridge.pipeline.spikes import held_out_sessions, pretraining_sessions
-from neurobridge.vision.encoders import ImageEncoder
-
-EVALUATOR = "efficientnet-lite1"
-EVALUATOR_LAYERS = ("block4", "block10", "pooled")
 
 
 def evaluate(run: RunFolder) -> None:
     """Every number of the report, with intervals -> run/evaluate/results.json and arrays.npz."""
     run.need("reconstruct")
     decoded = decode_sessions(run)
-    results = {"spikes": score_spikes(run), "retrieval": score_retrieval(run, decoded), "pictures": score_images(run)}
+    results = {"spikes": score_spikes(run), "retrieval": score_retrieval(run, decoded), **score_images(run)}
     run.save_arrays("evaluate/arrays.npz", **representation(run), **noise(run))
     with atomic_path(run / "evaluate" / "results.json") as path:
         path.write_text(json.dumps(results, indent=1))
@@ -90,33 +86,6 @@ def rank(scores: np.ndarray) -> np.ndarray:
     """[I]: how many wrong gallery entries score at least as high as the right one, which is on the diagonal."""
     right = np.diagonal(scores)[:, None]
     return (scores >= right).sum(1) - 1
-
-
-def score_images(run: RunFolder) -> list[dict]:
-    """Scores of every set of pictures, floors and oracle; the evaluator is another network than the decoding target.
-
-    It judges at three depths, as the field does with AlexNet(2), AlexNet(5) and Inception: a picture can be right in
-    layout and colour (early layers) and still be unrecognisable as an object (the pooled last layer).
-    """
-    pictures = run.load_arrays("reconstruct/pictures.npz")
-    targets = pictures.pop("target")
-    for name in ("image_rows", "explained"):
-        pictures.pop(name)
-    nets = {f"{EVALUATOR} {layer}": evaluator(layer) for layer in EVALUATOR_LAYERS}
-    scores = score_pictures(pictures, targets, feature_nets=nets, seed=run.settings.seed)
-    return [{"metric": s.metric, "name": s.name, "value": [s.mean, s.low, s.high], "items": s.items} for s in scores]
-
-
-def evaluator(layer: str) -> Callable[[np.ndarray], np.ndarray]:
-    """The judge of pictures: a network that no stage of the pipeline has seen."""
-    network = ImageEncoder(name=EVALUATOR, layer=layer, resolution=240 if layer == "pooled" else 128)
-
-    @torch.no_grad()
-    def features(pictures: np.ndarray) -> np.ndarray:
-        batches = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().split(8)
-        return torch.cat([network(batch) for batch in batches]).numpy()
-
-    return features
 
 
 def representation(run: RunFolder) -> dict[str, np.ndarray]:

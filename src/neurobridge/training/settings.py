@@ -141,20 +141,24 @@ class ImageSettings:
     """The frozen image encoder whose embedding is the target.
 
     Args:
-        encoder: Network.
-        layer: Layer whose features are the embedding: pooled or block0..block15.
+        encoder: efficientnet-lite0/1, clip-vit-b32/l14/h14, dinov2-small/base/large/giant, owner/model, or a folder.
+        layer: pooled, block0, block1, ...; of CLIP and DINOv2 block0.class too, of CLIP projected; empty: the usual.
         grid: Blocks are pooled to grid x grid positions.
-        resolution: Side of the encoder's input in pixels.
+        resolution: Side of the encoder's input in pixels; empty: the network's own (EfficientNet-Lite: 128).
         dimensions: Principal components kept of the centred embedding (statistics of the training images).
         whitening: Power of the whitening: 0 keeps variances, 1 makes them equal.
+        batch: Images a batch of the encoder.
+        device: Where images are embedded: auto (a GPU if there is one), cpu, cuda.
     """
 
     encoder: str = "efficientnet-lite0"
-    layer: str = "block7"
+    layer: str | None = None
     grid: int = 4
-    resolution: int = 128
+    resolution: int | None = None
     dimensions: int = 1280
     whitening: float = 0.0
+    batch: int = 8
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,108 @@
+"""The networks that judge pictures, loaded: ours by name, the field's own where the user has torchvision.
+
+Nothing is fetched or imported before a judge is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from importlib import import_module
+
+import numpy as np
+import torch
+from torch import nn
+
+from neurobridge.errors import UserError
+from neurobridge.evaluation.images import Evaluator
+from neurobridge.evaluation.networks import OFFLINE, JudgeNetwork
+from neurobridge.vision.embedding_cache import chosen_device
+from neurobridge.vision.encoders import ImageEncoder
+from neurobridge.vision.transformers_encoders import IMAGENET_MEAN, IMAGENET_STD
+
+SWAV = "facebookresearch/swav:main"
+STAND_IN = {"efficientnet-lite1": "efficientnet-lite0"}  # where the judge was the decoding target
+
+
+def offline_judges(decoding_target: str) -> tuple[JudgeNetwork, ...]:
+    """The judges that need no network connection, none of them the one whose features were decoded."""
+    return tuple(
+        replace(judge, network=other, name=judge.name.replace(judge.network, other))
+        if judge.network == decoding_target and (other := STAND_IN.get(judge.network))
+        else judge
+        for judge in OFFLINE
+    )
+
+
+def load_judges(judges: Iterable[JudgeNetwork], *, batch_size: int = 8, device: str = "auto") -> dict[str, Evaluator]:
+    """Name -> evaluator. Raises UserError, naming the judge, where its network cannot be had."""
+    place = chosen_device(device, torch.device("cpu"))
+    return {
+        judge.name: Evaluator(
+            features=_on_pictures(_network(judge).to(place), batch_size), network=judge.network, metrics=judge.metrics
+        )
+        for judge in judges
+    }
+
+
+class LayerOutput(nn.Module):
+    """Images [B, 3, H, W] in [0, 1] -> what the submodule ``layer`` of a frozen network gives, flattened [B, D].
+
+    Images are resized to a square of ``size`` pixels, bilinear with antialiasing, and normalised as for ImageNet.
+    """
+
+    def __init__(self, network: nn.Module, layer: str, *, size: int) -> None:
+        super().__init__()
+        self.network, self.layer, self.size = network.eval().requires_grad_(False), layer, size
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        size = (self.size, self.size)
+        if images.shape[-2:] != size:
+            images = nn.functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+
+        caught: list[torch.Tensor] = []
+        module = self.network.get_submodule(self.layer)
+        hook = module.register_forward_hook(
+            lambda _, __, output: caught.append(output.clone())
+        )  # before in-place steps
+        try:
+            self.network((images - mean) / std)
+        finally:
+            hook.remove()
+        return caught[0].flatten(1)
+
+
+def _network(judge: JudgeNetwork) -> nn.Module:
+    if judge.source == "encoder":
+        return ImageEncoder(judge.network, layer=judge.layer, resolution=judge.size)
+    try:
+        models = import_module("torchvision.models")
+    except ImportError as error:
+        raise UserError(
+            f"the judge {judge.name} is torchvision's {judge.network}, and torchvision is not installed: install the "
+            "release that fits your torch, or leave this judge out"
+        ) from error
+    try:
+        if judge.source == "swav":
+            network = torch.hub.load(SWAV, judge.network)
+        else:
+            network = models.get_model(judge.network, weights=judge.weights)
+    except Exception as error:  # torch.hub and its servers raise whatever they like
+        raise UserError(
+            f"the weights of the judge {judge.name} ({judge.network}) could not be fetched: run this once where there "
+            "is a network, or leave this judge out"
+        ) from error
+    return LayerOutput(network, judge.layer, size=judge.size)
+
+
+def _on_pictures(network: nn.Module, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Pictures [I, H, W, 3] in [0, 1] -> features [I, D], in batches, on the network's device."""
+    place = next(network.parameters()).device
+
+    @torch.inference_mode()
+    def features(pictures: np.ndarray) -> np.ndarray:
+        batches = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().split(batch_size)
+        return torch.cat([network(batch.to(place)).cpu() for batch in batches]).numpy()
+
+    return features

@@ -1,0 +1,94 @@
+"""The scores of pictures in stage evaluate: each set beside its floors and the oracle, judged by other networks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from neurobridge.evaluation.controls import bootstrap_interval
+from neurobridge.evaluation.distributions import MINIMUM, kernel_distance
+from neurobridge.evaluation.images import Evaluator, sample_diversity, score_pictures
+from neurobridge.pipeline.folder import RunFolder
+from neurobridge.pipeline.judges import load_judges, offline_judges
+
+SAMPLES = "samples"  # [S, I, H, W, 3]: several pictures of each image, if the run kept them
+
+
+def score_images(run: RunFolder) -> dict[str, list[dict]]:
+    """Rows of scores per image ("pictures") and of whole sets ("picture_sets").
+
+    The judge is another network than the decoding target. It judges at three depths, as the field does with AlexNet(2),
+    AlexNet(5) and Inception: a picture can be right in layout and colour (early layers) and still be unrecognisable as
+    an object (the pooled last layer).
+    """
+    arrays = run.load_arrays("reconstruct/pictures.npz")
+    targets = arrays.pop("target")
+    samples = arrays.pop(SAMPLES, None)
+    pictures = {name: array for name, array in arrays.items() if array.shape == targets.shape}
+    target_network = run.settings.image.encoder
+    nets = load_judges(offline_judges(target_network), device=run.settings.image.device)
+    nets = {name: replace(net, features=remembering(net.features)) for name, net in nets.items()}
+    scores = score_pictures(
+        pictures, targets, feature_nets=nets, seed=run.settings.seed, decoding_target=target_network
+    )
+    rows = [
+        {
+            "metric": s.metric,
+            "name": s.name,
+            "value": [s.mean, s.low, s.high],
+            "items": s.items,
+            "network": s.network,
+            "decoding_target": s.decoding_target,
+            "p": s.p,
+        }
+        for s in scores
+    ]
+    return {"pictures": rows, "picture_sets": score_sets(pictures, targets, samples, nets, run.settings.seed)}
+
+
+def score_sets(
+    pictures: Mapping[str, np.ndarray],
+    targets: np.ndarray,
+    samples: np.ndarray | None,
+    nets: Mapping[str, Evaluator],
+    seed: int,
+) -> list[dict]:
+    """How real the pictures look as a set (KID in the judges' features), and how much the samples of one image differ.
+
+    KID's interval is the spread over subsets. FID and the Inception Score need thousands of pictures: not here.
+    """
+    rows = []
+    for judge, net in nets.items() if len(targets) >= MINIMUM["KID"] else ():
+        real = net.features(targets)
+        for name, array in pictures.items():
+            values = kernel_distance(net.features(array), real, seed=seed)
+            spread = [float(values.mean()), *np.quantile(values, [0.025, 0.975]).tolist()]
+            rows.append(_set_row(f"KID {judge}", name, spread, len(array), net.network))
+    if samples is not None and len(samples) > 1:
+        judges = {"pixels": Evaluator(features=lambda x: x, network=""), **nets}
+        for judge, net in judges.items():
+            diversity = sample_diversity(np.stack([net.features(sample) for sample in samples]))
+            value = [*bootstrap_interval(diversity, seed=seed)]
+            rows.append(_set_row(f"diversity {judge}", SAMPLES, value, len(diversity), net.network))
+    return rows
+
+
+def remembering(features: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """The same function, that answers a second time from memory."""
+    known: dict[str, np.ndarray] = {}
+
+    def answer(pictures: np.ndarray) -> np.ndarray:
+        pictures = np.ascontiguousarray(pictures, np.float32)
+        key = hashlib.sha1(pictures.data).hexdigest()
+        if key not in known:
+            known[key] = features(pictures)
+        return known[key]
+
+    return answer
+
+
+def _set_row(metric: str, name: str, value: list[float], items: int, network: str) -> dict:
+    return {"metric": metric, "name": name, "value": value, "items": items, "network": network}
