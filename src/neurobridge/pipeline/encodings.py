@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich.progress import track
 
-from neurobridge.bridge.encoding import stacking_weights
+from neurobridge.bridge.encoding import LinearEncoding, stacking_weights
 from neurobridge.bridge.noise import GaussianNoise
 from neurobridge.bridge.shared_encoding import SeenImages, SharedEncoding, common_maps
 from neurobridge.bridge.windowed_encoding import WindowedEncoding
@@ -79,8 +80,32 @@ def seen_images(session: Session) -> SeenImages:
     return SeenImages(images=images, responses=mean)
 
 
+@dataclass(kw_only=True)
+class ClosedForm:
+    """What needs no seed: the windowed model's expectations [I, N], and the linear rival, a ridge a layer."""
+
+    windowed: np.ndarray
+    stacked: LinearEncoding
+
+
+def closed_forms(decoded: Sequence[Decoded], features: StackFeatures, settings: RunSettings) -> dict[str, ClosedForm]:
+    """Session -> its closed-form encodings."""
+    out = {}
+    for d in track(decoded, "encoding, closed form", transient=True):
+        seen = SeenImages(images=d.train_images, responses=d.train_responses)
+        out[d.session] = ClosedForm(
+            windowed=windowed_expectation(seen, features, settings),
+            stacked=LinearEncoding().fit(features.of(d.train_images), d.train_responses),
+        )
+    return out
+
+
 def encode_sessions(
-    run: RunFolder, decoded: Sequence[Decoded], images: ImageSet, features: StackFeatures
+    run: RunFolder,
+    decoded: Sequence[Decoded],
+    images: ImageSet,
+    features: StackFeatures,
+    closed: dict[str, ClosedForm],
 ) -> dict[str, SessionEncoding]:
     """Session -> its encoding, for the sessions of ``decoded``; all sessions that show images train the shared one.
 
@@ -103,7 +128,7 @@ def encode_sessions(
                 f"session {name} trains on image {images.ids[both[0]]}, which is held out elsewhere: split by image "
                 "content"
             )
-    parts = {name: [windowed_expectation(seen[name], features, settings)] for name in names}
+    parts = {name: [closed[name].windowed] for name in names}
     if options.epochs:
         used = np.unique(np.concatenate([held_out, *(one.images for one in seen.values())]))
         maps = common_maps(features.of(used), features.grids, grid=max(1, *features.grids))

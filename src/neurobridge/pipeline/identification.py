@@ -11,7 +11,7 @@ from neurobridge.bridge.encoding import LinearEncoding
 from neurobridge.evaluation.controls import bootstrap_interval, chance_level
 from neurobridge.pipeline.alignment import load_aligned
 from neurobridge.pipeline.decoding import Decoded, linear_encoding, ridge_predictions
-from neurobridge.pipeline.encodings import StackFeatures, encode_sessions, stack_features
+from neurobridge.pipeline.encodings import ClosedForm, StackFeatures, closed_forms, encode_sessions, stack_features
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.pictures import cosine, load_images
 
@@ -24,20 +24,24 @@ RIDGE, LINEAR, STACKED = (
 
 
 def score_retrieval(run: RunFolder, sessions: Sequence[Decoded]) -> list[dict]:
-    """One row a (session, method): top-1 and top-5 with intervals; the gallery is the session's test images."""
+    """Rows of :func:`identification_rows`, everything made for it; the gallery is the session's test images."""
+    images = load_images(run).images
+    features = stack_features(run.settings, images)
+    return identification_rows(run, sessions, features, closed_forms(sessions, features, run.settings))
+
+
+def identification_rows(
+    run: RunFolder, sessions: Sequence[Decoded], features: StackFeatures, closed: dict[str, ClosedForm]
+) -> list[dict]:
+    """One row a (session, method): top-1 and top-5 with intervals over images, gallery size and chance."""
     data = load_images(run)
-    features = stack_features(run.settings, data.images)
-    encodings = encode_sessions(run, sessions, data.images, features)
+    encodings = encode_sessions(run, sessions, data.images, features, closed)
     _, _, space = load_aligned(run)
     targets = space(torch.from_numpy(data.embeddings)).numpy()
     rows = []
     for d in sessions:
         valid, test = d.valid, d.test
-        encoding, linear, stacked = (
-            encodings[d.session],
-            linear_encoding(d, data.embeddings),
-            stacked_encoding(d, features),
-        )
+        encoding, linear, stacked = encodings[d.session], linear_encoding(d, data.embeddings), closed[d.session].stacked
         decoding = cosine(test.decoded, targets[test.images])
         likelihood = encoding.log_likelihood(test.responses, test.images)
         share = best_weight(
@@ -59,17 +63,11 @@ def score_retrieval(run: RunFolder, sessions: Sequence[Decoded]) -> list[dict]:
             if method == BOTH:
                 one["share"] = share
             ranks = rank(scores)
-            one["ranks"] = ranks.tolist()
             for k in (1, 5):
                 one[f"top{k}"] = [*bootstrap_interval((ranks < k).astype(float), seed=run.settings.seed)]
                 one[f"chance_top{k}"] = chance_level(len(test.images), k)
             rows.append(one)
     return rows
-
-
-def stacked_encoding(decoded: Decoded, features: StackFeatures) -> LinearEncoding:
-    """The closed-form rival: a ridge from each layer of the stack, stacked per unit."""
-    return LinearEncoding().fit(features.of(decoded.train_images), decoded.train_responses)
 
 
 def layer_by_area(
