@@ -1,11 +1,11 @@
-"""Macaque V4: which of up to 200 held-out images was seen? By decoding, by likelihood, by both; ridge and chance beside.
+"""Macaque V4: which of up to 200 held-out images was seen? By decoding, likelihood and both; ridge and chance beside.
 
 Sessions 201025, 190928, 210225, 210224 of Cowley et al. 2023; content split; repeat-averaged counts; seeds 0-2; under
 ten minutes on two cores. Every step is the product's own: import, masked pretraining, alignment, encoding, scoring. All
 choices are made on training and validation images. The bar: decoding and likelihood together, mean top-1 >= 0.75 and
-top-5 >= 0.93, above ridge decoding and above the linear encoding likelihood (a ridge a layer, stacked per unit) of the
-same run; and decoding alone >= 0.30 and above ridge decoding to the same target. Row beyond the bar: the strongest ridge
-(targets whitened: two numbers of principal components, the better one on test, which flatters it).
+top-5 >= 0.93, above ridge decoding and above the linear encoding likelihood (a ridge a layer, stacked per unit) of
+the same run; and decoding alone >= 0.30 and above ridge decoding to the same target. Row beyond the bar: the strongest
+ridge (targets whitened: two numbers of principal components, the better one on test, which flatters it).
 
     python benchmarks/v4_retrieval.py [--data ../shared/data/macaque_v4] [--seeds 3]
 """
