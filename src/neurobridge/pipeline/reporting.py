@@ -185,9 +185,9 @@ def retrieval(rows: list[dict]) -> list[Block]:
             ["session", "method", "top-1", "top-5", "gallery", "chance", "presentations"],
             table,
             note="95 % intervals by bootstrap over images. Ridge decodes to the same target; a likelihood is that of "
-            "the recorded response under an encoding model: NeuroBridge's of several layers of the image encoder, a linear "
-            "one of the target's layer, and linear ones of the same several, stacked; the share of decoding and likelihood "
-            "in their combination is chosen on the valid split.",
+            "the recorded response under an encoding model: NeuroBridge's of several layers of the image encoder, a "
+            "linear one of the target's layer, or linear ones of the same several, stacked; the share of decoding and "
+            "likelihood in their combination is chosen on the valid split.",
             highlight=frozenset(i for i, r in enumerate(rows) if OURS in r["method"]),
         ),
     ]
