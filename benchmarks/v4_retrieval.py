@@ -90,7 +90,7 @@ def main() -> int:
             sessions = decode_sessions(run)
             if features is None:  # neither features nor closed forms know the seed
                 features = stack_features(settings, load_images(run).images)
-                closed = closed_forms(sessions, features, settings)
+                closed = closed_forms(sessions, features)
             print(f"seed {seed}: encodings after {time.monotonic() - start:.0f} s")
             rows += [{"seed": seed, **row} for row in identification_rows(run, sessions, features, closed)]
             best = {k: [v] for k, v in whitened_ridge(run, sessions).items()}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from neurobridge.bridge.noise import GaussianNoise
-from neurobridge.bridge.windowed_encoding import Window, WindowedEncoding
+from neurobridge.bridge.windowed_encoding import Window, WindowedEncoding, _KernelFit
 
 GRID, CHANNELS = 4, 3
 
@@ -40,16 +40,18 @@ def test_one_open_window_equals_ridge_on_the_scaled_features() -> None:
     np.testing.assert_allclose(fit.predict(features), want, atol=2e-3)
 
 
-def test_out_of_fold_rows_do_not_see_their_response() -> None:
-    features, responses = local_brain()
-    options = {"grids": [GRID, 0], "windows": [Window()], "penalties": np.array([0.1])}
-    before = WindowedEncoding(**options).fit(features, responses)
-    changed = responses.copy()
-    changed[17] += 50.0
-    after = WindowedEncoding(**options).fit(features, changed)
-    shape = [(m.out_of_fold - m.mean)[17] / m.stacking[0] for m in (before, after)]
-    level = [m.mean for m in (before, after)]
-    np.testing.assert_allclose(shape[0] + level[0], shape[1] + level[1], atol=1e-4)
+def test_leave_one_out_equals_fitting_without_the_row() -> None:
+    features, responses = local_brain(images=40)
+    x = np.hstack(features)
+    x = x - x.mean(0)
+    for penalty in (0.05, 1.0):
+        fit = _KernelFit.of(x @ x.T, responses, np.array([penalty]))
+        alpha = penalty * (x**2).sum() / len(x)
+        for row in (0, 17):
+            kept = np.arange(len(x)) != row
+            inner, center, mean = x[kept] - x[kept].mean(0), x[kept].mean(0), responses[kept].mean(0)
+            weights = np.linalg.solve(inner.T @ inner + alpha * np.eye(x.shape[1]), inner.T @ (responses[kept] - mean))
+            np.testing.assert_allclose(fit.out_of_fold[row], (x[row] - center) @ weights + mean, rtol=1e-8)
 
 
 def test_units_choose_the_window_that_holds_their_field() -> None:

@@ -2,7 +2,7 @@
 
 A unit answers to a part of the image. A Gaussian window over the maps is the feature-weighted receptive field of
 St-Yves & Naselaris 2018; ridge under a window shrinks the weights outside of it (banded ridge, Nunez-Elizalde et al.
-2019), and non-negative stacking of the out-of-fold predictions (Breiman 1996) lets every unit choose. All of it is
+2019), and non-negative stacking of the leave-one-out predictions (Breiman 1996) lets every unit choose. All of it is
 linear in the features, so the fitted model is one weight a feature and unit.
 
 Letters: P presentations, I images, N units, K layers, D features of a layer, G side of its grid, W windows.
@@ -59,18 +59,15 @@ class WindowedEncoding:
         grids: Sequence[int],
         windows: Sequence[Window] = WINDOWS,
         penalties: np.ndarray = PENALTIES,
-        folds: int = 5,
-        seed: int = 0,
     ) -> None:
         self.grids, self.windows, self.penalties = list(grids), list(windows), np.asarray(penalties)
-        self.folds, self.seed = folds, seed
 
     def fit(self, features: Sequence[np.ndarray], responses: np.ndarray) -> WindowedEncoding:
         """``features``: K layers [P, D] of the images shown; ``responses`` [P, N]."""
         responses = np.asarray(responses, np.float64)
         assert len(features) == len(self.grids), "one grid a layer"
         scaled = self._standardise(features)
-        fits = [_KernelFit.of(kernel, responses, self) for kernel in self._kernels(scaled)]
+        fits = [_KernelFit.of(kernel, responses, self.penalties) for kernel in self._kernels(scaled)]
         self.mean = responses.mean(axis=0)
         held_out = np.stack([fit.out_of_fold for fit in fits]) - self.mean
         self.stacking = stacking_weights(held_out, responses - self.mean)
@@ -145,32 +142,27 @@ class _KernelFit:
     out_of_fold: np.ndarray
 
     @staticmethod
-    def of(kernel: np.ndarray, responses: np.ndarray, model: WindowedEncoding) -> _KernelFit:
-        """The penalty of each unit, in units of the kernel's mean diagonal, by cross-validated squared error."""
+    def of(kernel: np.ndarray, responses: np.ndarray, penalties: np.ndarray) -> _KernelFit:
+        """The penalty of each unit, in units of the kernel's mean diagonal, by leave-one-out squared error.
+
+        A fit is linear in the responses: fitted = H y; without row i its residual is (y - H y) / (1 - H_ii), exactly
+        (Allen 1974); one eigendecomposition serves all rows, penalties and units.
+        """
         rows = len(responses)
-        fold = np.random.default_rng(model.seed).permutation(rows) % model.folds
-        unit = np.trace(kernel) / rows
-        unit = unit if unit > 0 else 1.0
-        held_out = np.empty((len(model.penalties), *responses.shape))
-        for k in range(model.folds):
-            seen, left = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-            mean = responses[seen].mean(axis=0)
-            center = kernel[np.ix_(seen, seen)].mean(axis=0)
-            inner = _centred(kernel[np.ix_(seen, seen)])
-            cross = kernel[np.ix_(left, seen)]
-            cross = cross - cross.mean(axis=1, keepdims=True) - center + center.mean()
-            values, vectors = np.linalg.eigh(inner)
-            projected, coefficients = cross @ vectors, vectors.T @ (responses[seen] - mean)
-            for a, penalty in enumerate(model.penalties):
-                shrunk = projected / (values.clip(min=0) + penalty * unit)
-                held_out[a, left] = shrunk @ coefficients + mean
-        chosen = ((held_out - responses) ** 2).mean(axis=1).argmin(axis=0)
-        values, vectors = np.linalg.eigh(_centred(kernel))
-        coefficients = vectors.T @ (responses - responses.mean(axis=0))
-        dual = vectors @ (coefficients / (values.clip(min=0)[:, None] + model.penalties[chosen] * unit))
-        return _KernelFit(dual=dual, out_of_fold=held_out[chosen, :, np.arange(responses.shape[1])].T)
-
-
-def _centred(kernel: np.ndarray) -> np.ndarray:
-    mean = kernel.mean(axis=0)
-    return kernel - mean - mean[:, None] + mean.mean()
+        mean = responses.mean(axis=0)
+        values, vectors = np.linalg.eigh(kernel)
+        values, vectors = values.clip(min=0).astype(np.float64), vectors.astype(np.float64)
+        unit = values.mean() or 1.0
+        coefficients, squares = vectors.T @ (responses - mean), vectors**2
+        best = np.full(responses.shape[1], np.inf)
+        held_out, chosen = np.zeros_like(responses), np.full(responses.shape[1], penalties[-1])
+        for penalty in penalties:
+            shrink = values / (values + penalty * unit)
+            leverage = 1 / rows + squares @ shrink
+            residual = (responses - mean - vectors @ (shrink[:, None] * coefficients)) / (1 - leverage)[:, None]
+            error = (residual**2).mean(axis=0)
+            better = error < best
+            best[better], chosen[better] = error[better], penalty
+            held_out[:, better] = responses[:, better] - residual[:, better]
+        dual = vectors @ (coefficients / (values[:, None] + chosen * unit))
+        return _KernelFit(dual=dual, out_of_fold=held_out)

@@ -22,6 +22,8 @@ from neurobridge.pipeline.spikes import held_out_sessions, pretraining_sessions
 from neurobridge.training.settings import RunSettings
 from neurobridge.vision.feature_stack import FeatureStack, embed_stack
 
+MOST_ROWS = 4000
+
 
 @dataclass(kw_only=True)
 class StackFeatures:
@@ -94,7 +96,7 @@ def closed_forms(decoded: Sequence[Decoded], features: StackFeatures, settings: 
     for d in track(decoded, "encoding, closed form", transient=True):
         seen = SeenImages(images=d.train_images, responses=d.train_responses)
         out[d.session] = ClosedForm(
-            windowed=windowed_expectation(seen, features, settings),
+            windowed=windowed_expectation(seen, features),
             stacked=LinearEncoding().fit(features.of(d.train_images), d.train_responses),
         )
     return out
@@ -144,9 +146,13 @@ def encode_sessions(
     return {name: SessionEncoding.of(parts[name], seen[name].images, seen[name].responses) for name in names}
 
 
-def windowed_expectation(seen: SeenImages, features: StackFeatures, settings: RunSettings) -> np.ndarray:
-    """[I, N]: the closed-form model's expectations, out of fold for the session's training images."""
-    model = WindowedEncoding(grids=features.grids, folds=settings.encoding.folds)
+def windowed_expectation(seen: SeenImages, features: StackFeatures) -> np.ndarray:
+    """[I, N]: the closed-form model's expectations, out of fold for the session's training images.
+
+    Beyond MOST_ROWS training images its kernels are too large, and a ridge a layer stands in.
+    """
+    wide = len(seen.images) > MOST_ROWS
+    model = LinearEncoding() if wide else WindowedEncoding(grids=features.grids)
     model.fit(features.of(seen.images), seen.responses)
     rows = np.arange(len(features.layers[0]))
     expected = np.concatenate([model.predict(features.of(part)) for part in np.array_split(rows, len(rows) // 512 + 1)])

@@ -27,7 +27,7 @@ def score_retrieval(run: RunFolder, sessions: Sequence[Decoded]) -> list[dict]:
     """Rows of :func:`identification_rows`, everything made for it; the gallery is the session's test images."""
     images = load_images(run).images
     features = stack_features(run.settings, images)
-    return identification_rows(run, sessions, features, closed_forms(sessions, features, run.settings))
+    return identification_rows(run, sessions, features, closed_forms(sessions, features))
 
 
 def identification_rows(
