@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import nnls
-from sklearn.covariance import ledoit_wolf
 
 from neurobridge.baselines.ridge import ALPHAS, LinearMap, ridge
+from neurobridge.bridge.noise import GaussianNoise
 
 Features = np.ndarray | Sequence[np.ndarray]
 
@@ -43,11 +43,9 @@ class LinearEncoding:
         ]
         held_out = np.stack([layer.out_of_fold for layer in self.layers]) - self.center
         self.stacking = stacking_weights(held_out, target - self.center)
-        residual = target - self.center - np.einsum("kin,kn->in", held_out, self.stacking)
-        scale = residual.std(axis=0)
-        scale = np.where(scale > 0, scale, 1.0)
-        shrunk, self.shrinkage = ledoit_wolf(residual / scale, assume_centered=True)
-        self.covariance = shrunk * scale[:, None] * scale
+        self.out_of_fold = np.einsum("kin,kn->in", held_out, self.stacking) + self.center
+        residual = target - self.out_of_fold
+        self.noise = GaussianNoise(residual)
         self.held_out_r2 = 1 - residual.var(axis=0) / np.where(target.var(axis=0) > 0, target.var(axis=0), 1.0)
         return self
 
@@ -60,12 +58,7 @@ class LinearEncoding:
 
     def log_likelihood(self, responses: np.ndarray, features: Features) -> np.ndarray:
         """Log-likelihood [I, G] in nats of each response [I, N] under each image's features [G, F], or K layers."""
-        whiten = np.linalg.inv(np.linalg.cholesky(self.covariance)).T
-        observed = self._transform(responses) @ whiten
-        expected = self.predict(features) @ whiten
-        distance = (observed**2).sum(1)[:, None] - 2 * observed @ expected.T + (expected**2).sum(1)
-        constant = np.log(np.diag(whiten)).sum() - 0.5 * observed.shape[1] * np.log(2 * np.pi)
-        return constant - 0.5 * distance
+        return self.noise.log_likelihood(self._transform(responses), self.predict(features))
 
     def posterior_mean(self, responses: np.ndarray, features: np.ndarray, *, repeats: float = 1.0) -> np.ndarray:
         """Expected features [I, F] given responses [I, N]: the encoding model, inverted (one feature layer only).
@@ -84,6 +77,11 @@ class LinearEncoding:
         gram = projected.T @ projected / len(features) + self.covariance / repeats
         observed = self._transform(responses) - self.predict(mean[None])[0]
         return mean + observed @ np.linalg.solve(gram, cross)
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Covariance [N, N] of single presentations about their expectation."""
+        return self.noise.covariance
 
     def _transform(self, responses: np.ndarray) -> np.ndarray:
         responses = np.asarray(responses, np.float64)

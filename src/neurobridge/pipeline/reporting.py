@@ -195,9 +195,10 @@ def retrieval(rows: list[dict]) -> list[Block]:
             "Identification of held-out images",
             ["session", "method", "top-1", "top-5", "gallery", "chance", "presentations"],
             table,
-            note="95 % intervals by bootstrap over images. Ridge decodes to the same target; the likelihood is that of "
-            "the recorded response under a linear encoding model of the same image features; the share of each in the "
-            "combination is chosen on the valid split.",
+            note="95 % intervals by bootstrap over images. Ridge decodes to the same target; a likelihood is that of "
+            "the recorded response under an encoding model: NeuroBridge's of several layers of the image encoder, a "
+            "linear one of the target's layer, or linear ones of the same several, stacked; the share of decoding and "
+            "likelihood in their combination is chosen on the valid split.",
             highlight=frozenset(i for i, r in enumerate(rows) if OURS in r["method"]),
         ),
     ]

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from neurobridge.errors import atomic_path
-from neurobridge.evaluation.controls import bootstrap_interval, chance_level
 from neurobridge.evaluation.probes import project_2d
 from neurobridge.evaluation.spikes import fano_factor, split_half_reliability
 from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
-from neurobridge.pipeline.decoding import Decoded, linear_encoding, responses, ridge_predictions
+from neurobridge.pipeline.decoding import responses
 from neurobridge.pipeline.folder import RunFolder
+from neurobridge.pipeline.identification import score_retrieval
 from neurobridge.pipeline.picture_scores import score_images
-from neurobridge.pipeline.pictures import cosine, decode_sessions, load_images
+from neurobridge.pipeline.pictures import decode_sessions, load_images
 from neurobridge.pipeline.spike_scores import score_spikes, some_rows
 from neurobridge.pipeline.spikes import held_out_sessions, pretraining_sessions
 
@@ -31,61 +30,6 @@ def evaluate(run: RunFolder) -> None:
     with atomic_path(run / "evaluate" / "results.json") as path:
         path.write_text(json.dumps(results, indent=1))
     run.finish("evaluate")
-
-
-def score_retrieval(run: RunFolder, sessions: Sequence[Decoded]) -> list[dict]:
-    """One row a (session, method): top-1 and top-5 with intervals; the gallery is the session's test images."""
-    data = load_images(run)
-    _, _, space = load_aligned(run)
-    targets = space(torch.from_numpy(data.embeddings)).numpy()
-    rows = []
-    for d in sessions:
-        encoding = linear_encoding(d, data.embeddings)
-
-        def evidence(
-            responses: np.ndarray, decoded: np.ndarray, images: np.ndarray, encoding: LinearEncoding = encoding
-        ) -> tuple[np.ndarray, np.ndarray]:
-            log_likelihood = encoding.log_likelihood(responses, data.embeddings[images])
-            return cosine(decoded, targets[images]), log_likelihood
-
-        valid = evidence(d.valid.responses, d.valid.decoded, d.valid.images)
-        test = evidence(d.test.responses, d.test.decoded, d.test.images)
-        share = best_weight(*valid)
-        methods = {
-            "NeuroBridge, decoding": test[0],
-            "NeuroBridge, decoding one presentation": cosine(d.test.single, targets[d.test.images]),
-            "decoding and likelihood": combine(*test, share),
-            "linear encoding likelihood": test[1],
-            "ridge decoding, same target": cosine(ridge_predictions(d, data.embeddings, space), targets[d.test.images]),
-        }
-        for method, scores in methods.items():
-            one = {"session": d.session, "method": method, "gallery": len(d.test.images), "repeats": d.test.repeats}
-            if "one presentation" in method:
-                one["repeats"] = 1.0
-            for k in (1, 5):
-                hits = (rank(scores) < k).astype(float)
-                one[f"top{k}"] = [*bootstrap_interval(hits, seed=run.settings.seed)]
-                one[f"chance_top{k}"] = chance_level(len(d.test.images), k)
-            rows.append(one)
-    return rows
-
-
-def best_weight(decoding: np.ndarray, likelihood: np.ndarray) -> float:
-    """Share of the likelihood beside the decoder that ranks the right image of the valid split best."""
-    shares = np.linspace(0, 1, 11)
-    return float(min(shares, key=lambda share: np.log1p(rank(combine(decoding, likelihood, share))).mean()))
-
-
-def combine(decoding: np.ndarray, likelihood: np.ndarray, share: float) -> np.ndarray:
-    """Both kinds of evidence [I, G], each standardised over the gallery (averaging repeats then changes no scale)."""
-    a, b = ((x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) for x in (decoding, likelihood))
-    return (1 - share) * a + share * b
-
-
-def rank(scores: np.ndarray) -> np.ndarray:
-    """[I]: how many wrong gallery entries score at least as high as the right one, which is on the diagonal."""
-    right = np.diagonal(scores)[:, None]
-    return (scores >= right).sum(1) - 1
 
 
 def representation(run: RunFolder) -> dict[str, np.ndarray]:

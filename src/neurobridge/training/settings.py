@@ -162,6 +162,23 @@ class ImageSettings:
 
 
 @dataclass(kw_only=True)
+class EncodingSettings:
+    """Images to responses, for identification by likelihood.
+
+    Args:
+        layers: Layers of the image encoder with the grid of each: block4@8 is block4 averaged to 8 x 8 positions.
+        epochs: Passes over all sessions' training images of the encoding that sessions share; 0: closed form alone.
+        features: Features of the shared core.
+        folds: The shared encoding is trained so many times, each time without one part of the images.
+    """
+
+    layers: list[str] = field(default_factory=lambda: ["block2@8", "block4@8", "block7@8", "block10@8", "block14@4"])
+    epochs: int = 8
+    features: int = 64
+    folds: int = 5
+
+
+@dataclass(kw_only=True)
 class AlignSettings:
     """Contrastive alignment: readout and projector first, then the last blocks of the backbone too.
 
@@ -295,6 +312,7 @@ class RunSettings:
         mixture: Several data folders in one pretraining.
         adapt: Unit embeddings of held-out sessions.
         image: Image encoder.
+        encoding: Images to responses.
         align: Alignment to image embeddings.
         generator: Picture generator and adapter.
         reconstruct: Pictures of held-out images.
@@ -317,6 +335,7 @@ class RunSettings:
     mixture: MixtureSettings = field(default_factory=MixtureSettings)
     adapt: AdaptSettings = field(default_factory=AdaptSettings)
     image: ImageSettings = field(default_factory=ImageSettings)
+    encoding: EncodingSettings = field(default_factory=EncodingSettings)
     align: AlignSettings = field(default_factory=AlignSettings)
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
     reconstruct: ReconstructSettings = field(default_factory=ReconstructSettings)

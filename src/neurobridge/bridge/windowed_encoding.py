@@ -1,0 +1,168 @@
+"""Images -> responses in closed form: one kernel ridge a spatial window over all layers, windows stacked per unit.
+
+A unit answers to a part of the image. A Gaussian window over the maps is the feature-weighted receptive field of
+St-Yves & Naselaris 2018; ridge under a window shrinks the weights outside of it (banded ridge, Nunez-Elizalde et al.
+2019), and non-negative stacking of the leave-one-out predictions (Breiman 1996) lets every unit choose. All of it is
+linear in the features, so the fitted model is one weight a feature and unit.
+
+Letters: P presentations, I images, N units, K layers, D features of a layer, G side of its grid, W windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from neurobridge.bridge.encoding import stacking_weights
+from neurobridge.bridge.noise import GaussianNoise
+
+PENALTIES = np.logspace(-3, 3, 13)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A Gaussian of deviation ``width`` at ``row``, ``column`` of an image from -1 to 1; infinite: everywhere."""
+
+    row: float = 0.0
+    column: float = 0.0
+    width: float = np.inf
+
+    def power(self, grid: int) -> np.ndarray:
+        """Weight [G * G] of each position in a kernel (the square of what multiplies a feature); ones without grid."""
+        if grid == 0:
+            return np.ones(1)
+        axis = (np.arange(grid) + 0.5) / grid * 2 - 1
+        distance = (axis[:, None] - self.row) ** 2 + (axis - self.column) ** 2
+        return np.exp(-distance / (2 * self.width**2)).ravel()
+
+
+WINDOWS = (
+    Window(),
+    *(Window(row=r, column=c, width=w) for w in (0.35, 0.6) for r in (-0.4, 0.0, 0.4) for c in (-0.4, 0.0, 0.4)),
+)
+
+
+class WindowedEncoding:
+    """See the module. Attributes after :meth:`fit`: ``weights`` K arrays [D, N], ``center`` K arrays [D], ``intercept``
+    [N], ``out_of_fold`` [P, N], ``noise`` of its residuals, ``stacking`` [W, N], ``held_out_r2`` [N].
+
+    ``grids``: side of each layer's map, 0 for a layer without positions; a layer is flattened in the order channel,
+    row, column. A feature is divided by the square root of its deviation (half of a z-score: what varies more counts
+    more, but not with its square), and every layer has the same total variance.
+    """
+
+    def __init__(
+        self,
+        *,
+        grids: Sequence[int],
+        windows: Sequence[Window] = WINDOWS,
+        penalties: np.ndarray = PENALTIES,
+    ) -> None:
+        self.grids, self.windows, self.penalties = list(grids), list(windows), np.asarray(penalties)
+
+    def fit(self, features: Sequence[np.ndarray], responses: np.ndarray) -> WindowedEncoding:
+        """``features``: K layers [P, D] of the images shown; ``responses`` [P, N]."""
+        responses = np.asarray(responses, np.float64)
+        assert len(features) == len(self.grids), "one grid a layer"
+        scaled = self._standardise(features)
+        fits = [_KernelFit.of(kernel, responses, self.penalties) for kernel in self._kernels(scaled)]
+        self.mean = responses.mean(axis=0)
+        held_out = np.stack([fit.out_of_fold for fit in fits]) - self.mean
+        self.stacking = stacking_weights(held_out, responses - self.mean)
+        self.out_of_fold = np.einsum("wpn,wn->pn", held_out, self.stacking) + self.mean
+        residual = responses - self.out_of_fold
+        self.noise = GaussianNoise(residual)
+        variance = responses.var(axis=0)
+        self.held_out_r2 = 1 - (residual**2).mean(axis=0) / np.where(variance > 0, variance, 1.0)
+        self.weights = self._weights(scaled, fits)
+        return self
+
+    def predict(self, features: Sequence[np.ndarray]) -> np.ndarray:
+        """Expected responses [I, N] to images with K layers of ``features`` [I, D]."""
+        out = self.mean
+        for layer, center, weights in zip(features, self.center, self.weights, strict=True):
+            out = out + (np.asarray(layer, np.float32) - center) @ weights
+        return np.asarray(out, np.float64)
+
+    def log_likelihood(self, responses: np.ndarray, features: Sequence[np.ndarray]) -> np.ndarray:
+        """[P, I] in nats: each of ``responses`` [P, N] under each image."""
+        return self.noise.log_likelihood(np.asarray(responses, np.float64), self.predict(features))
+
+    def _standardise(self, features: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """K arrays [P, D] float32, centred and scaled; constant features become zero."""
+        self.center, self.scale, out = [], [], []
+        for layer in features:
+            x = np.asarray(layer, np.float32)
+            center, deviation = x.mean(axis=0), x.std(axis=0)
+            varies = deviation > 1e-6
+            total = float(deviation[varies].sum()) or 1.0
+            scale = np.where(varies, np.sqrt(deviation.clip(min=1e-6) * total), np.inf).astype(np.float32)
+            self.center.append(center)
+            self.scale.append(scale)
+            out.append((x - center) / scale)
+        return out
+
+    def _kernels(self, scaled: list[np.ndarray]) -> np.ndarray:
+        """[W, P, P]: the positions' kernels, summed with each window's weights."""
+        rows = len(scaled[0])
+        kernels = np.zeros((len(self.windows), rows, rows), np.float32)
+        for layer, grid in zip(scaled, self.grids, strict=True):
+            at = layer.reshape(rows, -1, max(grid, 1) ** 2)
+            powers = np.stack([window.power(grid) for window in self.windows]).astype(np.float32)
+            for position in range(at.shape[2]):
+                x = np.ascontiguousarray(at[:, :, position])
+                product = x @ x.T
+                for kernel, power in zip(kernels, powers[:, position], strict=True):
+                    kernel += power * product
+        return kernels
+
+    def _weights(self, scaled: list[np.ndarray], fits: list[_KernelFit]) -> list[np.ndarray]:
+        """K arrays [D, N] of weights for centred raw features."""
+        weights = []
+        for layer, grid, scale in zip(scaled, self.grids, self.scale, strict=True):
+            side = max(grid, 1) ** 2
+            total = np.zeros((layer.shape[1] // side, side, self.mean.size), np.float32)
+            for window, fit, share in zip(self.windows, fits, self.stacking, strict=True):
+                chosen = share > 0
+                if chosen.any():
+                    dual = (fit.dual * share)[:, chosen].astype(np.float32)
+                    part = (layer.T @ dual).reshape(*total.shape[:2], -1)
+                    total[:, :, chosen] += part * window.power(grid)[:, None]
+            weights.append((total.reshape(-1, self.mean.size) / scale[:, None]).astype(np.float32))
+        return weights
+
+
+@dataclass(kw_only=True)
+class _KernelFit:
+    """Ridge under one kernel: ``dual`` [P, N] weights of the training images, ``out_of_fold`` [P, N]."""
+
+    dual: np.ndarray
+    out_of_fold: np.ndarray
+
+    @staticmethod
+    def of(kernel: np.ndarray, responses: np.ndarray, penalties: np.ndarray) -> _KernelFit:
+        """The penalty of each unit, in units of the kernel's mean diagonal, by leave-one-out squared error.
+
+        A fit is linear in the responses: fitted = H y; without row i its residual is (y - H y) / (1 - H_ii), exactly
+        (Allen 1974); one eigendecomposition serves all rows, penalties and units.
+        """
+        rows = len(responses)
+        mean = responses.mean(axis=0)
+        values, vectors = np.linalg.eigh(kernel)
+        values, vectors = values.clip(min=0).astype(np.float64), vectors.astype(np.float64)
+        unit = values.mean() or 1.0
+        coefficients, squares = vectors.T @ (responses - mean), vectors**2
+        best = np.full(responses.shape[1], np.inf)
+        held_out, chosen = np.zeros_like(responses), np.full(responses.shape[1], penalties[-1])
+        for penalty in penalties:
+            shrink = values / (values + penalty * unit)
+            leverage = 1 / rows + squares @ shrink
+            residual = (responses - mean - vectors @ (shrink[:, None] * coefficients)) / (1 - leverage)[:, None]
+            error = (residual**2).mean(axis=0)
+            better = error < best
+            best[better], chosen[better] = error[better], penalty
+            held_out[:, better] = responses[:, better] - residual[:, better]
+        dual = vectors @ (coefficients / (values[:, None] + chosen * unit))
+        return _KernelFit(dual=dual, out_of_fold=held_out)
