@@ -249,7 +249,7 @@ def _contiguous(dataset: h5py.h5d.DatasetID, wanted: type | None) -> Column | No
     return Column(offset=offset, dtype=dtype.str, length=dataset.shape[0])
 
 
-def _is_sound(events: MappedEvents, unit_count: int) -> bool:
+def _is_sound(events: FileEvents, unit_count: int) -> bool:
     """True if the times ascend and the index is theirs; read a block at a time.
 
     Raises UserError for events that cannot be used.
