@@ -105,6 +105,23 @@ def test_without_loadings_the_latents_speak_alone():
     assert head(latent, torch.zeros(4, 2, 2), row).shape == (4, 7)
 
 
+def test_a_hidden_layer_of_the_population_path():
+    torch.manual_seed(0)
+    head = AlignmentHead(**SIZES, population_hidden=6)
+    latent, response, row = torch.randn(4, 5, 16), torch.randn(4, 2, 2), torch.tensor([[0, 1], [2, 0]])
+    summed = torch.einsum("gbcn,gnr->gbcr", response.unflatten(0, (2, 2)), head.loading[row]).flatten(0, 1).flatten(1)
+    norm, first, _, _, last = head.population
+    expected = last(torch.nn.functional.gelu(first(norm(summed))))
+    torch.testing.assert_close(
+        head(latent, response, row)
+        - head(latent, 0 * response, row)
+        + last(torch.nn.functional.gelu(first(norm(0 * summed)))),
+        expected,
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
 def test_attention_over_time_starts_as_the_average_and_follows_its_scores():
     torch.manual_seed(0)
     attention, x = TimeAttention(chunks=3, width=4, heads=2), torch.randn(5, 3, 4)

@@ -66,7 +66,7 @@ class AlignmentHead(nn.Module):
     average leaves out? time: how the population path sees time: every chunk on its own (``chunks``); each unit's
     response within a window of its area (``areas``: one chunk, see ``unit_window``); or averages over chunks whose
     weights depend on what is there, one a head (``attention``, which starts as the plain average).
-    loadings 0: no population path.
+    loadings 0: no population path. population_hidden: its shared map has one hidden layer of that width (0: linear).
     """
 
     unit_window: Tensor
@@ -87,6 +87,7 @@ class AlignmentHead(nn.Module):
         readout: str = "queries",
         in_front: bool = False,
         time: str = "chunks",
+        population_hidden: int = 0,
     ) -> None:
         super().__init__()
         self.options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -96,7 +97,7 @@ class AlignmentHead(nn.Module):
         vectors = queries if readout == "queries" else 1
         self.loading = nn.Parameter(torch.randn(units, loadings)) if loadings else None
         seen = loadings if time != "chunks" else chunks * loadings
-        self.population = nn.Linear(seen, dimensions) if loadings else None
+        self.population = self._population(seen, population_hidden, dimensions, dropout) if loadings else None
         self.average = nn.Parameter(torch.randn(queries, tokens)) if readout == "queries" else None
         self.linear = nn.Linear(vectors * width, dimensions)
         self.readout = QueryReadout(width=width, heads=heads, queries=queries) if readout == "queries" else None
@@ -111,6 +112,15 @@ class AlignmentHead(nn.Module):
         self.attention = TimeAttention(chunks=chunks, width=loadings, heads=heads) if time == "attention" else None
         if time == "areas":  # [units, 2] ms since the start of the window
             self.register_buffer("unit_window", torch.zeros(units, 2, dtype=torch.int64))
+
+    @staticmethod
+    def _population(seen: int, hidden: int, dimensions: int, dropout: float) -> nn.Module:
+        """What all sessions share of the population path."""
+        if not hidden:
+            return nn.Linear(seen, dimensions)
+        return nn.Sequential(
+            nn.LayerNorm(seen), nn.Linear(seen, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dimensions)
+        )
 
     def forward(self, latent: Tensor, response: Tensor, unit_row: Tensor) -> Tensor:
         """response [B, C, N] standardised (:meth:`respond`), unit_row [G, N] rows of the loadings."""

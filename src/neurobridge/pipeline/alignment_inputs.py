@@ -46,6 +46,7 @@ def make_head(
         readout=options.readout,
         in_front=model.encoder.in_front,
         time=options.time,
+        population_hidden=options.population_hidden,
     )
     if options.time == "areas":
         head.unit_window.copy_(unit_windows(model, sessions, settings))

@@ -197,12 +197,13 @@ class AlignSettings:
         readout: How latents are read: queries (learnable, by attention), average (over time) or cls ([CLS] token).
         queries: Readout queries.
         loadings: Width of a unit's loading in the population path (0: none, the latents alone).
+        population_hidden: Width of a hidden layer in the population path's shared map (0: none, it is linear).
         time: Time in the population path: chunks (each its own), areas (area_windows) or attention (learned averages).
         area_windows: Window of each area in ms after stimulus onset, for time=areas; other areas keep all of it.
         average_repeats: Train stage 1 on the mean over an image's repeats in a session, not on single presentations.
         mixco: Share of stage 1 on mixed responses (MixCo), after which SoftCLIP takes over; 0: InfoNCE throughout.
         hidden: Width of the projector's hidden layers.
-        dropout: Dropout in the projector.
+        dropout: Dropout in the projector (and in the population path's hidden layer).
         unit_dropout: Share of the units hidden at random in training windows.
         noise: Noise added to standardised responses in training, in standard deviations.
         checkpoint_every: Steps between checkpoints.
@@ -222,6 +223,7 @@ class AlignSettings:
     readout: Literal["queries", "average", "cls"] = "queries"
     queries: int = 8
     loadings: int = 256
+    population_hidden: int = 0
     time: Literal["chunks", "areas", "attention"] = "chunks"
     area_windows: dict[str, tuple[int, int]] = field(
         default_factory=lambda: {"V1": (30, 80), "V4": (60, 120), "IT": (80, 200)}
