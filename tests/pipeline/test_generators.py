@@ -65,7 +65,7 @@ def draw(run):
 
 
 def test_the_gate_refuses_an_adapter_that_has_learnt_nothing_and_may_be_tried_again(aligned, capsys):
-    with pytest.raises(UserError, match=r"of 6 training images .* chance 0\.50.* oracle_two_way = 0\.7.*adapter_steps"):
+    with pytest.raises(UserError, match=r"of 6 training images .* chance 0\.50.*oracle_two_way = 0\.7.*adapter_steps"):
         adapter(aligned(kind="stable-diffusion"))
     run = aligned(kind="stable-diffusion", oracle_two_way=0.0)
     assert not run.done("adapter")

@@ -79,6 +79,6 @@ def require_oracle(oracle: Oracle, threshold: float, mend: str) -> None:
         return
     raise UserError(
         f"pictures drawn from the true embeddings of {oracle.images} training images kept from the adapter are told "
-        f"apart {mean:.2f} [{low:.2f}, {high:.2f}] of the time (two-way, {oracle.judge}; chance 0.50), which is not "
-        f"above generator.oracle_two_way = {threshold:g}, and no spikes can do better: {mend}"
+        f"apart {mean:.2f} [{low:.2f}, {high:.2f}] of the time (two-way, {oracle.judge}; chance 0.50), "
+        f"not surely above generator.oracle_two_way = {threshold:g}, and no spikes can do better: {mend}"
     )
