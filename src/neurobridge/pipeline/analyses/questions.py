@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from neurobridge.baselines.ridge import ridge
 from neurobridge.data.images import ImageSet
 from neurobridge.evaluation.controls import majority_level
-from neurobridge.evaluation.images import retrieval
+from neurobridge.evaluation.images import TIE
 
 COMPONENTS = 100
 DETAIL_GRID = 16
@@ -97,7 +97,9 @@ def detail_of(pixels: np.ndarray) -> np.ndarray:
 
 def two_way(predicted: np.ndarray, gallery: np.ndarray, right: np.ndarray) -> np.ndarray:
     """[W]: share of wrong gallery entries [G, K] with a smaller cosine to the prediction [W, K] than the right one."""
-    return 1 - np.asarray(retrieval(predicted, gallery, right)["rank"]) / (len(gallery) - 1)
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (predicted, gallery))
+    similarity = a @ b.T
+    return (similarity < similarity[np.arange(len(a)), right][:, None] - TIE).sum(1) / (len(gallery) - 1)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
