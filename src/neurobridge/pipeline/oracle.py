@@ -14,8 +14,7 @@ import torch
 
 from neurobridge.errors import UserError
 from neurobridge.evaluation.controls import Interval, bootstrap_interval
-from neurobridge.evaluation.diversity import pairwise_distance
-from neurobridge.evaluation.images import two_way_identification
+from neurobridge.evaluation.images import sample_diversity, two_way_identification
 from neurobridge.vision.encoders import ImageEncoder, to_tensor
 from neurobridge.vision.protocol import PictureGenerator
 
@@ -25,7 +24,7 @@ DIVERSE, SAMPLES = 8, 3
 
 @dataclass(kw_only=True)
 class Oracle:
-    """two_way: its mean and interval over images; diversity: mean pairwise pixel distance of several samples."""
+    """two_way: its mean and interval over images; diversity: of several samples, in pixels."""
 
     two_way: Interval
     diversity: float
@@ -68,7 +67,7 @@ def measure_oracle(
     two_way = bootstrap_interval(two_way_identification(features(drawn), features(true)), seed=seed)
     again = [draw(slice(DIVERSE), sample) for sample in range(1, SAMPLES)]
     samples = torch.stack([drawn[:DIVERSE], *again]).numpy()
-    diversity = float(pairwise_distance(samples).mean())
+    diversity = float(sample_diversity(samples).mean())
     return Oracle(two_way=two_way, diversity=diversity, images=len(pixels), judge=f"{name} {LAYER}")
 
 

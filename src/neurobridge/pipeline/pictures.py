@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from neurobridge.bridge.adapter import Adapter
 from neurobridge.bridge.encoding import LinearEncoding, library_posterior_mean
@@ -18,6 +19,7 @@ from neurobridge.pipeline.spikes import make_batcher
 from neurobridge.training.settings import RunSettings
 from neurobridge.vision.encoders import ImageEncoder
 from neurobridge.vision.generator import Generator
+from neurobridge.vision.protocol import PictureGenerator
 
 LIBRARY = 4000
 
@@ -57,12 +59,15 @@ def reconstruct(run: RunFolder) -> None:
     embedding = embedding.astype(np.float32)
 
     rng = np.random.default_rng(settings.seed)
-    true = resized(generator, data.images.pixels[test.images])
+    side = min(generator.image_size, data.images.pixels.shape[1])
+    true = resized(side, data.images.pixels[test.images])
     library = train_rows if len(train_rows) <= LIBRARY else np.sort(rng.choice(train_rows, LIBRARY, replace=False))
-    train_pixels = resized(generator, data.images.pixels[library])
+    train_pixels = resized(side, data.images.pixels[library])
     likelihood = ResponseLikelihood(encoding, image_encoder(run), repeats=test.repeats)
     guesses = explaining(run, generator, encoding, likelihood, data.embeddings[library], train_pixels, test)
     steering = None
+    if options.energy and not isinstance(generator, Generator):
+        raise UserError(f"reconstruct.energy steers the small generator alone, not '{settings.generator.kind}': set 0")
     if options.energy:
         responses, start = torch.from_numpy(test.responses).float(), channels_first(guesses["posterior mean"])
         steering = Steering(likelihood=likelihood, responses=responses, weight=options.energy, start=start)
@@ -71,8 +76,13 @@ def reconstruct(run: RunFolder) -> None:
         with torch.no_grad():
             condition = tokens(torch.from_numpy(embeddings))
         seeds = [settings.seed * 1_000_003 + seed * 10_007 + int(i) for i in test.images]
-        options_ = {"steps": options.steps, "guidance": options.guidance, "steering": steering}
+        options_ = {"steps": options.steps, "guidance": options.guidance, "steering": steering, "side": side}
         return paint(generator, condition, tokens.null, seeds=seeds, **options_)
+
+    def mean_of(embeddings: np.ndarray) -> np.ndarray:
+        if isinstance(generator, Generator) and isinstance(tokens, Adapter):
+            return sketch(generator, tokens, embeddings)
+        return draw(embeddings, 0)
 
     candidates = np.stack([draw(embedding, sample, steering) for sample in range(options.samples)])
     explained = np.stack([likelihoods(encoding, test.responses, c, image_encoder(run)) for c in candidates])
@@ -88,21 +98,24 @@ def reconstruct(run: RunFolder) -> None:
         "reconstruct/pictures.npz",
         image_rows=test.images,
         explained=explained,
+        **({"samples": candidates} if options.samples > 1 else {}),
         **{
             "target": true,
-            "sketch": sketch(generator, tokens, embedding),
+            **({"sketch": mean_of(embedding)} if generator.sketches else {}),
             "first sample": candidates[0],
             "best of samples": best,
             "mean of samples": candidates.mean(0),
             **guesses,
-            "decoder alone": sketch(generator, tokens, calibration(test.decoded, space)),
+            "decoder alone": mean_of(calibration(test.decoded, space)),
             "oracle": draw(data.embeddings[test.images], 0),
             "library posterior": library_posterior_mean(log_likelihood, train_pixels).astype(np.float32),
             "nearest training image": train_pixels[nearest],
             "another test image": np.roll(true, shift, axis=0),
             "mean training image": np.broadcast_to(mean, true.shape).copy(),
             "grey": np.full_like(true, 0.5),
-            "prior only": paint(generator, null, tokens.null, seeds=prior_seeds, steps=options.steps, guidance=1.0),
+            "prior only": paint(
+                generator, null, tokens.null, seeds=prior_seeds, steps=options.steps, guidance=1.0, side=side
+            ),
         },
     )
     run.finish("reconstruct", session=decoded.session, images=len(test.images), repeats=test.repeats)
@@ -110,7 +123,7 @@ def reconstruct(run: RunFolder) -> None:
 
 def explaining(
     run: RunFolder,
-    generator: Generator,
+    generator: PictureGenerator,
     encoding: LinearEncoding,
     likelihood: ResponseLikelihood,
     embeddings: np.ndarray,
@@ -127,7 +140,7 @@ def explaining(
     noise = encoding.covariance / test.repeats
     posterior = AmortisedPosterior().fit(expected, noise, pixels, steps=options.posterior_steps, seed=run.settings.seed)
     pictures = {"posterior mean": posterior.mean(observed.numpy()).clip(0, 1)}
-    if options.ascent_steps:
+    if options.ascent_steps and isinstance(generator, Generator):
         drawn = ascend(
             channels_first(pictures["posterior mean"]),
             torch.from_numpy(test.responses).float(),
@@ -145,7 +158,7 @@ def channels_first(pictures: np.ndarray) -> torch.Tensor:
 
 
 def paint(
-    generator: Generator,
+    generator: PictureGenerator,
     condition: torch.Tensor,
     null: torch.Tensor,
     *,
@@ -153,15 +166,17 @@ def paint(
     steps: int,
     guidance: float,
     steering: Steering | None = None,
+    side: int | None = None,
 ) -> np.ndarray:
-    """Sample in small batches -> [I, H, W, 3] float32 in [0, 1]."""
+    """Sample in small batches -> [I, H, W, 3] float32 in [0, 1], at the generator's own size or at ``side`` pixels."""
     parts = []
     for at in range(0, len(condition), 50):
         rows = slice(at, at + 50)
         led = {} if steering is None else steering.of(rows)
-        parts.append(
-            generator.sample(condition[rows], null.detach(), seeds=seeds[rows], steps=steps, guidance=guidance, **led)
+        drawn = generator.sample(
+            condition[rows], null.detach(), seeds=seeds[rows], steps=steps, guidance=guidance, **led
         )
+        parts.append(to_side(drawn.float().cpu(), side or generator.image_size))
     return torch.cat(parts).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
@@ -182,10 +197,17 @@ def likelihoods(
     return np.diagonal(encoding.log_likelihood(observed, features)).copy()
 
 
-def resized(generator: Generator, pixels: np.ndarray) -> np.ndarray:
-    """uint8 [I, H, W, 3] -> float32 in [0, 1] at the generator's size."""
+def resized(side: int, pixels: np.ndarray) -> np.ndarray:
+    """uint8 [I, H, W, 3] -> float32 in [0, 1] at ``side`` pixels."""
     parts = torch.from_numpy(pixels).permute(0, 3, 1, 2).split(256)
-    return torch.cat([generator.resize(part.float() / 255) for part in parts]).permute(0, 2, 3, 1).numpy()
+    return torch.cat([to_side(part.float() / 255, side) for part in parts]).permute(0, 2, 3, 1).numpy()
+
+
+def to_side(images: torch.Tensor, side: int) -> torch.Tensor:
+    """[I, 3, H, W] in [0, 1] at ``side`` pixels."""
+    if images.shape[-2:] == (side, side):
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
