@@ -49,9 +49,8 @@ def curves(
         axes.set(title=title, xlabel=xlabel)
         if log:
             axes.set_xscale("log", base=2)
-            ticks = sorted({x for curve in lines.values() for x in curve.x})
-            spaced = [x for i, x in enumerate(ticks) if not i or x > 1.35 * ticks[i - 1]]
-            axes.set_xticks(spaced, [f"{x:.0f}" for x in spaced])
+            ticks = max((curve.x for curve in lines.values()), key=len)
+            axes.set_xticks(ticks, [f"{x:.0f}" for x in ticks])
             axes.minorticks_off()
         axes.grid(axis="y")
     _legend(figure)
