@@ -49,9 +49,8 @@ def curves(
         axes.set(title=title, xlabel=xlabel)
         if log:
             axes.set_xscale("log", base=2)
-            ticks = sorted({x for curve in lines.values() for x in curve.x})
-            spaced = [x for i, x in enumerate(ticks) if not i or x > 1.35 * ticks[i - 1]]
-            axes.set_xticks(spaced, [f"{x:.0f}" for x in spaced])
+            ticks = max((curve.x for curve in lines.values()), key=len)
+            axes.set_xticks(ticks, [f"{x:.0f}" for x in ticks])
             axes.minorticks_off()
         axes.grid(axis="y")
     _legend(figure)
@@ -63,11 +62,10 @@ def time_maps(
     panels: Mapping[str, Mapping[str, Curve]],
     *,
     chance: Mapping[str, float] | None = None,
-    stretches: Mapping[str, tuple[float, float]] | None = None,
 ) -> Figure:
     """Score name -> area -> curve over window centres (ms): above a map of area x centre, below the curves.
 
-    The brightest window of each area is marked. ``stretches``: area -> (first, last) ms, drawn as bars in the map.
+    The brightest window of each area is marked.
     """
     figure = Figure(figsize=(min(9.6, 1.0 + 3.1 * len(panels)), 4.6))
     grid = _grid(figure, 2, len(panels), height_ratios=(1, 1.5))
@@ -82,9 +80,6 @@ def time_maps(
         figure.colorbar(image, ax=above, pad=0.02, fraction=0.06)
         for at, (name, curve) in enumerate(lines.items()):
             above.plot(x[int(np.argmax(curve.mean))], at, "o", color="white", markersize=4.5, markeredgecolor=INK)
-            if name in (stretches or {}):
-                first, last = (stretches or {})[name]
-                above.plot([first, last], [at + 0.36] * 2, color="white", linewidth=2.2, solid_capstyle="butt")
             _line(below, name, curve, names)
         above.set(title=title, xticks=[])
         above.set_yticks(range(len(lines)), list(lines))

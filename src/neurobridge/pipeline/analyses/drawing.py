@@ -141,7 +141,7 @@ def retention(result: dict) -> list[Block]:
             for r in rows:
                 if (r["source"], r["readout"], r["score"]) == (source, readout, "identification"):
                     table[names.index(r["fitted"]), names.index(r["tested"])] = r["mean"]
-            panels[f"{source}, {'carried over' if readout == TRANSFERRED else 'own, same units'}"] = table
+            panels[f"{source},\n{'carried over' if readout == TRANSFERRED else 'own, same units'}"] = table
         found.append(
             Figure(
                 "Readouts from session to session",
