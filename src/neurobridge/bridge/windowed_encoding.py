@@ -38,10 +38,7 @@ class Window:
         return np.exp(-distance / (2 * self.width**2)).ravel()
 
 
-WINDOWS = (
-    Window(),
-    *(Window(row=r, column=c, width=w) for w in (0.35, 0.6) for r in (-0.4, 0.0, 0.4) for c in (-0.4, 0.0, 0.4)),
-)
+WINDOWS = (Window(), *(Window(row=r, column=c, width=0.5) for r in (-0.4, 0.0, 0.4) for c in (-0.4, 0.0, 0.4)))
 
 
 class WindowedEncoding:
