@@ -57,8 +57,12 @@ OURS, RIVAL, ORACLE = "NeuroBridge", "library rival", "oracle"
 FLOORS = ("grey", "mean training image", "another test image", "nearest training image", "prior only")
 GOAL = {"PixCorr": 0.45, "two-way": 0.90}
 JUDGED = ("valid", "test")
-ASCENTS = {"ascent, gentle": {"pull": 4.0, "variation": 10.0}, "ascent, bold": {"pull": 1.0, "variation": 10.0}}
-SAMPLES, STEPS, ENERGY, STRENGTH = 3, 12, 0.1, 0.5
+ASCENTS = {
+    "ascent, gentle": {"pull": 4.0, "variation": 10.0},
+    "ascent, bold": {"pull": 1.0, "variation": 10.0},
+    "ascent, bolder": {"pull": 0.3, "variation": 5.0},
+}
+SAMPLES, STEPS, ENERGY, STRENGTH = 3, 12, 0.4, 0.5
 GENERATOR = {"steps": 400, "sketch_steps": 1000, "noise": 0.3}
 SETTINGS = (SESSION, IMAGES, SIDE, TWIN, BLOCKS, GRID, ASCENTS, SAMPLES, STEPS, ENERGY, STRENGTH, GENERATOR)
 
