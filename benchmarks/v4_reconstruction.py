@@ -13,7 +13,8 @@ EfficientNet-Lite1, which no other step has seen); nothing is chosen on test ima
 The bar: NeuroBridge above grey, mean, another test image, nearest training image by decoding, and prior only, with 95 %
 intervals over images that do not overlap, and above the rival (paired interval above 0), each in PixCorr and in two-way
 identification by EfficientNet-Lite1 (mean of its three layers). The goal: PixCorr .45, two-way .90. About half an hour
-on one core; killed, it goes on where it was (steps are kept in a folder named after the settings). Pictures are judged at 112 pixels, the images' own size.
+on one core; killed, it goes on where it was (steps are kept in a folder named after the settings). Pictures are judged
+at 112 pixels, the images' own size.
 
     python benchmarks/v4_reconstruction.py [--data ../shared/data/macaque_v4] [--cache runs/v4_reconstruction]
 """
@@ -56,8 +57,12 @@ OURS, RIVAL, ORACLE = "NeuroBridge", "library rival", "oracle"
 FLOORS = ("grey", "mean training image", "another test image", "nearest training image", "prior only")
 GOAL = {"PixCorr": 0.45, "two-way": 0.90}
 JUDGED = ("valid", "test")
-ASCENTS = {"ascent, gentle": {"pull": 4.0, "variation": 10.0}, "ascent, bold": {"pull": 1.0, "variation": 10.0}}
-SAMPLES, STEPS, ENERGY, STRENGTH = 3, 12, 0.1, 0.5
+ASCENTS = {
+    "ascent, gentle": {"pull": 4.0, "variation": 10.0},
+    "ascent, bold": {"pull": 1.0, "variation": 10.0},
+    "ascent, bolder": {"pull": 0.3, "variation": 5.0},
+}
+SAMPLES, STEPS, ENERGY, STRENGTH = 3, 12, 0.4, 0.5
 GENERATOR = {"steps": 400, "sketch_steps": 1000, "noise": 0.3}
 SETTINGS = (SESSION, IMAGES, SIDE, TWIN, BLOCKS, GRID, ASCENTS, SAMPLES, STEPS, ENERGY, STRENGTH, GENERATOR)
 
