@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from neurobridge.errors import atomic_path
 from neurobridge.evaluation.controls import bootstrap_interval
 from neurobridge.evaluation.images import score_pictures
-from neurobridge.pipeline.scoring import EVALUATOR_LAYERS, evaluator
+from neurobridge.evaluation.networks import OFFLINE
+from neurobridge.pipeline.judges import load_judges
 
 
 class Kept:
@@ -53,14 +54,15 @@ def last(images: torch.Tensor) -> np.ndarray:
 
 def judge(pictures: dict[str, np.ndarray], pixels: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """Values [I] by row and metric: PixCorr, SSIM, two-way pixels, of three layers, and the mean of these three."""
-    nets = {layer: evaluator(layer) for layer in EVALUATOR_LAYERS}
-    names = ["PixCorr", "SSIM", "two-way pixels", *(f"two-way {layer}" for layer in EVALUATOR_LAYERS)]
+    nets = load_judges(OFFLINE)
+    layers = {f"two-way {judge.layer}": f"two-way {judge.name}" for judge in OFFLINE}
+    names = {name: name for name in ("PixCorr", "SSIM", "two-way pixels")} | layers
     values: dict[str, dict[str, np.ndarray]] = {}
     for row, value in pictures.items():
         scores = score_pictures({row: value}, pixels / np.float32(255), feature_nets=nets, seed=0)
         found = {score.metric: score.values for score in scores}
-        values[row] = {name: found[name] for name in names}
-        values[row]["two-way"] = np.mean([found[f"two-way {layer}"] for layer in EVALUATOR_LAYERS], axis=0)
+        values[row] = {name: found[metric] for name, metric in names.items()}
+        values[row]["two-way"] = np.mean([values[row][layer] for layer in layers], axis=0)
     return values
 
 

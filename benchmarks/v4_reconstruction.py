@@ -44,9 +44,9 @@ from neurobridge.data.sources.v4 import import_v4
 from neurobridge.data.splits import split_of
 from neurobridge.data.store import Session
 from neurobridge.evaluation.controls import bootstrap_difference, bootstrap_interval
+from neurobridge.evaluation.networks import OFFLINE
 from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.pictures import cosine, paint
-from neurobridge.pipeline.scoring import EVALUATOR
 from neurobridge.vision.autoencoder import PatchPCA
 from neurobridge.vision.encoders import ImageEncoder, embed_images
 from neurobridge.vision.generator import Generator
@@ -260,7 +260,8 @@ def main() -> int:
     chosen = max(valid, key=lambda name: valid[name]["PixCorr"].mean() + valid[name]["two-way"].mean())
     test = judge({OURS: rows["test"][chosen], **rows["test"]}, splits["test"].pixels)
     print_table(
-        test, f"test, {len(splits['test'].pixels)} images of {SESSION}; {OURS} = {chosen}; evaluator {EVALUATOR}"
+        test,
+        f"test, {len(splits['test'].pixels)} images of {SESSION}; {OURS} = {chosen}; evaluator {OFFLINE[0].network}",
     )
     gallery(options.cache / "gallery.png", splits["test"].pixels / 255, rows["test"])
     print(f"gallery: {options.cache / 'gallery.png'}; {time.monotonic() - begun:.0f} s")

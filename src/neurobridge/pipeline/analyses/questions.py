@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from neurobridge.baselines.ridge import ridge
 from neurobridge.data.images import ImageSet
 from neurobridge.evaluation.controls import majority_level
-from neurobridge.evaluation.images import TIE
+from neurobridge.evaluation.similarity import TIE
 
 COMPONENTS = 100
 DETAIL_GRID = 16
