@@ -42,7 +42,7 @@ from neurobridge.pipeline.commands import run_stages
 from neurobridge.pipeline.decoding import Decoded, decode_session, ridge_predictions
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.pictures import cosine, load_images
-from neurobridge.pipeline.scoring import rank
+from neurobridge.pipeline.identification import rank
 from neurobridge.pipeline.spikes import make_batcher
 from neurobridge.training.settings import AlignSettings, RunSettings
 
