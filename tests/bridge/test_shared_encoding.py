@@ -23,7 +23,7 @@ def two_sessions(images: int = 240, seed: int = 0) -> tuple[torch.Tensor, list[S
 
 def fitted(seed: int = 0, **options) -> tuple[SharedEncoding, torch.Tensor, list[SeenImages]]:
     maps, sessions = two_sessions()
-    common = {"features": 8, "folds": 3, "epochs": 30, "batch": 32, "learning_rate": 1e-2, "weight_decay": 0.1}
+    common = {"features": 8, "folds": 2, "epochs": 20, "batch": 32, "learning_rate": 1e-2, "weight_decay": 0.1}
     return SharedEncoding(**{**common, "seed": seed, **options}).fit(maps, sessions, progress=False), maps, sessions
 
 

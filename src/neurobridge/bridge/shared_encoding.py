@@ -151,7 +151,6 @@ class SharedEncoding:
             total = total + error.square().mean(1).sum()
         return total / len(index)
 
-    @torch.inference_mode()
     def expected(self, maps: Tensor) -> list[np.ndarray]:
         """Responses [I, N] of each session to the images that :meth:`fit` was given, each row out of fold."""
         predicted = [self._predict(model, maps) for model in self.models]
@@ -162,12 +161,12 @@ class SharedEncoding:
             out.append(np.where(self.fold[:, None] >= 0, own, folds.mean(axis=0)))
         return out
 
-    @torch.inference_mode()
     def predict(self, maps: Tensor) -> list[np.ndarray]:
         """Responses [I, N] of each session to other images: the mean over folds."""
         predicted = [self._predict(model, maps) for model in self.models]
         return [np.mean([p[k] for p in predicted], axis=0) for k in range(len(self.center))]
 
+    @torch.inference_mode()
     def _predict(self, model: SharedReadout, maps: Tensor) -> list[np.ndarray]:
         parts = [[] for _ in self.center]
         for batch in maps.split(256):

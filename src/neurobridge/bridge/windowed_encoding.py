@@ -38,7 +38,8 @@ class Window:
         return np.exp(-distance / (2 * self.width**2)).ravel()
 
 
-WINDOWS = (Window(), *(Window(row=r, column=c, width=0.5) for r in (-0.4, 0.0, 0.4) for c in (-0.4, 0.0, 0.4)))
+CENTERS = (-0.6, -0.3, 0.0, 0.3, 0.6)
+WINDOWS = (Window(), *(Window(row=r, column=c, width=0.35) for r in CENTERS for c in CENTERS))
 
 
 class WindowedEncoding:
