@@ -10,6 +10,7 @@ common grid, B pictures of a batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -116,8 +117,10 @@ class SharedEncoding:
             other = [p for p in model.parameters() if all(p is not d for d in decayed)]
             groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": other, "weight_decay": 0.0}]
             optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, self.learning_rate, total_steps=steps, pct_start=0.1
+            warm_up = max(1, steps // 10)
+            schedule = torch.optim.lr_scheduler.LambdaLR(
+                optimizer,
+                lambda step: min((step + 1) / warm_up, 0.5 + 0.5 * math.cos(math.pi * step / steps)),
             )
             losses = []
             order = np.concatenate([generator.permutation(len(row)) for _ in range(self.epochs)])
