@@ -2,7 +2,7 @@
 
 One row a condition. Groups: "alone, matched" (means over draws of units), "any area, matched" (as many units drawn from
 all areas together), "alone", "added", "added in reverse", "all areas", and the floor "shuffled": all areas, fitted on
-training images in a random order.
+training images in a random order. Areas together are stacked: a decoder each beside that of all their units.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def of_session(seen: Seen, draws: int) -> list[dict]:
         for source in ("linear", "model") if material.model is not None else ("linear",):
             key = (source, columns.tobytes())
             if key not in done:
-                done[key] = seen.ask(columns) if source == "linear" else model_scores(seen, columns)
+                bands = areas.values() if group in (ADDED, REVERSED, ALL) else ()
+                linear = source == "linear"
+                done[key] = seen.ask(columns, areas=bands) if linear else model_scores(seen, columns)
             rows.setdefault((source, group, label), []).append(row(seen.images, done[key], units=len(columns)))
     result = [averaged(same, source, group, label) for (source, group, label), same in rows.items()]
     return [*result, shuffled(seen, areas, rng)]

@@ -5,7 +5,7 @@ Letters: W windows, N units, I training images of a session, J scored images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -131,12 +131,28 @@ class Seen:
         return mean_by_image(self.session, self.rows, lambda rows: responses(self.session, rows))
 
     def ask(
-        self, columns: np.ndarray, train: np.ndarray | None = None, test: np.ndarray | None = None
+        self,
+        columns: np.ndarray,
+        train: np.ndarray | None = None,
+        test: np.ndarray | None = None,
+        *,
+        areas: Iterable[np.ndarray] = (),
     ) -> dict[str, np.ndarray]:
-        """Question -> scores [J] of a decoder of the units ``columns``; other responses [I, N] and [J, N] if given."""
+        """Question -> scores [J] of a decoder of the units ``columns``; other responses [I, N] and [J, N] if given.
+
+        areas: the units of each area; those among ``columns`` are a band of the decoder.
+        """
         train, test = self.train if train is None else train, self.test if test is None else test
         questions = self.material.questions
-        return questions.ask(train[:, columns], self.train_images, test[:, columns], self.images, self.images)
+        bands = [np.flatnonzero(np.isin(columns, units)) for units in areas]
+        return questions.ask(
+            train[:, columns],
+            self.train_images,
+            test[:, columns],
+            self.images,
+            self.images,
+            bands=[band for band in bands if len(band)],
+        )
 
 
 def shown_rows(session: Session, split: str) -> tuple[np.ndarray, np.ndarray]:

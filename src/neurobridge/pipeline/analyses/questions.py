@@ -5,11 +5,14 @@ Letters: I images of the set, R training rows, W responses, G gallery, N units, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from neurobridge.baselines.ridge import ridge
+from neurobridge.bridge.encoding import stacking_weights
 from neurobridge.data.images import ImageSet
 from neurobridge.evaluation.controls import majority_level
 from neurobridge.evaluation.similarity import TIE
@@ -55,13 +58,23 @@ class Questions:
         return {name: levels[name] for name in self.names}
 
     def ask(
-        self, train_x: np.ndarray, train_images: np.ndarray, x: np.ndarray, images: np.ndarray, gallery: np.ndarray
+        self,
+        train_x: np.ndarray,
+        train_images: np.ndarray,
+        x: np.ndarray,
+        images: np.ndarray,
+        gallery: np.ndarray,
+        *,
+        bands: Sequence[np.ndarray] = (),
     ) -> dict[str, np.ndarray]:
         """Fit on responses train_x [R, N] to image rows train_images [R]; name -> scores [W] of x [W, N], rows images.
 
         gallery [G]: image rows among which an image is identified, sorted, those of ``images`` among them.
+        bands: the columns of each area, where there are several. Each then has a decoder of its own beside that of all
+        columns, and every component takes the non-negative combination that predicts training rows best out of fold
+        (stacked regressions, Breiman 1996): units of an area that knows nothing of a component do not spoil it.
         """
-        answer = ridge(train_x, self.targets[train_images], per_target=True).predict(x)
+        answer = self._answer(train_x, self.targets[train_images], x, bands if len(bands) > 1 else ())
         ends = np.cumsum([self.identity.shape[1], self.picture.shape[1]])
         identity, picture, category = np.split(answer, ends, axis=1)
         scores = {
@@ -72,6 +85,18 @@ class Questions:
             hit = self.classes[category.argmax(1)] == self.labels[images]
             scores["category"] = np.where(np.isin(self.labels[images], self.classes), hit, np.nan)
         return {name: scores[name] for name in self.names}
+
+    @staticmethod
+    def _answer(train_x: np.ndarray, target: np.ndarray, x: np.ndarray, bands: Sequence[np.ndarray]) -> np.ndarray:
+        """Targets [W, K] of responses x [W, N]."""
+        columns = [np.arange(train_x.shape[1]), *bands]
+        fits = [ridge(train_x[:, some], target, per_target=True) for some in columns]
+        answers = [fit.predict(x[:, some]) for fit, some in zip(fits, columns, strict=True)]
+        if not bands:
+            return answers[0]
+        mean = target.mean(0)
+        weights = stacking_weights(np.stack([fit.out_of_fold for fit in fits]) - mean, target - mean)
+        return np.einsum("bwk,bk->wk", np.stack(answers) - mean, weights) + mean
 
 
 def principal(values: np.ndarray, train: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
