@@ -90,7 +90,7 @@ class ClosedForm:
     stacked: LinearEncoding
 
 
-def closed_forms(decoded: Sequence[Decoded], features: StackFeatures, settings: RunSettings) -> dict[str, ClosedForm]:
+def closed_forms(decoded: Sequence[Decoded], features: StackFeatures) -> dict[str, ClosedForm]:
     """Session -> its closed-form encodings."""
     out = {}
     for d in track(decoded, "encoding, closed form", transient=True):
