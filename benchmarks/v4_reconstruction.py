@@ -62,7 +62,7 @@ ASCENTS = {
     "ascent, bold": {"pull": 1.0, "variation": 10.0},
     "ascent, bolder": {"pull": 0.3, "variation": 5.0},
 }
-SAMPLES, STEPS, ENERGY, STRENGTH = 3, 12, 0.4, 0.5
+SAMPLES, STEPS, ENERGY, STRENGTH = 3, 12, 0.1, 0.5
 GENERATOR = {"steps": 400, "sketch_steps": 1000, "noise": 0.3}
 SETTINGS = (SESSION, IMAGES, SIDE, TWIN, BLOCKS, GRID, ASCENTS, SAMPLES, STEPS, ENERGY, STRENGTH, GENERATOR)
 
