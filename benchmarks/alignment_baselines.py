@@ -41,8 +41,8 @@ from neurobridge.pipeline.alignment import average_by_image, image_encoder, load
 from neurobridge.pipeline.commands import run_stages
 from neurobridge.pipeline.decoding import Decoded, decode_session, ridge_predictions
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.pipeline.pictures import cosine, load_images
 from neurobridge.pipeline.identification import rank
+from neurobridge.pipeline.pictures import cosine, load_images
 from neurobridge.pipeline.spikes import make_batcher
 from neurobridge.training.settings import AlignSettings, RunSettings
 

@@ -175,7 +175,7 @@ class EncodingSettings:
     layers: list[str] = field(default_factory=lambda: ["block2@8", "block4@8", "block7@8", "block10@8", "block14@4"])
     epochs: int = 8
     features: int = 64
-    folds: int = 5
+    folds: int = 3
 
 
 @dataclass(kw_only=True)
