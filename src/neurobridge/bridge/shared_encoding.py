@@ -125,7 +125,7 @@ class SharedEncoding:
             losses = []
             order = np.concatenate([generator.permutation(len(row)) for _ in range(self.epochs)])
             for step in range(steps):
-                drawn = np.sort(order[step * self.batch : (step + 1) * self.batch])
+                drawn = np.sort(np.take(order, np.arange(step * self.batch, (step + 1) * self.batch), mode="wrap"))
                 loss = self._loss(model, maps, sessions, targets, index[drawn], row[drawn])
                 optimizer.zero_grad()
                 loss.backward()
