@@ -9,12 +9,13 @@ the smallest of a session has (8 draws); "all together" means all units. Seven c
 1. IT is best for category, above V1 and above V4: the paired differences are above 0 with their whole intervals.
 2. V1 is best for pixel-level detail, in the same sense. Detail is the picture at 16 x 16 without its own mean colour: a
    texture or a hue betrays the mean colour without any map of the picture.
-3. 4. All areas together are above each area alone, for category and for detail, in the same sense.
+3. 4. All areas together (a decoder each beside that of all units, stacked out of fold) are above each area alone, for
+   category and for detail, in the same sense.
 5. 6. 7. The map of area and time, windows of 20 ms every 10 ms, decoded from the counts inside alone, peaks with its
    window's centre inside the latencies of that area: V1 30-80, V4 60-120, IT 80-200 ms. The map is that of
    identification (two-way, by the image embedding), one score for all areas; the tables show the other two.
 
-    python benchmarks/areas.py [--data DIR] [--seed 0]    # simulates where there is no --data; some five minutes
+    python benchmarks/areas.py [--data DIR] [--seed 0]    # simulates where there is no --data; some two minutes
 """
 
 from __future__ import annotations
