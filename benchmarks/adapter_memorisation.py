@@ -7,9 +7,9 @@ at 4 x 4 pixels). It is saved, read back through ``StableDiffusionPipeline.from_
 (4-layer refiner, width 768) is then trained by the denoising loss alone on 32 other scenes, from their
 EfficientNet-Lite0 embeddings, and the pipeline draws each of the 32 from its embedding (DDIM, 50 steps, guidance 2).
 
-The bar: two-way identification in pixels >= 0.9. Beside it EfficientNet-Lite1 block 10, which the tiny autoencoder's blur
-limits (the ceiling is its own copy of the picture); the adapter before training and the null condition, which are the
-floors. All of it for epsilon and for v-prediction.
+The bar: two-way identification in pixels >= 0.9. Beside it EfficientNet-Lite1 block 10, which the tiny autoencoder's
+blur limits (the ceiling is its own copy of the picture); the adapter before training and the null condition, which are
+the floors. All of it for epsilon and for v-prediction.
 
     python benchmarks/adapter_memorisation.py [--prediction epsilon]    # about ten minutes on one thread for each
 """
