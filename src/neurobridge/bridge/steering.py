@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import nn
 
 from neurobridge.bridge.encoding import LinearEncoding
-from neurobridge.vision.encoders import ImageEncoder, to_tensor
+from neurobridge.vision.encoders import ImageEncoder, embed_together, to_tensor
 
 PIXELS = 8
 
@@ -42,37 +42,14 @@ class EncoderStack(nn.Module):
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """``images`` [B, 3, H, W] in [0, 1] -> K layers [B, F]; differentiable."""
-        trunks = [_trunk(encoder) for encoder in self.encoders]
-        network = max(trunks, key=lambda trunk: len(trunk.blocks))
-        size = (network.resolution, network.resolution)
         coarse = F.adaptive_avg_pool2d(images, PIXELS).flatten(1)
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
-
-        x = network.stem((images * 255.0 - 127.0) / 128.0)
-        found: dict[int, torch.Tensor] = {}
-        for depth, block in enumerate(network.blocks, start=1):
-            x = found[depth] = block(x)
-
-        pairs = zip(self.encoders, trunks, strict=True)
-        return [coarse, *(_read(encoder, trunk, found[len(trunk.blocks)]) for encoder, trunk in pairs)]
+        return [coarse, *embed_together(list(self.encoders), images)]  # pyright: ignore
 
     @torch.no_grad()
     def features(self, pixels: np.ndarray, *, batch_size: int = 16) -> list[np.ndarray]:
         """``pixels`` [I, H, W, 3] uint8 -> K layers [I, F] float32."""
         parts = [self(to_tensor(pixels[at : at + batch_size])) for at in range(0, len(pixels), batch_size)]
         return [torch.cat(layer).numpy() for layer in zip(*parts, strict=True)]
-
-
-def _trunk(encoder: ImageEncoder):
-    """What holds the encoder's stem, blocks and head."""
-    return getattr(encoder, "trunk", encoder)
-
-
-def _read(encoder: ImageEncoder, trunk, maps: torch.Tensor) -> torch.Tensor:
-    if encoder.pooled:
-        return trunk.head(maps).mean(dim=(2, 3))
-    return F.adaptive_avg_pool2d(maps, encoder.grid).flatten(1)
 
 
 class ResponseLikelihood(nn.Module):

@@ -7,6 +7,7 @@ for 63 % with the ImageNet mean and deviation that the package's documentation s
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -44,17 +45,27 @@ class EfficientNetTrunk(nn.Module):
         self.head = nn.Sequential(network._conv_head, network._bn1, network._swish) if self.pooled else nn.Identity()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        size = (self.resolution, self.resolution)
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
-
-        x = self.stem((images * 255.0 - 127.0) / 128.0)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x).mean(dim=(2, 3)) if self.pooled else x
+        return in_one_pass([self], images)[0]
 
     def hash_weights(self, digest: hashlib._Hash) -> None:
         digest.update(self.weights.read_bytes())
+
+
+def in_one_pass(trunks: Sequence[EfficientNetTrunk], images: torch.Tensor) -> list[torch.Tensor]:
+    """What each of several layers of one network, at one resolution, gives for ``images``; differentiable."""
+    deepest = max(trunks, key=lambda trunk: len(trunk.blocks))
+    size = (deepest.resolution, deepest.resolution)
+    if images.shape[-2:] != size:
+        images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+    wanted = {len(trunk.blocks) for trunk in trunks}
+    maps, x = {}, deepest.stem((images * 255.0 - 127.0) / 128.0)
+    for depth, block in enumerate(deepest.blocks, 1):
+        x = block(x)
+        if depth in wanted:
+            maps[depth] = x
+    found = [(trunk, maps[len(trunk.blocks)]) for trunk in trunks]
+    return [trunk.head(x).mean(dim=(2, 3)) if trunk.pooled else x for trunk, x in found]
 
 
 def _load(name: str, resolution: int) -> tuple[nn.Module, Path]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 from neurobridge.errors import UserError, atomic_path
 
@@ -40,35 +42,61 @@ def embed_images(
     ``device`` is where to compute, "auto" for a GPU if there is one; the encoder is back where it was afterwards.
     Raises UserError for an embedding that is not finite in float16.
     """
+    title = f"image embeddings ({encoder.name} {encoder.layer})"
+    (rows,) = embed_layers(
+        encoder, [encoder], ids, pixels, cache_dir, title=title, batch_size=batch_size, device=device, progress=progress
+    )
+    return rows.astype(np.float32)
+
+
+def embed_layers(
+    network: nn.Module,
+    encoders: Sequence[ImageEncoder],
+    ids: np.ndarray,
+    pixels: np.ndarray,
+    cache_dir: Path | None,
+    *,
+    title: str,
+    batch_size: int,
+    device: str | torch.device | None,
+    progress: bool,
+) -> list[np.ndarray]:
+    """K arrays [I, D_k] float16: what ``network`` gives for images, an embedding of each of the K ``encoders``.
+
+    Options as in :func:`embed_images`; a folder an encoder. An image that lacks one layer is computed again for all.
+    """
     assert len(ids) == len(pixels), "one id an image"
     keys = [str(key) for key in ids]
-    folder = None if cache_dir is None else Path(cache_dir) / encoder.hash
-    rows = {} if folder is None else _read_shards(folder, wanted=set(keys), width=encoder.width)
-
+    folders = [None if cache_dir is None else Path(cache_dir) / encoder.hash for encoder in encoders]
+    rows = [
+        {} if folder is None else _read_shards(folder, wanted=set(keys), width=encoder.width)
+        for folder, encoder in zip(folders, encoders, strict=True)
+    ]
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
-    missing = [key for key in first if key not in rows]
-    home = next(encoder.parameters()).device
+    missing = [key for key in first if any(key not in layer for layer in rows)]
+    home = next(network.parameters()).device
     if missing:
-        encoder.to(chosen_device(device, home))
+        network.to(chosen_device(device, home))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not progress or not missing) as bar:
-        task = bar.add_task(f"image embeddings ({encoder.name} {encoder.layer})", total=len(missing))
+        task = bar.add_task(title, total=len(missing))
         for start in range(0, len(missing), SHARD):
             shard = missing[start : start + SHARD]
-            values = []
+            values: list[list[np.ndarray]] = []
             for low in range(0, len(shard), batch_size):
                 batch = pixels[[first[key] for key in shard[low : low + batch_size]]]
-                values.append(_embed_batch(encoder, batch))
+                values.append(_embed_batch(network, encoders, batch))
                 bar.advance(task, len(batch))
-            block = np.concatenate(values)
-            rows.update(zip(shard, block, strict=True))
-            if folder is not None:
-                _write_shard(folder, shard, block)
-    encoder.to(home)
-
-    return (
-        np.stack([rows[key] for key in keys]).astype(np.float32) if keys else np.zeros((0, encoder.width), np.float32)
-    )
+            for k, folder in enumerate(folders):
+                block = np.concatenate([batch[k] for batch in values])
+                rows[k].update(zip(shard, block, strict=True))
+                if folder is not None:
+                    _write_shard(folder, shard, block)
+    network.to(home)
+    return [
+        np.stack([layer[key] for key in keys]) if keys else np.zeros((0, encoder.width), np.float16)
+        for layer, encoder in zip(rows, encoders, strict=True)
+    ]
 
 
 def to_tensor(pixels: np.ndarray) -> torch.Tensor:
@@ -87,16 +115,19 @@ def chosen_device(device: str | torch.device | None, home: torch.device) -> torc
     return chosen
 
 
-def _embed_batch(encoder: ImageEncoder, pixels: np.ndarray) -> np.ndarray:
-    """Pixels [B, H, W, 3] uint8 -> embeddings [B, D] float16; bytes, not floats, travel to the encoder's device."""
-    device = next(encoder.parameters()).device
+def _embed_batch(network: nn.Module, encoders: Sequence[ImageEncoder], pixels: np.ndarray) -> list[np.ndarray]:
+    """Pixels [B, H, W, 3] uint8 -> K embeddings [B, D_k] float16; bytes, not floats, travel to the network's device."""
+    device = next(network.parameters()).device
     images = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float() / 255.0
     with torch.inference_mode():
-        values = encoder(images).half().cpu().numpy()
-    if not np.isfinite(values).all():
-        raise UserError(
-            f"layer {encoder.layer} of image encoder '{encoder.name}' exceeds the range of float16: choose another"
-        )
+        layers = network(images)
+        layers = [layers] if isinstance(layers, torch.Tensor) else layers
+        values = [layer.half().cpu().numpy() for layer in layers]
+    for encoder, value in zip(encoders, values, strict=True):
+        if not np.isfinite(value).all():
+            raise UserError(
+                f"layer {encoder.layer} of image encoder '{encoder.name}' exceeds the range of float16: choose another"
+            )
     return values
 
 

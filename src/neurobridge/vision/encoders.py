@@ -6,6 +6,7 @@ Shape letters: B batch, H height, W width, D width of an embedding, C channels, 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,11 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from neurobridge.errors import UserError
-from neurobridge.vision.efficientnet import EFFICIENTNETS, EfficientNetTrunk
+from neurobridge.vision.efficientnet import EFFICIENTNETS, EfficientNetTrunk, in_one_pass
 from neurobridge.vision.embedding_cache import embed_images, to_tensor
 from neurobridge.vision.transformers_encoders import HUB, TransformersTrunk
 
-__all__ = ["ENCODERS", "ImageEncoder", "embed_images", "to_tensor"]
+__all__ = ["ENCODERS", "ImageEncoder", "embed_images", "embed_together", "to_tensor"]
 
 ENCODERS = (*EFFICIENTNETS, *HUB)
 
@@ -76,5 +77,19 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """``images`` [B, 3, H, W] in [0, 1] -> embeddings [B, D]; differentiable with respect to the images."""
-        features = self.trunk(images)
+        return self.read(self.trunk(images))
+
+    def read(self, features: torch.Tensor) -> torch.Tensor:
+        """What the trunk gives, a map [B, C, h, w] or a vector [B, D], as an embedding [B, D]."""
         return features if self.pooled else F.adaptive_avg_pool2d(features, self.grid).flatten(1)
+
+
+def embed_together(encoders: Sequence[ImageEncoder], images: torch.Tensor) -> list[torch.Tensor]:
+    """Embeddings [B, D_k] of ``images`` [B, 3, H, W] by several layers of one network, at one resolution.
+
+    EfficientNet-Lite runs once, as deep as its deepest layer asks; other networks run once a layer. Differentiable.
+    """
+    trunks = [encoder.trunk for encoder in encoders if isinstance(encoder.trunk, EfficientNetTrunk)]
+    if len(trunks) < len(encoders):
+        return [encoder(images) for encoder in encoders]
+    return [encoder.read(x) for encoder, x in zip(encoders, in_one_pass(trunks, images), strict=True)]

@@ -13,14 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from neurobridge.errors import UserError
 from neurobridge.vision.efficientnet import EfficientNetTrunk
-from neurobridge.vision.embedding_cache import SHARD, _read_shards, _write_shard, embed_images, to_tensor
-from neurobridge.vision.encoders import ImageEncoder
+from neurobridge.vision.embedding_cache import embed_images, embed_layers
+from neurobridge.vision.encoders import ImageEncoder, embed_together
 
 
 class FeatureStack(nn.Module):
@@ -35,7 +33,7 @@ class FeatureStack(nn.Module):
     ) -> None:
         super().__init__()
         if not layers or len(set(layers)) < len(layers):
-            raise UserError(f"image.stack is {list(layers)}: name at least one layer, each of them once")
+            raise UserError(f"encoding.layers is {list(layers)}: name at least one layer, each of them once")
         parsed = [_parse(layer) for layer in layers]
         self.layers = tuple(layers)
         self.encoders = nn.ModuleList(
@@ -44,35 +42,16 @@ class FeatureStack(nn.Module):
         self.grids = [0 if encoder.pooled else grid for encoder, (_, grid) in zip(self._all(), parsed, strict=True)]
         for layer, encoder, grid in zip(layers, self._all(), self.grids, strict=True):
             if not encoder.pooled and grid == 0:
-                raise UserError(f"image.stack names the layer '{layer}' without a grid: write '{layer}@8' for 8 x 8")
+                raise UserError(
+                    f"encoding.layers names the layer '{layer}' without a grid: write '{layer}@8' for 8 x 8"
+                )
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """``images`` [B, 3, H, W] in [0, 1] -> K embeddings [B, D_k]; differentiable with respect to the images.
 
         EfficientNet-Lite runs once, as deep as its deepest layer asks; other networks run once a layer.
         """
-        encoders = self._all()
-        trunks = [encoder.trunk for encoder in encoders]
-        if not all(isinstance(trunk, EfficientNetTrunk) for trunk in trunks):
-            return [encoder(images) for encoder in encoders]
-        deepest = max(trunks, key=lambda trunk: (len(trunk.blocks), trunk.pooled))
-        size = (deepest.resolution, deepest.resolution)
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
-
-        wanted = {len(trunk.blocks) for trunk in trunks}
-        maps, x = {}, deepest.stem((images * 255.0 - 127.0) / 128.0)
-        for depth, block in enumerate(deepest.blocks, 1):
-            x = block(x)
-            if depth in wanted:
-                maps[depth] = x
-
-        out = []
-        for encoder, trunk in zip(encoders, trunks, strict=True):
-            x = maps[len(trunk.blocks)]
-            pooled = trunk.head(x).mean(dim=(2, 3)) if trunk.pooled else F.adaptive_avg_pool2d(x, encoder.grid)
-            out.append(pooled.flatten(1))
-        return out
+        return embed_together(self._all(), images)
 
     def _all(self) -> list[ImageEncoder]:
         return list(self.encoders)  # pyright: ignore
@@ -85,6 +64,7 @@ def embed_stack(
     cache_dir: Path | None,
     *,
     batch_size: int = 16,
+    device: str | torch.device | None = None,
     progress: bool = True,
 ) -> list[np.ndarray]:
     """K arrays [I, D_k] float16 of ``pixels`` [I, H, W, 3] uint8 whose content hashes are ``ids`` [I].
@@ -93,38 +73,15 @@ def embed_stack(
     an image that lacks one layer is passed through the network again for all of them. Values equal those of
     ``embed_images`` on each layer but for rounding in the network.
     """
-    assert len(ids) == len(pixels), "one id an image"
     encoders = stack._all()
     if not isinstance(encoders[0].trunk, EfficientNetTrunk):
-        parts = (embed_images(encoder, ids, pixels, cache_dir, progress=progress) for encoder in encoders)
+        options = {"device": device, "progress": progress}
+        parts = (embed_images(encoder, ids, pixels, cache_dir, **options) for encoder in encoders)
         return [part.astype(np.float16) for part in parts]
-    keys = [str(key) for key in ids]
-    folders = [None if cache_dir is None else Path(cache_dir) / encoder.hash for encoder in encoders]
-    rows = [
-        {} if folder is None else _read_shards(folder, wanted=set(keys), width=encoder.width)
-        for folder, encoder in zip(folders, encoders, strict=True)
-    ]
-    first = {key: row for row, key in reversed(list(enumerate(keys)))}
-    missing = [key for key in first if any(key not in layer for layer in rows)]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not progress or not missing) as bar, torch.inference_mode():
-        task = bar.add_task(f"image features ({encoders[0].name}, {len(encoders)} layers)", total=len(missing))
-        for start in range(0, len(missing), SHARD):
-            shard = missing[start : start + SHARD]
-            values: list[list[np.ndarray]] = []
-            for low in range(0, len(shard), batch_size):
-                batch = pixels[[first[key] for key in shard[low : low + batch_size]]]
-                values.append([layer.half().numpy() for layer in stack(to_tensor(batch))])
-                bar.advance(task, len(batch))
-            for k, folder in enumerate(folders):
-                block = np.concatenate([batch[k] for batch in values])
-                rows[k].update(zip(shard, block, strict=True))
-                if folder is not None:
-                    _write_shard(folder, shard, block)
-    return [
-        np.stack([layer[key] for key in keys]) if keys else np.zeros((0, encoder.width), np.float16)
-        for layer, encoder in zip(rows, encoders, strict=True)
-    ]
+    title = f"image features ({encoders[0].name}, {len(encoders)} layers)"
+    return embed_layers(
+        stack, encoders, ids, pixels, cache_dir, title=title, batch_size=batch_size, device=device, progress=progress
+    )
 
 
 def _parse(layer: str) -> tuple[str, int]:
@@ -132,6 +89,6 @@ def _parse(layer: str) -> tuple[str, int]:
     name, _, grid = layer.partition("@")
     if "@" in layer and not (grid.isdecimal() and int(grid) > 0):
         raise UserError(
-            f"image.stack names the layer '{layer}': write 'block4@8' for the map of block4 on 8 x 8, or pooled"
+            f"encoding.layers names the layer '{layer}': write 'block4@8' for the map of block4 on 8 x 8, or pooled"
         )
     return name, int(grid or 0)
