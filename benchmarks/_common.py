@@ -13,6 +13,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # but not at once: between sma
 
 import numpy as np
 import torch
+import yaml
+from jsonargparse import ArgumentParser
 from torch.utils.data import IterableDataset
 
 from neurobridge.cli import keep_memory
@@ -20,10 +22,12 @@ from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.masking import Masker
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.neuro.readout import chunk_sequence
+from neurobridge.training.settings import RunSettings
 from neurobridge.training.tasks import MaskedTask, Task
 from neurobridge.training.trainer import fit
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
 
 keep_memory()
 
@@ -33,6 +37,13 @@ def need(path: Path) -> Path:
     if not path.exists():
         raise SystemExit(f"no data at {path}: give the path of the data with --data")
     return path
+
+
+def settings_of(config: Path) -> RunSettings:
+    """The options of a shipped configuration."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(RunSettings, "run")
+    return parser.instantiate_classes(parser.parse_object({"run": yaml.safe_load(config.read_text())})).run
 
 
 def last_line(name: str, value: float, bar: object, ok: bool, **more: object) -> int:

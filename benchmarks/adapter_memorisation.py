@@ -135,25 +135,21 @@ def memorise(generator: StableDiffusion, shown: torch.Tensor, embeddings: torch.
     judge = ImageEncoder("efficientnet-lite1", layer="block10")
     values = {}
 
-    def score(name: str) -> None:
-        with torch.no_grad():
-            condition = adapter.eval()(embeddings)
-            if name == "null":
-                condition = adapter.null.expand(len(embeddings), -1, -1)
-            seeds = list(range(len(embeddings)))
-            if name == "ceiling":
-                drawn = generator.decode(generator.encode(shown))
-            else:
-                drawn = generator.sample(condition, adapter.null, seeds=seeds, steps=50, guidance=2.0)
-            features = {"block10": (judge(drawn), judge(shown)), "pixels": (drawn, shown)}
-        for layer, (a, b) in features.items():
+    @torch.no_grad()
+    def drawn(*, null: bool = False) -> torch.Tensor:
+        condition = adapter.null.expand(IMAGES, -1, -1) if null else adapter.eval()(embeddings)
+        return generator.sample(condition, adapter.null, seeds=list(range(IMAGES)), steps=50, guidance=2.0)
+
+    @torch.no_grad()
+    def score(name: str, pictures: torch.Tensor) -> None:
+        for layer, (a, b) in {"block10": (judge(pictures), judge(shown)), "pixels": (pictures, shown)}.items():
             interval = bootstrap_interval(two_way_identification(a.numpy(), b.numpy()), seed=0)
             values[f"{name}, {layer}"] = [float(x) for x in interval]
             print(
                 f"  {name:10s} {layer:8s} two-way {interval[0]:.3f} [{interval[1]:.3f}, {interval[2]:.3f}]", flush=True
             )
 
-    score("untrained")
+    score("untrained", drawn())
     pixels = (shown * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     history = train_condition(
         generator,
@@ -168,9 +164,10 @@ def memorise(generator: StableDiffusion, shown: torch.Tensor, embeddings: torch.
         progress=sys.stdout.isatty(),
     )
     print("  adapter losses", [round(row["denoising"], 3) for row in history], flush=True)
-    score("trained")
-    score("null")
-    score("ceiling")
+    score("trained", drawn())
+    score("null", drawn(null=True))
+    with torch.no_grad():
+        score("ceiling", generator.decode(generator.encode(shown)))
     return values
 
 

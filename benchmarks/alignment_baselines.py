@@ -26,9 +26,8 @@ from pathlib import Path
 import _common
 import numpy as np
 import torch
-import yaml
+from _common import ROOT, settings_of
 from _simulated import RUNS, cached, settings_for
-from jsonargparse import ArgumentParser
 
 from neurobridge.baselines.cnn import CNNDecoder
 from neurobridge.baselines.contrastive import ContrastiveDecoder
@@ -46,7 +45,6 @@ from neurobridge.pipeline.pictures import cosine, load_images
 from neurobridge.pipeline.spikes import make_batcher
 from neurobridge.training.settings import AlignSettings, RunSettings
 
-ROOT = Path(__file__).resolve().parents[1]
 OURS, RIDGE = "ours", "ridge to the same target"
 SIMULATED, V4 = ("monkeyA_1", "monkeyB_1"), ("201025",)
 SIZES = {"images": 1000, "test_images": 80, "test_repeats": 8, "valid_images": 60, "sessions": 2, "electrodes": 80}
@@ -61,10 +59,7 @@ def simulated_settings(out: Path, seed: int) -> RunSettings:
 
 def v4_settings(out: Path, seed: int) -> RunSettings:
     """The shipped options of the V4 run, half the steps."""
-    parser = ArgumentParser()
-    parser.add_class_arguments(RunSettings, "run")
-    config = yaml.safe_load((ROOT / "configs" / "experiments" / "v4.yaml").read_text())
-    settings = parser.instantiate_classes(parser.parse_object({"run": config})).run
+    settings = settings_of(ROOT / "configs" / "experiments" / "v4.yaml")
     pretrain, align = replace(settings.pretrain, steps=150), replace(settings.align, steps=400)
     return replace(settings, data=out / "v4", out=out / f"v4-{seed}", seed=seed, pretrain=pretrain, align=align)
 

@@ -23,8 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _common import SHARED, last_line, need
-from v4_retrieval import ROOT, settings_of
+from _common import ROOT, SHARED, last_line, need, settings_of
 
 from neurobridge.data.recording import read_recording, write_recording
 from neurobridge.data.sources.v4 import import_v4

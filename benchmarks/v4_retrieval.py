@@ -21,8 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _common import SHARED, last_line, need
-from jsonargparse import ArgumentParser
+from _common import ROOT, SHARED, last_line, need, settings_of
 
 from neurobridge.baselines.ridge import RidgeDecoder
 from neurobridge.bridge.alignment import EmbeddingSpace
@@ -31,24 +30,8 @@ from neurobridge.pipeline.commands import run_stages
 from neurobridge.pipeline.encodings import closed_forms, stack_features
 from neurobridge.pipeline.identification import BOTH, DECODING, RIDGE, STACKED, identification_rows, rank
 from neurobridge.pipeline.pictures import cosine, decode_sessions, load_images
-from neurobridge.training.settings import RunSettings
 
-ROOT = Path(__file__).resolve().parents[1]
 TOP1, TOP5, OLD_BAR = 0.75, 0.93, 0.30
-
-
-def settings_of(config: Path) -> RunSettings:
-    """The shipped options of the V4 run."""
-    parser = ArgumentParser()
-    parser.add_class_arguments(RunSettings, "run")
-    values = parser.parse_object({"run": parser_yaml(config)})
-    return parser.instantiate_classes(values).run
-
-
-def parser_yaml(path: Path) -> dict:
-    import yaml
-
-    return yaml.safe_load(path.read_text())
 
 
 def whitened_ridge(run, sessions) -> dict[str, float]:

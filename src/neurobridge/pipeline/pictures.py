@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from neurobridge.bridge.adapter import Adapter
 from neurobridge.bridge.encoding import LinearEncoding, library_posterior_mean
 from neurobridge.bridge.posterior import AmortisedPosterior
-from neurobridge.bridge.steering import ResponseLikelihood, Steering, ascend
+from neurobridge.bridge.steering import ResponseLikelihood, Steering, ascend, explanation
 from neurobridge.errors import UserError
 from neurobridge.pipeline.alignment import image_encoder, load_aligned, sessions_with_images
 from neurobridge.pipeline.decoding import Calibration, Decoded, Split, decode_session, linear_encoding
@@ -17,7 +17,6 @@ from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.generators import load_generator, load_images
 from neurobridge.pipeline.spikes import make_batcher
 from neurobridge.training.settings import RunSettings
-from neurobridge.vision.encoders import ImageEncoder
 from neurobridge.vision.generator import Generator
 from neurobridge.vision.protocol import PictureGenerator
 
@@ -63,14 +62,16 @@ def reconstruct(run: RunFolder) -> None:
     true = resized(side, data.images.pixels[test.images])
     library = train_rows if len(train_rows) <= LIBRARY else np.sort(rng.choice(train_rows, LIBRARY, replace=False))
     train_pixels = resized(side, data.images.pixels[library])
-    likelihood = ResponseLikelihood(encoding, image_encoder(run), repeats=test.repeats)
+    encoder = image_encoder(run)
+    observed = torch.from_numpy(test.responses).float()
+    likelihood = ResponseLikelihood(encoding, encoder, repeats=test.repeats)
     guesses = explaining(run, generator, encoding, likelihood, data.embeddings[library], train_pixels, test)
     steering = None
     if options.energy and not isinstance(generator, Generator):
         raise UserError(f"reconstruct.energy steers the small generator alone, not '{settings.generator.kind}': set 0")
     if options.energy:
-        responses, start = torch.from_numpy(test.responses).float(), channels_first(guesses["posterior mean"])
-        steering = Steering(likelihood=likelihood, responses=responses, weight=options.energy, start=start)
+        start = channels_first(guesses["posterior mean"])
+        steering = Steering(likelihood=likelihood, responses=observed, weight=options.energy, start=start)
 
     def draw(embeddings: np.ndarray, seed: int, steering: Steering | None = None) -> np.ndarray:
         with torch.no_grad():
@@ -85,7 +86,8 @@ def reconstruct(run: RunFolder) -> None:
         return draw(embeddings, 0)
 
     candidates = np.stack([draw(embedding, sample, steering) for sample in range(options.samples)])
-    explained = np.stack([likelihoods(encoding, test.responses, c, image_encoder(run)) for c in candidates])
+    one = ResponseLikelihood(encoding, encoder)
+    explained = np.stack([explanation(one, channels_first(c), observed).numpy() for c in candidates])
     best = candidates[explained.argmax(0), np.arange(len(test.images))]
 
     mean = train_pixels.mean(0, dtype=np.float64).astype(np.float32)
@@ -185,16 +187,6 @@ def sketch(generator: Generator, tokens: Adapter, embeddings: np.ndarray) -> np.
     """The generator's regression, before any diffusion -> [I, H, W, 3] in [0, 1]."""
     pictures = generator.decode(generator.sketch(tokens(torch.from_numpy(embeddings))))
     return pictures.clamp(0, 1).permute(0, 2, 3, 1).numpy()
-
-
-def likelihoods(
-    encoding: LinearEncoding, observed: np.ndarray, pictures: np.ndarray, encoder: ImageEncoder
-) -> np.ndarray:
-    """[I]: log likelihood of each response under its own picture [I, H, W, 3]: the pictures are encoded again."""
-    with torch.no_grad():
-        batches = torch.from_numpy(pictures).permute(0, 3, 1, 2).split(8)
-        features = torch.cat([encoder(batch) for batch in batches]).numpy()
-    return np.diagonal(encoding.log_likelihood(observed, features)).copy()
 
 
 def resized(side: int, pixels: np.ndarray) -> np.ndarray:
