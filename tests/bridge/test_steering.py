@@ -1,4 +1,4 @@
-"""The likelihood as a function of the picture, the climb up its gradient, and the posterior mean it trains."""
+"""The likelihood as a function of the picture, and a sampler that it leads."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from neurobridge.bridge.encoding import LinearEncoding
-from neurobridge.bridge.posterior import AmortisedPosterior
-from neurobridge.bridge.steering import EncoderStack, ResponseLikelihood, Steering, ascend, explanation, total_variation
+from neurobridge.bridge.steering import ResponseLikelihood, Steering, explanation
+from neurobridge.bridge.windowed_encoding import WindowedEncoding
 from neurobridge.vision.autoencoder import PatchPCA
-from neurobridge.vision.encoders import ImageEncoder, to_tensor
+from neurobridge.vision.encoders import to_tensor
+from neurobridge.vision.feature_stack import FeatureStack
 from neurobridge.vision.generator import Generator
 
 UNITS = 10
@@ -17,7 +18,7 @@ UNITS = 10
 
 @pytest.fixture(scope="module")
 def stack():
-    return EncoderStack([ImageEncoder(layer=layer, grid=2, resolution=64) for layer in ("block2", "block4")])
+    return FeatureStack(layers=["block2@2", "block4@2"], resolution=64)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def pixels():
 @pytest.fixture(scope="module")
 def fitted(stack, pixels):
     """Responses [90, N] that follow the features, and the encoding fitted on the first 70."""
-    layers = stack.features(pixels)
+    layers = [layer.numpy() for layer in stack(to_tensor(pixels))]
     rng = np.random.default_rng(0)
     clean = sum((x - x.mean(0)) / (x.std(0) + 1e-6) @ rng.normal(size=(x.shape[1], UNITS)) for x in layers)
     clean /= clean.std(0)
@@ -42,15 +43,6 @@ def fitted(stack, pixels):
     return encoding, responses, layers
 
 
-def test_a_stack_is_its_encoders(stack, pixels):
-    images = to_tensor(pixels[:4])
-    layers = stack(images)
-    assert stack.layers == len(layers) == 3
-    torch.testing.assert_close(layers[0], F.adaptive_avg_pool2d(images, 8).flatten(1))
-    for encoder, layer in zip(stack.encoders, layers[1:], strict=True):
-        torch.testing.assert_close(layer, encoder(images))
-
-
 def test_the_torch_likelihood_is_numpys(stack, pixels, fitted):
     encoding, responses, layers = fitted
     likelihood = ResponseLikelihood(encoding, stack)
@@ -58,9 +50,16 @@ def test_the_torch_likelihood_is_numpys(stack, pixels, fitted):
     table = encoding.log_likelihood(responses, layers)
     own = likelihood(to_tensor(pixels[:20]), observed[:20])
     np.testing.assert_allclose(own, np.diagonal(table)[:20], rtol=1e-4, atol=1e-4)
-    expected = likelihood.expected_of(pixels, progress=False)
-    np.testing.assert_allclose(expected, encoding.predict(layers), atol=1e-4)
-    np.testing.assert_allclose(likelihood.between(observed, expected), table, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(likelihood.expected(to_tensor(pixels)), encoding.predict(layers), atol=1e-4)
+
+
+def test_a_windowed_encoding_has_the_same_likelihood(stack, pixels, fitted):
+    _, responses, layers = fitted
+    encoding = WindowedEncoding(grids=stack.grids, penalties=np.logspace(-2, 2, 5))
+    encoding.fit([x[:70] for x in layers], responses[:70])
+    likelihood = ResponseLikelihood(encoding, stack, repeats=1.0)
+    own = likelihood(to_tensor(pixels[:20]), torch.from_numpy(responses[:20]).float())
+    np.testing.assert_allclose(own, np.diagonal(encoding.log_likelihood(responses, layers))[:20], rtol=1e-3, atol=1e-3)
 
 
 def test_one_encoder_without_a_stack(pixels, stack):
@@ -73,30 +72,6 @@ def test_one_encoder_without_a_stack(pixels, stack):
     own = likelihood(to_tensor(pixels[:9]), torch.from_numpy(responses[:9]).float())
     want = np.diagonal(encoding.log_likelihood(responses[:9], features[:9]))
     np.testing.assert_allclose(own, want, rtol=1e-4, atol=1e-4)
-
-
-def test_ascent_raises_the_likelihood_and_stays_a_picture(stack, pixels, fitted):
-    encoding, responses, _ = fitted
-    likelihood = ResponseLikelihood(encoding, stack)
-    coder = PatchPCA(patch=8, channels=24).fit(to_tensor(pixels[:70]))
-    start = to_tensor(pixels[:70]).mean(0, keepdim=True).expand(6, -1, -1, -1)
-    observed = torch.from_numpy(responses[70:76]).float()
-    options = {"likelihood": likelihood, "autoencoder": coder, "steps": 15, "variation": 1.0, "progress": False}
-    drawn = ascend(start, observed, batch_size=4, **options)
-    assert drawn.shape == start.shape
-    assert 0 <= drawn.min() <= drawn.max() <= 1
-    assert (likelihood(drawn, observed) > likelihood(start, observed) + 1).all()
-
-    np.testing.assert_allclose(
-        explanation(likelihood, drawn, observed, batch_size=4), likelihood(drawn, observed), rtol=1e-4
-    )
-
-    alone = ascend(start[2:3], observed[2:3], **options)
-    torch.testing.assert_close(alone, drawn[2:3], atol=1e-3, rtol=0)
-    held = ascend(start, observed, pull=30.0, **options)
-    assert (held - start).square().mean() < (drawn - start).square().mean()
-    smooth = ascend(start, observed, **{**options, "variation": 100.0})
-    assert (total_variation(smooth) < total_variation(drawn)).all()
 
 
 def test_energy_guidance_steers_and_does_nothing_at_weight_zero(stack, pixels, fitted):
@@ -132,28 +107,3 @@ def test_energy_guidance_steers_and_does_nothing_at_weight_zero(stack, pixels, f
     start = generator.decode(generator.encode(images[:4]))
     near = draw(weight=0.3, start=start, strength=0.2)
     assert (near - start).abs().mean() < (steered - start).abs().mean()
-
-
-def test_the_posterior_mean_is_closed_form_without_steps_and_gains_from_them():
-    rng = np.random.default_rng(0)
-    hidden = rng.normal(size=(1500, 4))
-    pictures = 0.5 + 0.1 * np.tanh(hidden @ rng.normal(size=(4, 48))).reshape(1500, 4, 4, 3)
-    expected = np.hstack([hidden[:, :2], np.sin(hidden), hidden[:, 2:] ** 3]).astype(np.float32)
-    covariance = 0.05 * np.eye(8)
-    responses = expected + rng.normal(size=expected.shape) * np.sqrt(0.05)
-    pictures = pictures.astype(np.float32)
-    fit = {"expected": torch.from_numpy(expected[:1300]), "covariance": covariance, "progress": False}
-    errors = []
-    for steps in (0, 400):
-        model = AmortisedPosterior(components=48, hidden=64, dropout=0.0).fit(
-            targets=pictures[:1300], steps=steps, **fit
-        )
-        drawn = model.mean(responses[1300:])
-        errors.append(float(((drawn - pictures[1300:]) ** 2).mean()))
-        if not steps:
-            x, y = expected[:1300] - expected[:1300].mean(0), pictures[:1300].reshape(1300, -1)
-            total = x.T @ x / 1300 + covariance
-            weights = np.linalg.solve(total, x.T @ (y - y.mean(0)) / 1300)
-            want = y.mean(0) + (responses[1300:] - expected[:1300].mean(0)) @ weights
-            np.testing.assert_allclose(drawn.reshape(200, -1), want, atol=2e-3)
-    assert errors[1] < 0.9 * errors[0]

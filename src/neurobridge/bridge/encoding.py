@@ -78,6 +78,14 @@ class LinearEncoding:
         observed = self._transform(responses) - self.predict(mean[None])[0]
         return mean + observed @ np.linalg.solve(gram, cross)
 
+    def affine(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """Weights, K arrays [F, N], and offset [N]: ``predict`` is offset + the sum of features @ weights."""
+        offset, weights = np.array(self.center, np.float64), []
+        for layer, share in zip(self.layers, self.stacking, strict=True):
+            weights.append(layer.weights / layer.scale[:, None] * share)
+            offset += (layer.intercept - self.center) * share - layer.mean @ weights[-1]
+        return weights, offset
+
     @property
     def covariance(self) -> np.ndarray:
         """Covariance [N, N] of single presentations about their expectation."""

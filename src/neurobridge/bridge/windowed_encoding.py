@@ -46,10 +46,13 @@ class WindowedEncoding:
     """See the module. Attributes after :meth:`fit`: ``weights`` K arrays [D, N], ``center`` K arrays [D], ``intercept``
     [N], ``out_of_fold`` [P, N], ``noise`` of its residuals, ``stacking`` [W, N], ``held_out_r2`` [N].
 
-    ``grids``: side of each layer's map, 0 for a layer without positions; a layer is flattened in the order channel,
-    row, column. A feature is divided by the square root of its deviation (half of a z-score: what varies more counts
-    more, but not with its square), and every layer has the same total variance.
+    ``square_root``: false, it takes responses as they are. ``grids``: side of each layer's map, 0 for a layer without
+    positions; a layer is flattened in the order channel, row, column. A feature is divided by the square root of its
+    deviation (half of a z-score: what varies more counts more, but not with its square), and every layer has the same
+    total variance.
     """
+
+    square_root = False
 
     def __init__(
         self,
@@ -76,6 +79,11 @@ class WindowedEncoding:
         self.held_out_r2 = 1 - (residual**2).mean(axis=0) / np.where(variance > 0, variance, 1.0)
         self.weights = self._weights(scaled, fits)
         return self
+
+    def affine(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """Weights, K arrays [D, N], and offset [N]: ``predict`` is offset + the sum of features @ weights."""
+        parts = [np.asarray(c, np.float64) @ w for c, w in zip(self.center, self.weights, strict=True)]
+        return self.weights, self.mean - np.sum(parts, axis=0)
 
     def predict(self, features: Sequence[np.ndarray]) -> np.ndarray:
         """Expected responses [I, N] to images with K layers of ``features`` [I, D]."""

@@ -66,12 +66,16 @@ class SessionEncoding:
         return self.noise.log_likelihood(np.asarray(responses, np.float64), self.expected[images])
 
 
-def stack_features(settings: RunSettings, images: ImageSet) -> StackFeatures:
-    """Features of all images, cached beside the data."""
-    stack = FeatureStack(settings.image.encoder, layers=settings.encoding.layers, resolution=settings.image.resolution)
-    return StackFeatures(
-        layers=embed_stack(stack, images.ids, images.pixels, settings.data / "embeddings"), grids=stack.grids
-    )
+def feature_stack(settings: RunSettings, layers: Sequence[str]) -> FeatureStack:
+    """Some layers of the run's image encoder."""
+    return FeatureStack(settings.image.encoder, layers=layers, resolution=settings.image.resolution)
+
+
+def stack_features(settings: RunSettings, images: ImageSet, layers: Sequence[str] | None = None) -> StackFeatures:
+    """Features of all images (``layers``: by default encoding.layers), cached beside the data."""
+    stack = feature_stack(settings, layers or settings.encoding.layers)
+    embedded = embed_stack(stack, images.ids, images.pixels, settings.data / "embeddings", device=settings.image.device)
+    return StackFeatures(layers=embedded, grids=stack.grids)
 
 
 def seen_images(session: Session) -> SeenImages:
@@ -146,15 +150,23 @@ def encode_sessions(
     return {name: SessionEncoding.of(parts[name], seen[name].images, seen[name].responses) for name in names}
 
 
-def windowed_expectation(seen: SeenImages, features: StackFeatures) -> np.ndarray:
-    """[I, N]: the closed-form model's expectations, out of fold for the session's training images.
-
-    Beyond MOST_ROWS training images its kernels are too large, and a ridge a layer stands in.
-    """
+def closed_form(seen: SeenImages, features: StackFeatures) -> WindowedEncoding | LinearEncoding:
+    """The windowed model; beyond MOST_ROWS training images its kernels are too large, and a ridge a layer stands in."""
     wide = len(seen.images) > MOST_ROWS
     model = LinearEncoding() if wide else WindowedEncoding(grids=features.grids)
-    model.fit(features.of(seen.images), seen.responses)
-    rows = np.arange(len(features.layers[0]))
-    expected = np.concatenate([model.predict(features.of(part)) for part in np.array_split(rows, len(rows) // 512 + 1)])
+    return model.fit(features.of(seen.images), seen.responses)
+
+
+def expected_responses(
+    model: WindowedEncoding | LinearEncoding, features: StackFeatures, images: np.ndarray
+) -> np.ndarray:
+    """[I, N]: what the model expects of some images, by row, a part at a time."""
+    return np.concatenate([model.predict(features.of(part)) for part in np.array_split(images, len(images) // 512 + 1)])
+
+
+def windowed_expectation(seen: SeenImages, features: StackFeatures) -> np.ndarray:
+    """[I, N]: the closed-form model's expectations of all images, out of fold for the session's training images."""
+    model = closed_form(seen, features)
+    expected = expected_responses(model, features, np.arange(len(features.layers[0])))
     expected[seen.images] = model.out_of_fold
     return expected

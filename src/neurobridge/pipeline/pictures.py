@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from neurobridge.bridge.adapter import Adapter
-from neurobridge.bridge.encoding import LinearEncoding, library_posterior_mean
-from neurobridge.bridge.posterior import AmortisedPosterior
-from neurobridge.bridge.steering import ResponseLikelihood, Steering, ascend, explanation
+from neurobridge.bridge.steering import Steering, explanation
 from neurobridge.errors import UserError
-from neurobridge.pipeline.alignment import image_encoder, load_aligned, sessions_with_images
-from neurobridge.pipeline.decoding import Calibration, Decoded, Split, decode_session, linear_encoding
+from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
+from neurobridge.pipeline.decoding import Calibration, Decoded, decode_session, linear_encoding
+from neurobridge.pipeline.explained import Explainer, channels_first, channels_last, to_side
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.generators import load_generator, load_images
 from neurobridge.pipeline.spikes import make_batcher
@@ -62,15 +60,15 @@ def reconstruct(run: RunFolder) -> None:
     true = resized(side, data.images.pixels[test.images])
     library = train_rows if len(train_rows) <= LIBRARY else np.sort(rng.choice(train_rows, LIBRARY, replace=False))
     train_pixels = resized(side, data.images.pixels[library])
-    encoder = image_encoder(run)
     observed = torch.from_numpy(test.responses).float()
-    likelihood = ResponseLikelihood(encoding, encoder, repeats=test.repeats)
-    guesses = explaining(run, generator, encoding, likelihood, data.embeddings[library], train_pixels, test)
+    explainer = Explainer.of(settings, decoded, data.images, library, train_pixels)
+    guesses = explainer.pictures(test, generator)
     steering = None
     if options.energy and not isinstance(generator, Generator):
         raise UserError(f"reconstruct.energy steers the small generator alone, not '{settings.generator.kind}': set 0")
     if options.energy:
         start = channels_first(guesses["posterior mean"])
+        likelihood = explainer.likelihood(test.repeats)
         steering = Steering(likelihood=likelihood, responses=observed, weight=options.energy, start=start)
 
     def draw(embeddings: np.ndarray, seed: int, steering: Steering | None = None) -> np.ndarray:
@@ -86,13 +84,12 @@ def reconstruct(run: RunFolder) -> None:
         return draw(embeddings, 0)
 
     candidates = np.stack([draw(embedding, sample, steering) for sample in range(options.samples)])
-    one = ResponseLikelihood(encoding, encoder)
+    one = explainer.likelihood()
     explained = np.stack([explanation(one, channels_first(c), observed).numpy() for c in candidates])
     best = candidates[explained.argmax(0), np.arange(len(test.images))]
 
     mean = train_pixels.mean(0, dtype=np.float64).astype(np.float32)
     nearest = cosine(test.decoded, targets[library]).argmax(1)
-    log_likelihood = encoding.log_likelihood(test.responses, data.embeddings[library])
     shift = 1 + rng.integers(len(test.images) - 1)
     null = tokens.null.detach()[None].expand(len(test.images), -1, -1)
     prior_seeds = [settings.seed * 1_000_003 + 999_983 + int(i) for i in test.images]
@@ -110,7 +107,6 @@ def reconstruct(run: RunFolder) -> None:
             **guesses,
             "decoder alone": mean_of(calibration(test.decoded, space)),
             "oracle": draw(data.embeddings[test.images], 0),
-            "library posterior": library_posterior_mean(log_likelihood, train_pixels).astype(np.float32),
             "nearest training image": train_pixels[nearest],
             "another test image": np.roll(true, shift, axis=0),
             "mean training image": np.broadcast_to(mean, true.shape).copy(),
@@ -121,42 +117,6 @@ def reconstruct(run: RunFolder) -> None:
         },
     )
     run.finish("reconstruct", session=decoded.session, images=len(test.images), repeats=test.repeats)
-
-
-def explaining(
-    run: RunFolder,
-    generator: PictureGenerator,
-    encoding: LinearEncoding,
-    likelihood: ResponseLikelihood,
-    embeddings: np.ndarray,
-    pixels: np.ndarray,
-    test: Split,
-) -> dict[str, np.ndarray]:
-    """Pictures that the encoding model alone gives: the posterior mean and, if asked for, likelihood ascent from it.
-
-    ``embeddings`` [L, D] and ``pixels`` [L, H, W, 3] of the library of training images, which is the prior.
-    """
-    options = run.settings.reconstruct
-    observed = likelihood.observed(torch.from_numpy(test.responses).float())
-    expected = torch.from_numpy(encoding.predict(embeddings)).float()
-    noise = encoding.covariance / test.repeats
-    posterior = AmortisedPosterior().fit(expected, noise, pixels, steps=options.posterior_steps, seed=run.settings.seed)
-    pictures = {"posterior mean": posterior.mean(observed.numpy()).clip(0, 1)}
-    if options.ascent_steps and isinstance(generator, Generator):
-        drawn = ascend(
-            channels_first(pictures["posterior mean"]),
-            torch.from_numpy(test.responses).float(),
-            likelihood=likelihood,
-            autoencoder=generator.autoencoder,
-            steps=options.ascent_steps,
-        )
-        pictures["likelihood ascent"] = drawn.permute(0, 2, 3, 1).numpy()
-    return pictures
-
-
-def channels_first(pictures: np.ndarray) -> torch.Tensor:
-    """[I, H, W, 3] -> [I, 3, H, W]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
 
 
 def paint(
@@ -179,27 +139,20 @@ def paint(
             condition[rows], null.detach(), seeds=seeds[rows], steps=steps, guidance=guidance, **led
         )
         parts.append(to_side(drawn.float().cpu(), side or generator.image_size))
-    return torch.cat(parts).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    return channels_last(torch.cat(parts).clamp(0, 1))
 
 
 @torch.no_grad()
 def sketch(generator: Generator, tokens: Adapter, embeddings: np.ndarray) -> np.ndarray:
     """The generator's regression, before any diffusion -> [I, H, W, 3] in [0, 1]."""
     pictures = generator.decode(generator.sketch(tokens(torch.from_numpy(embeddings))))
-    return pictures.clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    return channels_last(pictures.clamp(0, 1))
 
 
 def resized(side: int, pixels: np.ndarray) -> np.ndarray:
     """uint8 [I, H, W, 3] -> float32 in [0, 1] at ``side`` pixels."""
     parts = torch.from_numpy(pixels).permute(0, 3, 1, 2).split(256)
-    return torch.cat([to_side(part.float() / 255, side) for part in parts]).permute(0, 2, 3, 1).numpy()
-
-
-def to_side(images: torch.Tensor, side: int) -> torch.Tensor:
-    """[I, 3, H, W] in [0, 1] at ``side`` pixels."""
-    if images.shape[-2:] == (side, side):
-        return images
-    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+    return channels_last(torch.cat([to_side(part.float() / 255, side) for part in parts]))
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

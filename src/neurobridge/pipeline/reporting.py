@@ -19,6 +19,7 @@ OURS = "NeuroBridge"
 FLOORS = ("grey", "mean training image", "another test image", "nearest training image", "prior only")
 GALLERY = (
     "target",
+    "features inverted",
     "sketch",
     "best of samples",
     "mean of samples",
@@ -26,6 +27,7 @@ GALLERY = (
     "likelihood ascent",
     "oracle",
     "library posterior",
+    "nearest by decoded features",
     "nearest training image",
     "prior only",
 )
@@ -237,7 +239,9 @@ def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
         Figure(
             "Gallery",
             figures.gallery({name: shown[name][some] for name in GALLERY if name in shown}),
-            "Held-out images, evenly spaced and not chosen. Best of samples: the candidate that explains the recorded "
+            "Held-out images, evenly spaced and not chosen. Features inverted: features of several layers are decoded "
+            "from the spikes; the details of the training image that has them best, laid over the posterior mean, and "
+            "then changed until the picture has them. Best of samples: the candidate that explains the recorded "
             "spikes best. Posterior mean: the mean of what the spikes allow, by the encoding model and the training "
             "images as prior. Likelihood ascent: from there up the gradient of the spikes' likelihood. Oracle: the "
             "true embedding through the same generator. Library posterior: the mean of the ten training images that "

@@ -1,0 +1,140 @@
+"""Pictures that an encoding model and a library give, without an adapter or a trained sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from neurobridge.bridge.ascent import ascend, invert, latent_scale
+from neurobridge.bridge.encoding import LinearEncoding, library_posterior_mean
+from neurobridge.bridge.features import blend, decode_features
+from neurobridge.bridge.posterior import AmortisedPosterior
+from neurobridge.bridge.steering import ResponseLikelihood
+from neurobridge.bridge.windowed_encoding import WindowedEncoding
+from neurobridge.data.images import ImageSet
+from neurobridge.pipeline.decoding import Decoded, Split
+from neurobridge.pipeline.encodings import (
+    SeenImages,
+    StackFeatures,
+    closed_form,
+    expected_responses,
+    feature_stack,
+    stack_features,
+)
+from neurobridge.training.settings import RunSettings
+from neurobridge.vision.autoencoder import PatchPCA
+from neurobridge.vision.generator import Generator
+from neurobridge.vision.protocol import PictureGenerator
+
+PATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explainer:
+    """A session's closed-form encoding of encoding.layers, and the library that is its prior.
+
+    library [L] rows of the image set; pixels [L, H, W, 3] float32 in [0, 1]; expected [L, N] responses to them.
+    """
+
+    settings: RunSettings
+    encoding: WindowedEncoding | LinearEncoding
+    images: ImageSet
+    library: np.ndarray
+    pixels: np.ndarray
+    expected: np.ndarray
+
+    @classmethod
+    def of(
+        cls, settings: RunSettings, decoded: Decoded, images: ImageSet, library: np.ndarray, pixels: np.ndarray
+    ) -> Explainer:
+        """Fit the encoding on the session's training images."""
+        features = stack_features(settings, images)
+        encoding = closed_form(SeenImages(images=decoded.train_images, responses=decoded.train_responses), features)
+        expected = expected_responses(encoding, features, library)
+        return cls(
+            settings=settings, encoding=encoding, images=images, library=library, pixels=pixels, expected=expected
+        )
+
+    def likelihood(self, repeats: float = 1.0) -> ResponseLikelihood:
+        """Of averages over ``repeats`` presentations, as a function of pictures."""
+        stack = feature_stack(self.settings, self.settings.encoding.layers)
+        return ResponseLikelihood(self.encoding, stack, repeats=repeats)
+
+    def pictures(self, test: Split, generator: PictureGenerator) -> dict[str, np.ndarray]:
+        """Rows of pictures [I, H, W, 3] by name."""
+        options, seed = self.settings.reconstruct, self.settings.seed
+        responses, noise = test.responses.astype(np.float32), self.encoding.noise.covariance / test.repeats
+        table = self.encoding.noise.log_likelihood(test.responses.astype(np.float64), self.expected)
+        dreamt = torch.from_numpy(self.expected).float()
+        posterior = AmortisedPosterior().fit(dreamt, noise, self.pixels, steps=options.posterior_steps, seed=seed)
+        mean = posterior.mean(responses).clip(0, 1)
+        rows = {
+            "library posterior": library_posterior_mean(table, self.pixels).astype(np.float32),
+            "posterior mean": mean,
+        }
+        if options.ascent_steps and isinstance(generator, Generator):
+            drawn = ascend(
+                channels_first(mean),
+                torch.from_numpy(responses),
+                likelihood=self.likelihood(test.repeats),
+                autoencoder=generator.autoencoder,
+                steps=options.ascent_steps,
+            )
+            rows["likelihood ascent"] = channels_last(drawn)
+        if options.inversion_steps:
+            rows |= self._inverted(responses, noise, mean)
+        return rows
+
+    def _inverted(self, responses: np.ndarray, noise: np.ndarray, layout: np.ndarray) -> dict[str, np.ndarray]:
+        """Features decoded; the library picture that has them; that one's details in ``layout``, changed to have them.
+
+        It is drawn at the image encoder's own side at most, for it sees no more, and resized.
+        """
+        options, seed = self.settings.reconstruct, self.settings.seed
+        aims: StackFeatures = stack_features(self.settings, self.images, options.feature_layers)
+        decoded = decode_features(
+            responses,
+            expected=self.expected,
+            covariance=noise,
+            library=aims.of(self.library),
+            steps=options.posterior_steps,
+            seed=seed,
+        )
+        stack = feature_stack(self.settings, options.feature_layers)
+        nearest = self.pixels[decoded.nearest(aims.of(self.library))]
+        side = min(nearest.shape[1], stack.encoders[0].resolution) // PATCH * PATCH  # pyright: ignore
+        library = to_side(channels_first(self.pixels), side)
+        coder = PatchPCA(patch=PATCH, channels=3 * PATCH**2).fit(library)
+        start = to_side(channels_first(blend(layout, nearest)), side)
+        drawn = invert(
+            start,
+            to_side(channels_first(layout), side),
+            decoded,
+            stack=stack,
+            autoencoder=coder,
+            scale=latent_scale(coder, library[: 4 * 256]),
+            steps=options.inversion_steps,
+            seed=seed,
+        )
+        inverted = channels_last(to_side(drawn, nearest.shape[1]))
+        return {"features inverted": inverted, "nearest by decoded features": nearest}
+
+
+def channels_first(pictures: np.ndarray) -> torch.Tensor:
+    """[I, H, W, 3] -> [I, 3, H, W]."""
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def channels_last(images: torch.Tensor) -> np.ndarray:
+    """[I, 3, H, W] -> [I, H, W, 3]."""
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+def to_side(images: torch.Tensor, side: int) -> torch.Tensor:
+    """[I, 3, H, W] in [0, 1] at ``side`` pixels."""
+    if images.shape[-2:] == (side, side):
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
