@@ -12,9 +12,16 @@ from neurobridge.bridge.posterior import AmortisedPosterior
 from neurobridge.bridge.steering import ResponseLikelihood, Steering, ascend, explanation
 from neurobridge.errors import UserError
 from neurobridge.pipeline.alignment import image_encoder, load_aligned, sessions_with_images
-from neurobridge.pipeline.decoding import Calibration, Decoded, Split, decode_session, linear_encoding
+from neurobridge.pipeline.decoding import (
+    Calibration,
+    Decoded,
+    Split,
+    decode_session,
+    linear_encoding,
+    ridge_embeddings,
+)
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.pipeline.generators import load_generator, load_images
+from neurobridge.pipeline.generators import device, load_generator, load_images
 from neurobridge.pipeline.spikes import make_batcher
 from neurobridge.training.settings import RunSettings
 from neurobridge.vision.generator import Generator
@@ -67,11 +74,10 @@ def reconstruct(run: RunFolder) -> None:
     likelihood = ResponseLikelihood(encoding, encoder, repeats=test.repeats)
     guesses = explaining(run, generator, encoding, likelihood, data.embeddings[library], train_pixels, test)
     steering = None
-    if options.energy and not isinstance(generator, Generator):
-        raise UserError(f"reconstruct.energy steers the small generator alone, not '{settings.generator.kind}': set 0")
     if options.energy:
         start = channels_first(guesses["posterior mean"])
         steering = Steering(likelihood=likelihood, responses=observed, weight=options.energy, start=start)
+        steering = steering if isinstance(generator, Generator) else steering.to(device(run))
 
     def draw(embeddings: np.ndarray, seed: int, steering: Steering | None = None) -> np.ndarray:
         with torch.no_grad():
@@ -109,6 +115,7 @@ def reconstruct(run: RunFolder) -> None:
             "mean of samples": candidates.mean(0),
             **guesses,
             "decoder alone": mean_of(calibration(test.decoded, space)),
+            "ridge + generator": mean_of(ridge_embeddings(decoded, data.embeddings)),
             "oracle": draw(data.embeddings[test.images], 0),
             "library posterior": library_posterior_mean(log_likelihood, train_pixels).astype(np.float32),
             "nearest training image": train_pixels[nearest],
