@@ -109,21 +109,20 @@ class Calibration:
         return space.inverse(torch.from_numpy((decoded * self.slope).astype(np.float32))).numpy()
 
 
-def ridge_embeddings(decoded: Decoded, embeddings: np.ndarray) -> np.ndarray:
-    """The rival [I, width]: ridge from the session's training responses to ``embeddings`` [images, width] as they are.
+def ridge_predictions(decoded: Decoded, embeddings: np.ndarray, space: EmbeddingSpace) -> np.ndarray:
+    """The rival [I, K]: ridge from the session's training responses to the same target, for the test responses.
 
-    For the test responses; one penalty for all dimensions, chosen by cross-validation on the training images.
+    It is fitted on the raw embeddings [images, width] (one penalty for all, which suits their basis) and moved into the
+    embedding space afterwards.
     """
     decoder = RidgeDecoder().fit(decoded.train_responses, embeddings[decoded.train_images])
-    return decoder.predict(decoded.test.responses).astype(np.float32)
+    return space(torch.from_numpy(decoder.predict(decoded.test.responses).astype(np.float32))).numpy()
 
 
-def ridge_predictions(decoded: Decoded, embeddings: np.ndarray, space: EmbeddingSpace) -> np.ndarray:
-    """The same [I, K], moved into the embedding space: the target of the others.
-
-    It is fitted on the raw embeddings, for one penalty for all suits their basis.
-    """
-    return space(torch.from_numpy(ridge_embeddings(decoded, embeddings))).numpy()
+def ridge_embeddings(decoded: Decoded, embeddings: np.ndarray) -> np.ndarray:
+    """The same rival for a generator [I, width]: ridge to ``embeddings`` [images, width], their spread restored."""
+    decoder = RidgeDecoder().fit(decoded.train_responses, embeddings[decoded.train_images])
+    return decoder.predict_spread(decoded.test.responses).astype(np.float32)
 
 
 def linear_encoding(decoded: Decoded, features: np.ndarray) -> LinearEncoding:

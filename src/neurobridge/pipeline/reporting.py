@@ -250,7 +250,7 @@ def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
             [[n, *[value[n, m] for m in metrics]] for n in order],
             note=f"{rows[0]['items']} held-out images, 95 % intervals by bootstrap over images. Two-way: "
             "chance 0.5, ties lose, so grey scores 0. The evaluator network is not the one whose features are decoded. "
-            "Ridge + generator: the embedding that ridge decodes, through the same generator.",
+            "Ridge + generator: the embedding by ridge, with the spread of true ones, drawn as the decoder's.",
             highlight=frozenset(i for i, n in enumerate(order) if n not in roles),
         ),
     ]
