@@ -8,6 +8,7 @@ import torch
 
 from neurobridge.baselines.cnn import CNNDecoder, FieldLayer, gaussian_fields
 from neurobridge.baselines.contrastive import ContrastiveDecoder, contrastive_loss
+from neurobridge.baselines.ridge import RidgeDecoder
 
 SHORT = {"steps": 120, "batch": 64, "hidden": 64, "dropout": 0.1, "learning_rate": 3e-3}
 
@@ -125,3 +126,21 @@ def test_pictures_are_the_same_for_the_same_seed():
     first, again, other = (CNNDecoder(seed=s, **options).fit(responses, pixels).predict(responses) for s in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_ridge_for_a_generator_is_as_spread_as_what_it_decodes():
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(400, 5))
+    responses = hidden @ rng.normal(size=(5, 12)) + 3.0 * rng.normal(size=(400, 12))
+    embeddings = 7.0 + hidden @ rng.normal(size=(5, 8)) + rng.normal(size=(400, 8))
+    embeddings[:, 3] = 2.0
+    ridge = RidgeDecoder().fit(responses[:300], embeddings[:300])
+    plain, spread = ridge.predict(responses[300:]), ridge.predict_spread(responses[300:])
+    np.testing.assert_allclose(spread[:, 3], 2.0, atol=1e-6)
+    kept = np.arange(8) != 3
+    plain, spread, true = plain[:, kept], spread[:, kept], embeddings[300:, kept]
+    assert (plain.std(0) < 0.8 * true.std(0)).all()
+    np.testing.assert_allclose(spread.std(0), true.std(0), rtol=0.3)
+    np.testing.assert_allclose(spread.mean(0), true.mean(0), atol=0.6)
+    along = [np.corrcoef(a, b)[0, 1] for a, b in zip(plain.T, spread.T, strict=True)]
+    np.testing.assert_allclose(along, 1.0)

@@ -104,6 +104,11 @@ def test_energy_guidance_steers_and_does_nothing_at_weight_zero(stack, pixels, f
     assert 0 <= steered.min() <= steered.max() <= 1
     assert explanation(likelihood, steered, observed).mean() > explanation(likelihood, plain, observed).mean() + 1
 
+    moved = Steering(likelihood=likelihood, responses=observed, weight=0.3).to(torch.device("cpu"))
+    assert moved.likelihood is not likelihood
+    options = moved.of(slice(2, 4))
+    torch.testing.assert_close(options["energy"](plain[3:], slice(1, 2)), -likelihood(plain[3:], observed[3:]))
+
     start = generator.decode(generator.encode(images[:4]))
     near = draw(weight=0.3, start=start, strength=0.2)
     assert (near - start).abs().mean() < (steered - start).abs().mean()

@@ -119,13 +119,29 @@ class RidgeDecoder:
     def __init__(self, *, alphas: np.ndarray = ALPHAS, folds: int = 5, seed: int = 0) -> None:
         self.alphas, self.folds, self.seed = alphas, folds, seed
         self.map: LinearMap | None = None
+        self.deviation: np.ndarray | None = None
 
     def fit(self, responses: np.ndarray, embeddings: np.ndarray) -> RidgeDecoder:
         """Fit on training presentations: ``responses`` [I, N], ``embeddings`` [I, D]."""
         self.map = ridge(responses, embeddings, alphas=self.alphas, folds=self.folds, seed=self.seed)
+        self.deviation = np.asarray(embeddings, np.float64).std(axis=0)
         return self
 
     def predict(self, responses: np.ndarray) -> np.ndarray:
         """Embeddings [I, D] of ``responses`` [I, N]."""
         assert self.map is not None, "fit before predict"
         return self.map.predict(responses)
+
+    def predict_spread(self, responses: np.ndarray) -> np.ndarray:
+        """Embeddings [I, D] of ``responses`` [I, N], as spread out as true ones are: what a generator is to draw.
+
+        Ridge shrinks its predictions towards the mean embedding, and a generator draws what it is given: the mean.
+        Each dimension is standardised by the out-of-fold predictions of the training images, and takes the mean and
+        the deviation of their embeddings (Ozcelik & VanRullen 2023, who standardise by the test set's predictions).
+        """
+        assert self.map is not None, "fit before predict"
+        assert self.deviation is not None, "fit before predict"
+        held_out = self.map.out_of_fold
+        spread = held_out.std(axis=0)
+        gain = np.divide(self.deviation, spread, out=np.zeros_like(spread), where=spread > 0)
+        return (self.predict(responses) - held_out.mean(axis=0)) * gain + self.map.intercept

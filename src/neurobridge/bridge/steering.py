@@ -8,7 +8,8 @@ Letters: B batch, I responses, G gallery images, N units, F features of a layer,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ class ResponseLikelihood(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Steering:
-    """How a sampler is led towards recorded responses, for ``Generator.sample``.
+    """How a sampler is led towards recorded responses, for ``sample`` of every generator.
 
     ``responses`` [I, N]; ``weight``: length of a step down the energy, in standard deviations of the latents (0 = off);
     ``start`` [I, 3, H, W]: the pictures that sampling starts from, if any, noised to ``strength`` of the whole way.
@@ -79,13 +80,18 @@ class Steering:
     start: torch.Tensor | None = None
     strength: float = 0.5
 
+    def to(self, device: torch.device) -> Steering:
+        """The same with a copy of the likelihood on ``device``, best that of the generator."""
+        return replace(self, likelihood=deepcopy(self.likelihood).to(device), responses=self.responses.to(device))
+
     def of(self, rows: slice) -> dict[str, Any]:
-        """Arguments of ``Generator.sample`` for some of the images."""
+        """Arguments of ``sample`` for some of the images."""
         responses = self.responses[rows]
-        options: dict[str, Any] = {
-            "energy": lambda images: -self.likelihood(images, responses),
-            "energy_weight": self.weight,
-        }
+
+        def energy(images: torch.Tensor, rows: slice) -> torch.Tensor:
+            return -self.likelihood(images.to(responses), responses[rows])
+
+        options: dict[str, Any] = {"energy": energy, "energy_weight": self.weight}
         if self.start is not None:
             options |= {"start": self.start[rows], "strength": self.strength}
         return options

@@ -119,6 +119,12 @@ def ridge_predictions(decoded: Decoded, embeddings: np.ndarray, space: Embedding
     return space(torch.from_numpy(decoder.predict(decoded.test.responses).astype(np.float32))).numpy()
 
 
+def ridge_embeddings(decoded: Decoded, embeddings: np.ndarray) -> np.ndarray:
+    """The same rival for a generator [I, width]: ridge to ``embeddings`` [images, width], their spread restored."""
+    decoder = RidgeDecoder().fit(decoded.train_responses, embeddings[decoded.train_images])
+    return decoder.predict_spread(decoded.test.responses).astype(np.float32)
+
+
 def linear_encoding(decoded: Decoded, features: np.ndarray) -> LinearEncoding:
     """Closed-form encoding model of the session: image features [images, F] -> responses."""
     return LinearEncoding().fit(features[decoded.train_images], decoded.train_responses)

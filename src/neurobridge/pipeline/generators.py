@@ -219,7 +219,13 @@ def load_diffusion(run: RunFolder) -> StableDiffusion:
 def load_ip_adapter(run: RunFolder) -> IPAdapter:
     """Stable Diffusion with its IP-Adapter on the run's device, in its precision."""
     options = run.settings.generator
-    return IPAdapter.load(options.model, weights=options.ip_adapter, precision=precision(run)).to(device(run))
+    model = IPAdapter.load(
+        options.model,
+        weights=options.ip_adapter,
+        precision=precision(run),
+        checkpoint_gradients=options.checkpoint_gradients,
+    )
+    return model.to(device(run))
 
 
 def precision(run: RunFolder) -> torch.dtype:

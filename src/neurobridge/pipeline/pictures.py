@@ -9,10 +9,10 @@ from neurobridge.bridge.adapter import Adapter
 from neurobridge.bridge.steering import Steering, explanation
 from neurobridge.errors import UserError
 from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
-from neurobridge.pipeline.decoding import Calibration, Decoded, decode_session, linear_encoding
+from neurobridge.pipeline.decoding import Calibration, Decoded, decode_session, linear_encoding, ridge_embeddings
 from neurobridge.pipeline.explained import Explainer, channels_first, channels_last, to_side
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.pipeline.generators import load_generator, load_images
+from neurobridge.pipeline.generators import device, load_generator, load_images
 from neurobridge.pipeline.spikes import make_batcher
 from neurobridge.training.settings import RunSettings
 from neurobridge.vision.generator import Generator
@@ -64,12 +64,11 @@ def reconstruct(run: RunFolder) -> None:
     explainer = Explainer.of(settings, decoded, data.images, library, train_pixels)
     guesses = explainer.pictures(test, generator)
     steering = None
-    if options.energy and not isinstance(generator, Generator):
-        raise UserError(f"reconstruct.energy steers the small generator alone, not '{settings.generator.kind}': set 0")
     if options.energy:
         start = channels_first(guesses["posterior mean"])
         likelihood = explainer.likelihood(test.repeats)
         steering = Steering(likelihood=likelihood, responses=observed, weight=options.energy, start=start)
+        steering = steering if isinstance(generator, Generator) else steering.to(device(run))
 
     def draw(embeddings: np.ndarray, seed: int, steering: Steering | None = None) -> np.ndarray:
         with torch.no_grad():
@@ -106,6 +105,7 @@ def reconstruct(run: RunFolder) -> None:
             "mean of samples": candidates.mean(0),
             **guesses,
             "decoder alone": mean_of(calibration(test.decoded, space)),
+            "ridge + generator": mean_of(ridge_embeddings(decoded, data.embeddings)),
             "oracle": draw(data.embeddings[test.images], 0),
             "nearest training image": train_pixels[nearest],
             "another test image": np.roll(true, shift, axis=0),

@@ -247,7 +247,7 @@ class GeneratorSettings:
         ip_adapter: IP-Adapter weights: a local file, or owner/name/folder/file on the hub.
         oracle_images: Training images that an adapter of the last two kinds does not see: drawn from true embeddings.
         oracle_two_way: The stage refuses to go on unless they are told apart more often than this (chance 0.5).
-        checkpoint_gradients: Compute the UNet's activations twice, in less memory.
+        checkpoint_gradients: Compute activations of UNet and decoder twice for their gradients, in less memory.
         weights: Folder of small generator weights; empty: the package's own, trained on procedural scenes.
         train_steps: Train a generator on the data set's own training images for that many steps instead.
         tiny_autoencoder: Folder with taef2_encoder.pth and taef2_decoder.pth: latent space of a generator trained here.

@@ -12,7 +12,6 @@ make a small net usable after minutes of training on a CPU, and give a new adapt
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from torch import nn
 
 from neurobridge.errors import UserError
 from neurobridge.vision.autoencoder import build_autoencoder, read_module, save_module
+from neurobridge.vision.energy import Energy, EnergyGuidance
 
 FILE = "generator.safetensors"
 
@@ -196,7 +196,7 @@ class Generator(nn.Module):
         temperature: float = 0.6,
         start: torch.Tensor | None = None,
         strength: float = 0.6,
-        energy: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        energy: Energy | None = None,
         energy_weight: float = 0.0,
     ) -> torch.Tensor:
         """Draw one image [B, 3, H, W] in [0, 1] for each condition [B, T, K].
@@ -207,9 +207,10 @@ class Generator(nn.Module):
         draws are as varied as the model, below 1 they are nearer its mean and less grainy. With ``start``
         [B, 3, H, W], sampling starts from these images, noised to ``strength`` of the whole way (1 = forgets them).
 
-        ``energy`` maps images [B, 3, H, W] in [0, 1] to energies [B], each of its own image. At every step the picture
-        that the step foresees goes down its gradient, by ``energy_weight`` standard deviations of the latents (energy
-        guidance, Pierzchlewicz et al. 2023; the gradient is taken at the foreseen picture, not through the UNet).
+        ``energy`` maps images [b, 3, H, W] in [0, 1] and their rows among the B to energies [b], each of its own image.
+        At every step the picture that the step foresees goes down its gradient, by ``energy_weight`` standard
+        deviations of the latents (energy guidance, Pierzchlewicz et al. 2023; the gradient is taken at the foreseen
+        picture, not through the UNet).
         """
         assert len(seeds) == len(condition), "one seed an image"
         shape = (self.latent_channels, self.side, self.side)
@@ -227,32 +228,25 @@ class Generator(nn.Module):
         null = null_condition[None].expand(len(condition), -1, -1)
         both = torch.cat([condition, null]) if guided else condition
         sketch = self.sketch(both)
+        leader = None
+        if energy is not None and energy_weight:
+            leader = EnergyGuidance(
+                energy=energy,
+                weight=energy_weight,
+                decode=self.decode,
+                scheduler=self.scheduler,
+                at_once=len(seeds),
+            )
         for timestep in timesteps:
             doubled = torch.cat([latents, latents]) if guided else latents
             velocity = self.predict(doubled, timestep.expand(len(doubled)), both, sketch)
             if guided:
                 conditional, unconditional = velocity.chunk(2)
                 velocity = unconditional + guidance * (conditional - unconditional)
-            if energy is not None and energy_weight:
-                velocity = velocity - energy_weight * self._downhill(energy, latents, velocity, timestep)
+            if leader is not None:
+                velocity = leader.lead(velocity, timestep, latents)
             latents = self.scheduler.step(velocity, timestep, latents).prev_sample
         return self.decode(latents)
-
-    def _downhill(
-        self,
-        energy: Callable[[torch.Tensor], torch.Tensor],
-        latents: torch.Tensor,
-        velocity: torch.Tensor,
-        timestep: torch.Tensor,
-    ) -> torch.Tensor:
-        """What to take from ``velocity`` [B, C, h, w] so that the foreseen latents move down the energy by one unit."""
-        signal = self.scheduler.alphas_cumprod[timestep.cpu()].to(latents.device)
-        noise = (1.0 - signal).sqrt()
-        with torch.enable_grad():
-            foreseen = (signal.sqrt() * latents - noise * velocity).requires_grad_()
-            (gradient,) = torch.autograd.grad(energy(self.decode(foreseen)).sum(), foreseen)
-        step = -gradient / gradient.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)
-        return step / noise
 
     def save(self, folder: Path | str, *, half: bool = False) -> None:
         """Write ``generator.safetensors`` (``half``: as float16) and ``generator.json``, the autoencoder included."""

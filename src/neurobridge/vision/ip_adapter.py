@@ -33,8 +33,8 @@ class IPAdapter(StableDiffusion):
     training. ``diffusers`` repeats the embeddings it is given for every prompt, so pictures are drawn one by one.
     """
 
-    def __init__(self, pipeline: Any) -> None:
-        super().__init__(pipeline)
+    def __init__(self, pipeline: Any, *, checkpoint_gradients: bool = False) -> None:
+        super().__init__(pipeline, checkpoint_gradients=checkpoint_gradients)
         with torch.no_grad():
             embedded, _ = pipeline.encode_prompt("", "cpu", 1, False)
         self.register_buffer("prompt", embedded, persistent=False)
@@ -42,14 +42,21 @@ class IPAdapter(StableDiffusion):
             pipe.register_modules(text_encoder=None, tokenizer=None)
 
     @classmethod
-    def load(cls, model: str, *, weights: str, precision: torch.dtype = torch.float32) -> IPAdapter:
+    def load(
+        cls,
+        model: str,
+        *,
+        weights: str,
+        precision: torch.dtype = torch.float32,
+        checkpoint_gradients: bool = False,
+    ) -> IPAdapter:
         """``model`` as for :class:`StableDiffusion`; ``weights``: a local file, or owner/name/folders/file on the hub.
 
         Raises UserError where something cannot be had, or the IP-Adapter does not take a pooled embedding.
         """
         pipeline = load_pipeline(model, precision=precision, text=True)
         load_weights(pipeline, weights)
-        return cls(pipeline)
+        return cls(pipeline, checkpoint_gradients=checkpoint_gradients)
 
     @property
     def licence(self) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rich.progress import track
 from torch import nn
 
 from neurobridge.errors import UserError, needs
+from neurobridge.vision.energy import Energy, EnergyGuidance
 
 TOKENS = 77
 BATCH = 8
@@ -38,9 +40,9 @@ class StableDiffusion(nn.Module):
     """A frozen Stable Diffusion behind the same interface as the small generator.
 
     ``pipeline`` is a ``diffusers.StableDiffusionPipeline`` without a safety checker; its scheduler is replaced by DDIM
-    of the same noise schedule and prediction type (epsilon or v). ``checkpoint_gradients`` recomputes the UNet's
-    activations in the backward pass: slower, with much less memory. The pipeline may be in float32 or bfloat16; losses
-    are float32. Pictures have the side that the UNet was trained for.
+    of the same noise schedule and prediction type (epsilon or v). ``checkpoint_gradients`` recomputes the UNet's and
+    the decoder's activations in the backward pass: slower, with much less memory. The pipeline may be in float32 or
+    bfloat16; losses are float32. Pictures have the side that the UNet was trained for.
     """
 
     sketches = False
@@ -68,6 +70,7 @@ class StableDiffusion(nn.Module):
         self.factor = int(pipeline.vae_scale_factor)
         if checkpoint_gradients:
             self.unet.enable_gradient_checkpointing()
+            self.vae.enable_gradient_checkpointing()
         self.requires_grad_(False)
         self.eval()
 
@@ -156,6 +159,8 @@ class StableDiffusion(nn.Module):
         guidance: float = 7.5,
         start: torch.Tensor | None = None,
         strength: float = 0.6,
+        energy: Energy | None = None,
+        energy_weight: float = 0.0,
     ) -> torch.Tensor:
         """Draw one image [B, 3, H, W] in [0, 1] for each condition [B, T, K], on the CPU, in float32.
 
@@ -163,8 +168,18 @@ class StableDiffusion(nn.Module):
         ``guidance`` (1 or less = off). ``seeds`` holds one integer an image, which draws its noise on the CPU: an image
         depends on its own seed and condition only. With ``start`` [B, 3, H, W] (a blurry image, say), sampling starts
         from these images, noised to ``strength`` of the whole way (1 = forgets them).
+
+        ``energy`` maps images [b, 3, H, W] in [0, 1] and their rows among the B to energies [b], each of its own image.
+        At every step the picture that the step foresees goes down its gradient, by ``energy_weight`` standard
+        deviations of the latents, which are scaled to 1 (energy guidance, Pierzchlewicz et al. 2023; the gradient is
+        taken at the foreseen picture, through the decoder and not through the UNet, of one picture at a time).
         """
         assert len(seeds) == len(condition), "one seed an image"
+        leader = None
+        if energy is not None and energy_weight:
+            leader = EnergyGuidance(
+                energy=energy, weight=energy_weight, decode=self.decode, scheduler=self.scheduler, at_once=1
+            )
         parts = []
         rows = range(0, len(condition), self.batch)
         for at in track(rows, "pictures", transient=True, disable=len(rows) < 2):
@@ -175,11 +190,12 @@ class StableDiffusion(nn.Module):
                 "generator": [torch.Generator().manual_seed(int(seed)) for seed in seeds[some]],
                 "output_type": "pt",
             }
-            if start is None:
-                drawn = self.pipeline(height=self.image_size, width=self.image_size, **options)
-            else:
-                image = self.resize(start[some]).to(self.vae.device, self.vae.dtype)
-                drawn = self.from_image(image=image, strength=max(strength, 1.5 / steps), **options)
+            with nullcontext() if leader is None else leader.inside(at):
+                if start is None:
+                    drawn = self.pipeline(height=self.image_size, width=self.image_size, **options)
+                else:
+                    image = self.resize(start[some]).to(self.vae.device, self.vae.dtype)
+                    drawn = self.from_image(image=image, strength=max(strength, 1.5 / steps), **options)
             parts.append(drawn.images.float().cpu())
         return torch.cat(parts)
 
