@@ -13,9 +13,9 @@ from neurobridge.evaluation.report import Block, Figure, Table, write_report
 from neurobridge.pipeline.analyses.drawing import DRAWINGS
 from neurobridge.pipeline.analyses.drawing import blocks as drawn
 from neurobridge.pipeline.folder import RunFolder, as_yaml
+from neurobridge.pipeline.identification_report import OURS, identification
 from neurobridge.training.trainer import read_metrics
 
-OURS = "NeuroBridge"
 RIVALS = ("ridge + generator", "library posterior", "nearest by decoded features")
 FLOORS = ("grey", "mean training image", "another test image", "nearest training image", "prior only")
 GALLERY = (
@@ -44,7 +44,7 @@ def report(run: RunFolder) -> None:
         "What ran": what_ran(run),
         "Learning": learning(run),
         "Spikes": spikes(results["spikes"]),
-        "Identification": retrieval(results["retrieval"]),
+        "Identification": identification(results),
         "Pictures": [*pictures(run, results["pictures"]), *picture_sets(results.get("picture_sets", []))],
         "Representation": representation(arrays),
         "The recordings": recordings(arrays),
@@ -173,52 +173,6 @@ def spikes(rows: list[dict]) -> list[Block]:
             highlight=frozenset(i for i, r in enumerate(rows) if r["method"] == OURS),
         ),
     ]
-
-
-def retrieval(rows: list[dict]) -> list[Block]:
-    table = [
-        [r["session"], r["method"], tuple(r["top1"]), tuple(r["top5"]), r["gallery"], r["chance_top1"], r["repeats"]]
-        for r in rows
-    ]
-    first = [r for r in rows if r["session"] == rows[0]["session"]]
-    panels, chance = {}, {}
-    for k in (1, 5):
-        title = f"top-{k} of {first[0]['gallery']}"
-        panels[title] = [
-            figures.Bar(r["method"], *r[f"top{k}"], role="ours" if OURS in r["method"] else "baseline") for r in first
-        ]
-        chance[title] = first[0][f"chance_top{k}"]
-    blocks: list[Block] = [
-        Figure(
-            f"Which image was seen? Session {first[0]['session']}",
-            figures.bars(panels, chance=chance),
-            "95 % intervals by bootstrap over images.",
-        ),
-        Table(
-            "Identification of held-out images",
-            ["session", "method", "top-1", "top-5", "gallery", "chance", "presentations"],
-            table,
-            note="95 % intervals by bootstrap over images. Ridge decodes to the same target; a likelihood is that of "
-            "the recorded response under an encoding model: NeuroBridge's of several layers of the image encoder, a "
-            "linear one of the target's layer, or linear ones of the same several, stacked; the share of decoding and "
-            "likelihood in their combination is chosen on the valid split.",
-            highlight=frozenset(i for i, r in enumerate(rows) if OURS in r["method"]),
-        ),
-    ]
-    means = []
-    for method in dict.fromkeys(r["method"] for r in rows):
-        mine = [r for r in rows if r["method"] == method]
-        means.append(
-            [
-                method,
-                float(np.mean([r["top1"][0] for r in mine])),
-                float(np.mean([r["top5"][0] for r in mine])),
-                len(mine),
-            ]
-        )
-    if len(first) < len(rows):
-        blocks.append(Table("Mean over sessions", ["method", "top-1", "top-5", "sessions"], means))
-    return blocks
 
 
 def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
