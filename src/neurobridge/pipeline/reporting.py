@@ -45,7 +45,11 @@ def report(run: RunFolder) -> None:
         "Learning": learning(run),
         "Spikes": spikes(results["spikes"]),
         "Identification": identification(results),
-        "Pictures": [*pictures(run, results["pictures"]), *picture_sets(results.get("picture_sets", []))],
+        "Pictures": [
+            *pictures(run, results["pictures"]),
+            *picture_sets(results.get("picture_sets", [])),
+            *captions(results.get("captions", [])),
+        ],
         "Representation": representation(arrays),
         "The recordings": recordings(arrays),
         "Analyses": analyses(run),
@@ -177,7 +181,7 @@ def spikes(rows: list[dict]) -> list[Block]:
 
 def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
     shown = run.load_arrays("reconstruct/pictures.npz")
-    some = np.linspace(0, len(shown["target"]) - 1, min(12, len(shown["target"]))).astype(int)
+    some = evenly(len(shown["target"]))
     metrics = list(dict.fromkeys(r["metric"] for r in rows))
     names = list(dict.fromkeys(r["name"] for r in rows))
     value = {(r["name"], r["metric"]): tuple(r["value"]) for r in rows}
@@ -227,6 +231,20 @@ def picture_sets(rows: list[dict]) -> list[Block]:
             "samples of one image, 0 where all are alike.",
         )
     ]
+
+
+def captions(rows: list[dict]) -> list[Block]:
+    """What the captioner says of the images in the gallery."""
+    said = {row["name"]: row["captions"] for row in rows if row["name"] in GALLERY}
+    if not said:
+        return []
+    table = [list(row) for row in zip(*said.values(), strict=True)]
+    return [Table("Captions", list(said), [table[i] for i in evenly(len(table))], note="The images of the gallery.")]
+
+
+def evenly(images: int) -> np.ndarray:
+    """Rows of up to twelve images, evenly spaced."""
+    return np.linspace(0, images - 1, min(12, images)).astype(int)
 
 
 def representation(arrays: dict) -> list[Block]:
