@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,14 +142,16 @@ class Calibration:
         return space.inverse(torch.from_numpy((decoded * self.slope).astype(np.float32))).numpy()
 
 
-def ridge_predictions(decoded: Decoded, embeddings: np.ndarray, space: EmbeddingSpace) -> np.ndarray:
-    """The rival [I, K]: ridge from the session's training responses to the same target, for the test responses.
+def ridge_decoder(
+    decoded: Decoded, embeddings: np.ndarray, space: EmbeddingSpace
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The rival: ridge from the session's training responses to the same target; responses [I, N] -> [I, K].
 
     It is fitted on the raw embeddings [images, width] (one penalty for all, which suits their basis) and moved into the
     embedding space afterwards.
     """
     decoder = RidgeDecoder().fit(decoded.train_responses, embeddings[decoded.train_images])
-    return space(torch.from_numpy(decoder.predict(decoded.test.responses).astype(np.float32))).numpy()
+    return lambda responses: space(torch.from_numpy(decoder.predict(responses).astype(np.float32))).numpy()
 
 
 def ridge_embeddings(decoded: Decoded, embeddings: np.ndarray) -> np.ndarray:

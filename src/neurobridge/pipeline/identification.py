@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from neurobridge.baselines.ridge import LinearMap
 from neurobridge.evaluation.controls import bootstrap_interval, chance_level
 from neurobridge.evaluation.images import retrieval, retrieval_in_draws
 from neurobridge.pipeline.alignment import load_aligned
-from neurobridge.pipeline.decoding import Decoded, linear_encoding, ridge_predictions
+from neurobridge.pipeline.decoding import Decoded, linear_encoding, ridge_decoder
 from neurobridge.pipeline.encodings import ClosedForm, SessionEncoding, StackFeatures, encode_sessions
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.pictures import cosine, load_images
@@ -32,7 +32,7 @@ class Evidence:
 
     targets [images, K]: embeddings of all images of the data folder; embeddings [images, width]: before the embedding
     space; encoding: images to responses; share: weight of the likelihood beside the decoder, chosen on the valid split;
-    ridge [I, K]: the rival's predictions.
+    ridge: the rival, responses [I, N] -> predictions [I, K].
     """
 
     decoded: Decoded
@@ -40,7 +40,7 @@ class Evidence:
     embeddings: np.ndarray
     encoding: SessionEncoding
     share: float
-    ridge: np.ndarray
+    ridge: Callable[[np.ndarray], np.ndarray]
 
     def by_decoding(self, predicted: np.ndarray) -> np.ndarray:
         """[I, G]: predictions [I, K] against the gallery."""
@@ -69,7 +69,7 @@ def gather_evidence(
         share = best_weight(
             cosine(valid.decoded, targets[valid.images]), encoding.log_likelihood(valid.responses, valid.images)
         )
-        ridge = ridge_predictions(d, data.embeddings, space)
+        ridge = ridge_decoder(d, data.embeddings, space)
         found.append(
             Evidence(
                 decoded=d, targets=targets, embeddings=data.embeddings, encoding=encoding, share=share, ridge=ridge
@@ -97,7 +97,7 @@ def rows_of(evidence: Evidence, features: StackFeatures, closed: dict[str, Close
         ENCODING: evidence.by_likelihood(test.responses),
         STACKED: stacked.log_likelihood(test.responses, features.of(test.images)),
         LINEAR: linear.log_likelihood(test.responses, evidence.embeddings[test.images]),
-        RIDGE: evidence.by_decoding(evidence.ridge),
+        RIDGE: evidence.by_decoding(evidence.ridge(test.responses)),
     }
     rows = []
     for method, scores in methods.items():
@@ -121,7 +121,11 @@ def both_ways(evidence: Evidence, *, seed: int) -> list[dict]:
     MindEye's protocol, and scores are means over random galleries of DRAW (``draws``), which share images.
     """
     test = evidence.decoded.test
-    decoders = {DECODING: test.decoded, f"{DECODING} one presentation": test.single, RIDGE: evidence.ridge}
+    decoders = {
+        DECODING: test.decoded,
+        f"{DECODING} one presentation": test.single,
+        RIDGE: evidence.ridge(test.responses),
+    }
     true, rows = evidence.targets[test.images], []
     for method, predicted in decoders.items():
         one = {"session": evidence.decoded.session, "method": method, "images": len(true)}

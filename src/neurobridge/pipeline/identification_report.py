@@ -123,12 +123,14 @@ def repeats(rows: list[dict]) -> list[Block]:
     accuracy: dict[str, Curve] = {}
     for method in dict.fromkeys(r["method"] for r in first):
         mine = [r for r in first if r["method"] == method]
-        accuracy[method] = Curve([r["repeats"] for r in mine], *zip(*(r["top1"] for r in mine), strict=True))
+        accuracy[method.removeprefix(f"{OURS}, ")] = Curve(
+            [r["repeats"] for r in mine], *zip(*(r["top1"] for r in mine), strict=True)
+        )
     one = [r for r in first if r["method"] == first[0]["method"]]
-    accuracy["retest: as many other presentations"] = flat([r for r in one if r["retest"] is not None], "retest")
+    accuracy["retest"] = flat([r for r in one if r["retest"] is not None], "retest")
     title = f"top-1 of {first[0]['gallery']}"
     figure = curves(
-        {title: accuracy, "ceiling of a unit's correlation": {"root of the reliability": flat(one, "ceiling")}},
+        {title: accuracy, "ceiling of a unit's correlation": {"ceiling": flat(one, "ceiling")}},
         xlabel="presentations averaged",
         chance={title: first[0]["chance_top1"]},
         log=True,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from neurobridge.evaluation.controls import accuracy_by_repeats, chance_level
-from neurobridge.pipeline.identification import BOTH, DECODING, ENCODING, Evidence, rank
+from neurobridge.pipeline.identification import BOTH, DECODING, ENCODING, RIDGE, Evidence, rank
 
 
 def by_repeats(evidence: Evidence, *, seed: int) -> list[dict]:
@@ -30,6 +30,7 @@ def by_repeats(evidence: Evidence, *, seed: int) -> list[dict]:
         DECODING: lambda mean: evidence.by_decoding(mean[:, :width]),
         ENCODING: lambda mean: evidence.by_likelihood(mean[:, width:]),
         BOTH: lambda mean: evidence.by_both(mean[:, :width], mean[:, width:]),
+        RIDGE: lambda mean: evidence.by_decoding(evidence.ridge(mean[:, width:])),
     }
     rows = []
     for method, scores in methods.items():
