@@ -38,7 +38,7 @@ from neurobridge.data.store import Session
 from neurobridge.evaluation.controls import bootstrap_difference, bootstrap_interval, chance_level
 from neurobridge.pipeline.alignment import average_by_image, image_encoder, load_aligned, sessions_with_images
 from neurobridge.pipeline.commands import run_stages
-from neurobridge.pipeline.decoding import Decoded, decode_session, ridge_predictions
+from neurobridge.pipeline.decoding import Decoded, decode_session, ridge_decoder
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.identification import rank
 from neurobridge.pipeline.pictures import cosine, load_images
@@ -105,7 +105,7 @@ def small_decoders(run: RunFolder, decoded: list[Decoded], targets: np.ndarray, 
         ranks.setdefault(name, []).append(rank(cosine(predicted, targets[d.test.images])))
 
     for d in decoded:
-        add(RIDGE, ridge_predictions(d, data.embeddings, space), d)
+        add(RIDGE, ridge_decoder(d, data.embeddings, space)(d.test.responses), d)
         session = sessions[d.session]
         rows = pictures_rows(session, "train")
         shown = session.image_row[rows]

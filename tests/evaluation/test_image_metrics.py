@@ -180,23 +180,6 @@ def test_diversity_is_the_mean_distance_of_pairs_of_samples():
         images.sample_diversity(samples[:1])
 
 
-def test_captions_are_compared_in_the_space_of_the_text_encoder(pair):
-    words = ("dark", "grey", "bright")
-
-    def captioner(pictures):
-        return [f"a {words[int(x)]} picture" for x in np.digitize(pictures.mean((1, 2, 3)), [0.3, 0.6])]
-
-    def text_encoder(captions):
-        return np.array([[word in caption for word in words] for caption in captions], float)
-
-    target = np.stack([np.full((8, 8, 3), x) for x in (0.1, 0.4, 0.9)])
-    right = images.caption_similarity(target + 0.05, target, captioner=captioner, text_encoder=text_encoder)
-    wrong = images.caption_similarity(target[[1, 2, 0]], target, captioner=captioner, text_encoder=text_encoder)
-    assert right.targets == ["a dark picture", "a grey picture", "a bright picture"] == right.reconstructions
-    assert (right.cosine.tolist(), right.two_way.tolist()) == ([1, 1, 1], [1, 1, 1])
-    assert wrong.cosine.max() == wrong.two_way.max() == 0
-
-
 def test_cosine_and_correlation_distance():
     a, b = np.random.default_rng(4).normal(size=(2, 6, 10))
     torch_cosine = torch.nn.functional.cosine_similarity(torch.from_numpy(a), torch.from_numpy(b)).numpy()

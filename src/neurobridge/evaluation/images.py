@@ -19,7 +19,6 @@ from skimage.metrics import structural_similarity
 
 from neurobridge.evaluation.controls import bootstrap_interval, pairing_p_value
 from neurobridge.evaluation.similarity import (
-    caption_similarity,
     correlation_distance,
     correlation_matrix,
     cosine_similarity,
@@ -38,7 +37,6 @@ __all__ = [
     "ORACLE",
     "Evaluator",
     "Score",
-    "caption_similarity",
     "channels_last",
     "correlation_distance",
     "cosine_similarity",

@@ -1,12 +1,9 @@
-"""Features in, agreement out: identification, retrieval, distances, diversity, captions. One number per item.
+"""Features in, agreement out: identification, retrieval, distances, diversity. One number per item.
 
 Scotti et al. 2024 (MindEye2), arXiv:2403.11207. Shapes: ``I`` items, ``G`` gallery, ``D`` features, ``S`` samples.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -144,33 +141,6 @@ def retrieval_in_draws(
             accuracies.append(float(np.mean(one[key])))
     chance = {f"chance_top{top}": chance_level(gallery, top) for top in k}
     return {**{key: np.array(values) for key, values in found.items()}, "gallery": gallery, **chance}
-
-
-class CaptionScores(NamedTuple):
-    """Agreement of the captions of reconstructions and of targets, and the captions."""
-
-    cosine: np.ndarray
-    two_way: np.ndarray
-    reconstructions: list[str]
-    targets: list[str]
-
-
-def caption_similarity(
-    reconstructions: ArrayLike,
-    targets: ArrayLike,
-    *,
-    captioner: Callable[[np.ndarray], Sequence[str]],
-    text_encoder: Callable[[Sequence[str]], np.ndarray],
-) -> CaptionScores:
-    """Do the captions of the reconstructions mean what those of the targets mean?
-
-    ``captioner``: pictures [I, H, W, 3] to I captions (MindEye2: GIT); ``text_encoder``: captions to embeddings [I, D]
-    (MindEye2: a sentence transformer, and CLIP's text tower). Captions of both are made by the same captioner. Of
-    embeddings that are there already, take :func:`cosine_similarity`. Identical captions of two targets tie, and lose.
-    """
-    ours, true = (list(captioner(np.asarray(pictures))) for pictures in (reconstructions, targets))
-    a, b = text_encoder(ours), text_encoder(true)
-    return CaptionScores(cosine_similarity(a, b), two_way_identification(a, b), ours, true)
 
 
 def _features(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

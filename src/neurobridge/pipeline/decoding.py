@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,11 +21,20 @@ COUNT_MS = (30, 280)
 
 
 @dataclass(kw_only=True)
+class Presentations:
+    """The first R presentations of every image: decoded [I, R, K] unit-length predictions, responses [I, R, N]."""
+
+    decoded: np.ndarray
+    responses: np.ndarray
+
+
+@dataclass(kw_only=True)
 class Split:
     """One split of a session, averaged over the repeats of each image.
 
     images [I] rows in the image set, sorted; decoded [I, K] mean of the unit-length predictions; responses [I, N]
-    mean counts (or values); single [I, K] the prediction of one presentation; repeats: mean number averaged.
+    mean counts (or values); single [I, K] the prediction of one presentation; repeats: mean number averaged;
+    presentations: one by one, None unless every image has at least two.
     """
 
     images: np.ndarray
@@ -32,13 +42,18 @@ class Split:
     responses: np.ndarray
     single: np.ndarray
     repeats: float
+    presentations: Presentations | None
 
 
 @dataclass(kw_only=True)
 class Decoded:
-    """Splits of one session, by name; ``train`` holds no predictions (they would be those of seen images)."""
+    """Splits of one session, by name; ``train`` holds no predictions (they would be those of seen images).
+
+    areas [N]: where each unit lies.
+    """
 
     session: str
+    areas: np.ndarray
     valid: Split
     test: Split
     train_images: np.ndarray
@@ -66,16 +81,17 @@ def decode_session(
             shown = np.unique(session.image_row[rows])
             kept = np.random.default_rng(settings.seed).permutation(shown)[:most]
             rows = rows[np.isin(session.image_row[rows], kept)]
-        predicted = predict_windows(model, head, batcher, index, rows)
-        images, decoded = average_by_image(predicted, session.image_row[rows])
-        _, mean = average_by_image(responses(session, rows), session.image_row[rows])
-        first = np.array([np.flatnonzero(session.image_row[rows] == image)[0] for image in images])
+        shown = session.image_row[rows]
+        predicted, counts = predict_windows(model, head, batcher, index, rows), responses(session, rows)
+        images, decoded = average_by_image(predicted, shown)
+        _, mean = average_by_image(counts, shown)
         return Split(
             images=images,
             decoded=decoded,
             responses=mean,
-            single=predicted[first],
+            single=predicted[first_presentations(shown, 1)[:, 0]],
             repeats=len(rows) / max(1, len(images)),
+            presentations=one_by_one(predicted, counts, shown),
         )
 
     train = session.rows("train")
@@ -83,11 +99,28 @@ def decode_session(
     train_images, train_responses = average_by_image(responses(session, train), session.image_row[train])
     return Decoded(
         session=session.name,
+        areas=np.asarray(session.recording.regions),
         valid=split("valid"),
         test=split("test", settings.reconstruct.images),
         train_images=train_images,
         train_responses=train_responses,
     )
+
+
+def one_by_one(predicted: np.ndarray, counts: np.ndarray, shown: np.ndarray) -> Presentations | None:
+    """Predictions [W, K] and responses [W, N] of windows that ``shown`` [W] image rows; None if one is shown once."""
+    most = int(np.unique(shown, return_counts=True)[1].min(initial=len(shown)))
+    if most < 2:
+        return None
+    at = first_presentations(shown, most)
+    return Presentations(decoded=predicted[at], responses=counts[at])
+
+
+def first_presentations(shown: np.ndarray, number: int) -> np.ndarray:
+    """[I, number]: where each image (by row, sorted) is among ``shown`` [W] for the first so many times."""
+    order = np.argsort(shown, kind="stable")
+    _, starts = np.unique(shown[order], return_index=True)
+    return order[starts[:, None] + np.arange(number)]
 
 
 class Calibration:
@@ -109,14 +142,16 @@ class Calibration:
         return space.inverse(torch.from_numpy((decoded * self.slope).astype(np.float32))).numpy()
 
 
-def ridge_predictions(decoded: Decoded, embeddings: np.ndarray, space: EmbeddingSpace) -> np.ndarray:
-    """The rival [I, K]: ridge from the session's training responses to the same target, for the test responses.
+def ridge_decoder(
+    decoded: Decoded, embeddings: np.ndarray, space: EmbeddingSpace
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The rival: ridge from the session's training responses to the same target; responses [I, N] -> [I, K].
 
     It is fitted on the raw embeddings [images, width] (one penalty for all, which suits their basis) and moved into the
     embedding space afterwards.
     """
     decoder = RidgeDecoder().fit(decoded.train_responses, embeddings[decoded.train_images])
-    return space(torch.from_numpy(decoder.predict(decoded.test.responses).astype(np.float32))).numpy()
+    return lambda responses: space(torch.from_numpy(decoder.predict(responses).astype(np.float32))).numpy()
 
 
 def ridge_embeddings(decoded: Decoded, embeddings: np.ndarray) -> np.ndarray:

@@ -56,6 +56,8 @@ class RunFolder:
         differing = [key for key in differing if key not in VOLATILE and key.split(".")[0] not in VOLATILE]
         if (self / REFUSED).is_file():
             differing = [key for key in differing if not key.startswith("generator.")]
+        if not self.done("evaluate"):
+            differing = [key for key in differing if key.split(".")[0] != "evaluate"]
         if differing:
             raise UserError(
                 f"{self.path} holds a run with another '{differing[0]}': choose another --out, or use the options in "

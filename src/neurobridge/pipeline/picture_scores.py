@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,13 +14,16 @@ from neurobridge.evaluation.distributions import MINIMUM, kernel_distance
 from neurobridge.evaluation.images import Evaluator, sample_diversity, score_pictures
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.judges import load_judges, offline_judges
+from neurobridge.training.settings import RunSettings
+from neurobridge.vision.captions import Captioner, SentenceEncoder
 from neurobridge.vision.encoders import full_name
 
+Answer = TypeVar("Answer")
 SAMPLES = "samples"  # [S, I, H, W, 3]: several pictures of each image, if the run kept them
 
 
 def score_images(run: RunFolder) -> dict[str, list[dict]]:
-    """Rows of scores per image ("pictures") and of whole sets ("picture_sets").
+    """Rows of scores per image ("pictures"), of whole sets ("picture_sets"), and "captions" if there is a captioner.
 
     The judge is another network than the decoding target. It judges at three depths, as the field does with AlexNet(2),
     AlexNet(5) and Inception: a picture can be right in layout and colour (early layers) and still be unrecognisable as
@@ -32,8 +36,9 @@ def score_images(run: RunFolder) -> dict[str, list[dict]]:
     target_network = full_name(run.settings.image.encoder)
     nets = load_judges(offline_judges(target_network), device=run.settings.image.device)
     nets = {name: replace(net, features=remembering(net.features)) for name, net in nets.items()}
+    captioner, speaking = caption_judge(run.settings)
     scores = score_pictures(
-        pictures, targets, feature_nets=nets, seed=run.settings.seed, decoding_target=target_network
+        pictures, targets, feature_nets={**nets, **speaking}, seed=run.settings.seed, decoding_target=target_network
     )
     rows = [
         {
@@ -47,7 +52,31 @@ def score_images(run: RunFolder) -> dict[str, list[dict]]:
         }
         for s in scores
     ]
-    return {"pictures": rows, "picture_sets": score_sets(pictures, targets, samples, nets, run.settings.seed)}
+    spoken = {"target": targets, **pictures} if captioner else {}
+    return {
+        "pictures": rows,
+        "picture_sets": score_sets(pictures, targets, samples, nets, run.settings.seed),
+        "captions": [{"name": name, "captions": captioner(array)} for name, array in spoken.items() if captioner],
+    }
+
+
+def caption_judge(settings: RunSettings) -> tuple[Callable[[np.ndarray], list[str]] | None, dict[str, Evaluator]]:
+    """The captioner and, as a judge, what its captions mean to the text encoder; neither unless one is named.
+
+    MindEye2's caption scores: do the captions of the reconstructions mean what those of the targets mean? Captions of
+    both are made by the same network; identical captions of two targets tie, and lose.
+    """
+    options, device = settings.evaluate, settings.image.device
+    if not options.captioner:
+        return None, {}
+    speak = Captioner(options.captioner, device=device)
+    captioner, encode = remembering(speak), SentenceEncoder(options.text_encoder, device=device)
+    judge = Evaluator(
+        features=lambda pictures: encode(captioner(pictures)),
+        network=f"{speak.name}, {encode.name}",
+        metrics=("two-way", "cosine"),
+    )
+    return captioner, {"captions": judge}
 
 
 def score_sets(
@@ -77,11 +106,11 @@ def score_sets(
     return rows
 
 
-def remembering(features: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+def remembering(features: Callable[[np.ndarray], Answer]) -> Callable[[np.ndarray], Answer]:
     """The same function, that answers a second time from memory."""
-    known: dict[str, np.ndarray] = {}
+    known: dict[str, Answer] = {}
 
-    def answer(pictures: np.ndarray) -> np.ndarray:
+    def answer(pictures: np.ndarray) -> Answer:
         pictures = np.ascontiguousarray(pictures, np.float32)
         key = hashlib.sha1(pictures.data).hexdigest()
         if key not in known:

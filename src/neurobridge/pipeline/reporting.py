@@ -13,9 +13,9 @@ from neurobridge.evaluation.report import Block, Figure, Table, write_report
 from neurobridge.pipeline.analyses.drawing import DRAWINGS
 from neurobridge.pipeline.analyses.drawing import blocks as drawn
 from neurobridge.pipeline.folder import RunFolder, as_yaml
+from neurobridge.pipeline.identification_report import OURS, identification
 from neurobridge.training.trainer import read_metrics
 
-OURS = "NeuroBridge"
 RIVALS = ("ridge + generator", "library posterior", "nearest by decoded features")
 FLOORS = ("grey", "mean training image", "another test image", "nearest training image", "prior only")
 GALLERY = (
@@ -44,8 +44,12 @@ def report(run: RunFolder) -> None:
         "What ran": what_ran(run),
         "Learning": learning(run),
         "Spikes": spikes(results["spikes"]),
-        "Identification": retrieval(results["retrieval"]),
-        "Pictures": [*pictures(run, results["pictures"]), *picture_sets(results.get("picture_sets", []))],
+        "Identification": identification(results),
+        "Pictures": [
+            *pictures(run, results["pictures"]),
+            *picture_sets(results.get("picture_sets", [])),
+            *captions(results.get("captions", [])),
+        ],
         "Representation": representation(arrays),
         "The recordings": recordings(arrays),
         "Analyses": analyses(run),
@@ -175,55 +179,9 @@ def spikes(rows: list[dict]) -> list[Block]:
     ]
 
 
-def retrieval(rows: list[dict]) -> list[Block]:
-    table = [
-        [r["session"], r["method"], tuple(r["top1"]), tuple(r["top5"]), r["gallery"], r["chance_top1"], r["repeats"]]
-        for r in rows
-    ]
-    first = [r for r in rows if r["session"] == rows[0]["session"]]
-    panels, chance = {}, {}
-    for k in (1, 5):
-        title = f"top-{k} of {first[0]['gallery']}"
-        panels[title] = [
-            figures.Bar(r["method"], *r[f"top{k}"], role="ours" if OURS in r["method"] else "baseline") for r in first
-        ]
-        chance[title] = first[0][f"chance_top{k}"]
-    blocks: list[Block] = [
-        Figure(
-            f"Which image was seen? Session {first[0]['session']}",
-            figures.bars(panels, chance=chance),
-            "95 % intervals by bootstrap over images.",
-        ),
-        Table(
-            "Identification of held-out images",
-            ["session", "method", "top-1", "top-5", "gallery", "chance", "presentations"],
-            table,
-            note="95 % intervals by bootstrap over images. Ridge decodes to the same target; a likelihood is that of "
-            "the recorded response under an encoding model: NeuroBridge's of several layers of the image encoder, a "
-            "linear one of the target's layer, or linear ones of the same several, stacked; the share of decoding and "
-            "likelihood in their combination is chosen on the valid split.",
-            highlight=frozenset(i for i, r in enumerate(rows) if OURS in r["method"]),
-        ),
-    ]
-    means = []
-    for method in dict.fromkeys(r["method"] for r in rows):
-        mine = [r for r in rows if r["method"] == method]
-        means.append(
-            [
-                method,
-                float(np.mean([r["top1"][0] for r in mine])),
-                float(np.mean([r["top5"][0] for r in mine])),
-                len(mine),
-            ]
-        )
-    if len(first) < len(rows):
-        blocks.append(Table("Mean over sessions", ["method", "top-1", "top-5", "sessions"], means))
-    return blocks
-
-
 def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
     shown = run.load_arrays("reconstruct/pictures.npz")
-    some = np.linspace(0, len(shown["target"]) - 1, min(12, len(shown["target"]))).astype(int)
+    some = evenly(len(shown["target"]))
     metrics = list(dict.fromkeys(r["metric"] for r in rows))
     names = list(dict.fromkeys(r["name"] for r in rows))
     value = {(r["name"], r["metric"]): tuple(r["value"]) for r in rows}
@@ -273,6 +231,20 @@ def picture_sets(rows: list[dict]) -> list[Block]:
             "samples of one image, 0 where all are alike.",
         )
     ]
+
+
+def captions(rows: list[dict]) -> list[Block]:
+    """What the captioner says of the images in the gallery."""
+    said = {row["name"]: row["captions"] for row in rows if row["name"] in GALLERY}
+    if not said:
+        return []
+    table = [list(row) for row in zip(*said.values(), strict=True)]
+    return [Table("Captions", list(said), [table[i] for i in evenly(len(table))], note="The images of the gallery.")]
+
+
+def evenly(images: int) -> np.ndarray:
+    """Rows of up to twelve images, evenly spaced."""
+    return np.linspace(0, images - 1, min(12, images)).astype(int)
 
 
 def representation(arrays: dict) -> list[Block]:

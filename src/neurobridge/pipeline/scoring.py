@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from neurobridge.errors import atomic_path
 from neurobridge.evaluation.probes import project_2d
 from neurobridge.evaluation.spikes import fano_factor, split_half_reliability
 from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
-from neurobridge.pipeline.decoding import responses
+from neurobridge.pipeline.decoding import Decoded, responses
+from neurobridge.pipeline.encodings import closed_forms, stack_features
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.pipeline.identification import score_retrieval
+from neurobridge.pipeline.identification import both_ways, gather_evidence, layer_rows, rows_of
 from neurobridge.pipeline.picture_scores import score_images
 from neurobridge.pipeline.pictures import decode_sessions, load_images
+from neurobridge.pipeline.repeats import by_repeats
 from neurobridge.pipeline.spike_scores import score_spikes, some_rows
 from neurobridge.pipeline.spikes import held_out_sessions, pretraining_sessions
 
@@ -25,11 +28,27 @@ def evaluate(run: RunFolder) -> None:
     """Every number of the report, with intervals -> run/evaluate/results.json and arrays.npz."""
     run.need("reconstruct")
     decoded = decode_sessions(run)
-    results = {"spikes": score_spikes(run), "retrieval": score_retrieval(run, decoded), **score_images(run)}
+    results = {"spikes": score_spikes(run), **score_retrieval(run, decoded), **score_images(run)}
     run.save_arrays("evaluate/arrays.npz", **representation(run), **noise(run))
     with atomic_path(run / "evaluate" / "results.json") as path:
         path.write_text(json.dumps(results, indent=1))
     run.finish("evaluate")
+
+
+def score_retrieval(run: RunFolder, sessions: Sequence[Decoded]) -> dict[str, list[dict]]:
+    """Which image was seen: rows of every method ("retrieval"), of decoders in both directions ("both_ways"), over
+    averaged presentations ("repeats"), and of the layers that suit each area ("layers")."""
+    settings = run.settings
+    features = stack_features(settings, load_images(run).images)
+    closed = closed_forms(sessions, features)
+    evidence = gather_evidence(run, sessions, features, closed)
+    layers = [layer_rows(d, settings.encoding.layers, features, closed[d.session]) for d in sessions]
+    return {
+        "retrieval": [row for one in evidence for row in rows_of(one, features, closed, seed=settings.seed)],
+        "both_ways": [row for one in evidence for row in both_ways(one, seed=settings.seed)],
+        "repeats": [row for one in evidence for row in by_repeats(one, seed=settings.seed)],
+        "layers": [row for rows in layers for row in rows],
+    }
 
 
 def representation(run: RunFolder) -> dict[str, np.ndarray]:

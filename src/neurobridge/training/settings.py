@@ -303,6 +303,19 @@ class ReconstructSettings:
 
 
 @dataclass(kw_only=True)
+class EvaluateSettings:
+    """Scores that ask for networks of your own. They may still be changed while stage evaluate is not done.
+
+    Args:
+        captioner: For caption similarity, a GIT: microsoft/git-large-coco, another one (owner/model), or a folder.
+        text_encoder: Compares captions, a CLIP: clip-vit-b32/l14/h14, another one (owner/model), or a folder.
+    """
+
+    captioner: str | None = None
+    text_encoder: str = "clip-vit-l14"
+
+
+@dataclass(kw_only=True)
 class RunSettings:
     """The main job: pretrain, adapt, align, adapter, reconstruct, evaluate, report.
 
@@ -322,6 +335,7 @@ class RunSettings:
         align: Alignment to image embeddings.
         generator: Picture generator and adapter.
         reconstruct: Pictures of held-out images.
+        evaluate: Scores that ask for networks of your own.
         seed: Seed of everything that is drawn.
         resume: auto goes on where an interrupted run stopped; never refuses a folder that is in use.
         wandb: Log to Weights & Biases too: off, offline or online.
@@ -345,6 +359,7 @@ class RunSettings:
     align: AlignSettings = field(default_factory=AlignSettings)
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
     reconstruct: ReconstructSettings = field(default_factory=ReconstructSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     seed: int = 0
     resume: Literal["auto", "never"] = "auto"
     wandb: Literal["off", "offline", "online"] = "off"

@@ -141,7 +141,7 @@ def _family(name: str, source: str) -> str:
     """clip or dinov2."""
     with needs("image"):
         from transformers import PretrainedConfig
-    with _fetching(name, source):
+    with fetching(source, f"image encoder '{name}'"):
         settings, _ = PretrainedConfig.get_config_dict(source)
     kind = settings.get("model_type")
     families = {"clip": "clip", "clip_vision_model": "clip", "dinov2": "dinov2"}
@@ -160,7 +160,7 @@ def _load(name: str, source: str, family: str) -> Any:
     from transformers import CLIPVisionModelWithProjection, Dinov2Model
 
     network = CLIPVisionModelWithProjection if family == "clip" else Dinov2Model
-    with _fetching(name, source):
+    with fetching(source, f"image encoder '{name}'"):
         model, report = network.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
     absent = sorted(report["missing_keys"])
     if absent:
@@ -171,8 +171,14 @@ def _load(name: str, source: str, family: str) -> Any:
 
 
 @contextmanager
-def _fetching(name: str, source: str) -> Iterator[None]:
-    """Whatever goes wrong while a network is found and read becomes one sentence; the libraries stay silent."""
+def fetching(
+    source: str, what: str, *, option: str = "image.encoder", files: str = "config.json and model.safetensors"
+) -> Iterator[None]:
+    """Whatever goes wrong while a network is found and read becomes one sentence; the libraries stay silent.
+
+    ``source``: a folder or a name on the hub; ``what`` it is for, the ``option`` that named it, and the ``files`` that
+    belong there.
+    """
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -187,12 +193,12 @@ def _fetching(name: str, source: str) -> Iterator[None]:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         if Path(source).is_dir():
             raise UserError(
-                f"{source} holds no network that can be read ({first}): give image.encoder a folder with config.json "
-                "and model.safetensors, as save_pretrained writes them"
+                f"{source} holds no network that can be read ({first}): give {option} a folder with {files}, "
+                "as save_pretrained writes them"
             ) from error
         raise UserError(
-            f"the weights of image encoder '{name}' ({source}) are neither on this machine nor could they be fetched: "
-            f"run 'hf download {source}' where there is a network, or give image.encoder a folder that holds them"
+            f"the weights of {what} ({source}) are neither on this machine nor could they be fetched: "
+            f"run 'hf download {source}' where there is a network, or give {option} a folder that holds them"
         ) from error
     finally:
         logging.set_verbosity(verbosity)
