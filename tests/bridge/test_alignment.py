@@ -98,8 +98,9 @@ def test_average_and_cls_read_what_they_say(readout, read):
     torch.testing.assert_close(head(latent, response, torch.tensor([[0, 1], [2, 0]])), expected)
 
 
-def test_without_loadings_the_latents_speak_alone():
-    head = AlignmentHead(**SIZES | {"loadings": 0})
+@pytest.mark.parametrize("time", ["chunks", "attention"])
+def test_without_loadings_the_latents_speak_alone(time):
+    head = AlignmentHead(**SIZES | {"loadings": 0}, time=time)
     latent, row = torch.randn(4, 5, 16), torch.tensor([[0, 1], [2, 0]])
     torch.testing.assert_close(head(latent, torch.randn(4, 2, 2), row), head(latent, torch.zeros(4, 2, 2), row))
     assert head(latent, torch.zeros(4, 2, 2), row).shape == (4, 7)
@@ -136,3 +137,5 @@ def test_attention_over_time_starts_as_the_average_and_follows_its_scores():
     head = AlignmentHead(**SIZES, time="attention")
     head(torch.randn(4, 5, 16), torch.randn(4, 2, 2), torch.tensor([[0, 1], [2, 0]])).sum().backward()
     assert head.attention.when.grad.abs().sum() > 0
+    odd = AlignmentHead(**SIZES | {"loadings": 5}, time="attention")
+    assert odd.attention.when.shape == (2, 1), "loadings that the heads do not divide share their weights"

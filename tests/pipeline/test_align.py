@@ -78,7 +78,6 @@ def read_settings(out) -> RunSettings:
     ("options", "sentence"),
     [
         ({"readout": "cls"}, "model.cls"),
-        ({"time": "attention", "loadings": 7}, "align.loadings"),
         ({"time": "areas", "area_windows": {"V1": [400, 500]}}, "no bin is centred"),
         ({"time": "areas", "area_windows": {"MT": [30, 80]}}, "no session has units in MT"),
     ],

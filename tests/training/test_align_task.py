@@ -39,7 +39,8 @@ def make_task(**options) -> AlignTask:
     sizes = {"units": 6, "chunks": 2, "tokens": 4, "width": 16, "heads": 2, "queries": 2, "loadings": 4, "hidden": 8}
     head = AlignmentHead(**sizes, dimensions=7, dropout=0.0)
     torch.nn.init.normal_(head.projector[-1].weight, std=0.1)
-    common = {"targets": torch.randn(6, 7), "readout_learning_rate": 1e-3, "loader": lambda *_: (), "steps": 10}
+    common = {"targets": torch.randn(6, 7), "readout_learning_rate": 1e-3, "loading_learning_rate": 1e-1}
+    common |= {"loader": lambda *_: (), "steps": 10}
     common |= {"checkpoint_every": 10, "learning_rate": 1e-2, "weight_decay": 0.0, "seed": 0}
     return AlignTask(model, head, **common, **options)
 
@@ -66,6 +67,17 @@ def test_the_default_is_the_sum_of_three_paths_and_plain_info_nce():
     losses = task.losses(batch, np.random.default_rng(0))
     assert set(losses) == {"info_nce", "loss"}
     assert torch.equal(losses["loss"], expected)
+
+
+def test_loadings_learn_at_their_own_rate_and_every_weight_once():
+    task = make_task()
+    groups = task.groups()
+    rates = {id(p): group.get("lr", task.learning_rate) for group in groups for p in group["params"]}
+    head = task.head
+    assert rates[id(head.loading)] == 1e-1
+    assert rates[id(head.population.weight)] == rates[id(head.log_scale)] == 1e-2
+    assert rates[id(head.linear.weight)] == 1e-3
+    assert sum(len(group["params"]) for group in groups) == len(list(head.parameters())) == len(rates)
 
 
 def test_animals_of_one_batch_learn_together():

@@ -57,9 +57,10 @@ class AlignmentHead(nn.Module):
     """Latents [B, M, D] and population responses [B, C, N] -> [B, K]: three paths, added.
 
     Population: every unit has a loading, a vector of its own; standardised counts times loadings, summed over units,
-    chunk by chunk, then one linear map that all sessions share. Linear: learnable averages of the latents, one linear
-    map. Nonlinear: learnable queries read the latents by cross-attention, then a three-layer MLP (the projector), whose
-    last layer starts at zero. On 600-1,000 images a session the population path does most of the work.
+    chunk by chunk, then time (see below) and one linear map that all sessions share. Linear: learnable averages of the
+    latents, one linear map. Nonlinear: learnable queries read the latents by cross-attention, then a three-layer MLP
+    (the projector), whose last layer starts at zero. On 600-1,000 images a session the population path does most
+    of the work.
 
     readout: how both paths of the latents read them: ``queries`` as above, ``average`` over time (one vector), or
     ``cls`` (the [CLS] token of an encoder that has one). in_front: is there a token in front of the latents, which the
@@ -109,7 +110,9 @@ class AlignmentHead(nn.Module):
         )  # fmt: skip
         nn.init.zeros_(self.projector[-1].weight)
         self.log_scale = nn.Parameter(torch.tensor(math.log(15.0)))
-        self.attention = TimeAttention(chunks=chunks, width=loadings, heads=heads) if time == "attention" else None
+        attends = time == "attention" and loadings
+        together = math.gcd(loadings, heads)  # a head takes an equal part of the loadings
+        self.attention = TimeAttention(chunks=chunks, width=loadings, heads=together) if attends else None
         if time == "areas":  # [units, 2] ms since the start of the window
             self.register_buffer("unit_window", torch.zeros(units, 2, dtype=torch.int64))
 

@@ -107,6 +107,7 @@ def align(run: RunFolder) -> None:
         "unit_dropout": options.unit_dropout,
         "noise": options.noise,
         "readout_learning_rate": options.readout_learning_rate,
+        "loading_learning_rate": options.loading_learning_rate,
         "loader": loader,
         "checkpoint_every": options.checkpoint_every,
         "learning_rate": options.learning_rate,
@@ -123,6 +124,8 @@ def align(run: RunFolder) -> None:
         fit_here(task, "align", run)
     if options.joint_steps:
         common |= dict.fromkeys(("learning_rate", "readout_learning_rate"), options.joint_learning_rate)
+        faster = options.loading_learning_rate / options.learning_rate
+        common["loading_learning_rate"] = faster * options.joint_learning_rate
         joint = AlignTask(
             model,
             head,

@@ -27,11 +27,6 @@ def make_head(
     options, window_ms = settings.align, settings.window.window_ms
     if options.readout == "cls" and not settings.model.cls:
         raise UserError("align.readout is cls, but the model has no [CLS] token: pretrain it with --model.cls true")
-    if options.time == "attention" and (options.loadings == 0 or options.loadings % settings.model.heads):
-        raise UserError(
-            f"align.time is attention, which splits align.loadings ({options.loadings}) over model.heads "
-            f"({settings.model.heads}): make the one a multiple of the other"
-        )
     head = AlignmentHead(
         units=len(model.units),
         chunks=1 if options.time == "areas" else -(-window_ms // settings.model.chunk_ms),

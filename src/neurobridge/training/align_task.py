@@ -25,6 +25,8 @@ class AlignTask(Task):
     of every window of each session [W, M, D], so that it need not run at every step (units are then dropped from the
     population path only). Above 0 it is stage 2: the last blocks, the norm and the unit embeddings learn too (the whole
     encoder, if it has no more blocks than that), and anti_forgetting weighs the masked reconstruction.
+    loading_learning_rate: of the loadings alone. They start at the order of one on responses of the order of
+    1 / sqrt(units), so that at the rate of the other weights they would hardly move. They have no weight decay.
     averages: standardised responses of every window of each session [W, C, N], to be looked up instead of the batch's
     own (averages over repeats). mixco: share of the steps on mixed inputs; soft: SoftCLIP afterwards, not InfoNCE.
     Negatives come from all ranks.
@@ -37,6 +39,7 @@ class AlignTask(Task):
         *,
         targets: Tensor,
         readout_learning_rate: float,
+        loading_learning_rate: float,
         joint_blocks: int = 0,
         joint_learning_rate: float = 0.0,
         anti_forgetting: float = 0.0,
@@ -59,6 +62,7 @@ class AlignTask(Task):
             unit_dropout,
         )
         self.noise, self.readout_learning_rate = noise, readout_learning_rate
+        self.loading_learning_rate = loading_learning_rate
         self.masker = masker
         model.requires_grad_(False)
         self.unfrozen: list[nn.Parameter] = []
@@ -72,12 +76,13 @@ class AlignTask(Task):
 
     def groups(self) -> list[dict]:
         head = self.head
-        population = [] if head.loading is None else [head.loading]
-        population += [p for path in (head.population, head.attention) if path is not None for p in path.parameters()]
+        population = [p for path in (head.population, head.attention) if path is not None for p in path.parameters()]
         population.append(head.log_scale)
-        mine = {id(p) for p in population}
+        mine = {id(p) for p in (*population, head.loading)}
         latent = [p for p in self.head.parameters() if id(p) not in mine]
         groups: list[dict] = [{"params": population}, {"params": latent, "lr": self.readout_learning_rate}]
+        if head.loading is not None:
+            groups.append({"params": [head.loading], "lr": self.loading_learning_rate, "weight_decay": 0.0})
         if self.unfrozen:
             groups.append({"params": self.unfrozen, "lr": self.joint_learning_rate, "weight_decay": 0.0})
         return groups

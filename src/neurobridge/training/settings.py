@@ -188,9 +188,10 @@ class AlignSettings:
         joint_steps: Steps of stage 2 (last blocks and unit embeddings unfrozen).
         joint_blocks: Backbone blocks unfrozen in stage 2.
         anti_forgetting: Weight of the masked reconstruction in stage 2.
-        learning_rate: Peak learning rate of the population path.
+        learning_rate: Peak learning rate of what the sessions share of the population path.
+        loading_learning_rate: Peak learning rate of the loadings, whose entries are of the order of one.
         readout_learning_rate: Peak learning rate of the paths that read the latents.
-        joint_learning_rate: Peak learning rate of everything in stage 2.
+        joint_learning_rate: Peak learning rate in stage 2 (of the loadings: as many times more as in stage 1).
         weight_decay: Of readout and projector.
         windows: Windows a batch.
         groups: Sessions a batch.
@@ -215,7 +216,8 @@ class AlignSettings:
     joint_blocks: int = 4
     anti_forgetting: float = 0.2
     learning_rate: float = 2e-3
-    readout_learning_rate: float = 2e-4
+    loading_learning_rate: float = 3.2e-2
+    readout_learning_rate: float = 5e-5
     joint_learning_rate: float = 1e-4
     weight_decay: float = 0.05
     windows: int = 128
@@ -224,7 +226,7 @@ class AlignSettings:
     queries: int = 8
     loadings: int = 256
     population_hidden: int = 0
-    time: Literal["chunks", "areas", "attention"] = "chunks"
+    time: Literal["chunks", "areas", "attention"] = "attention"
     area_windows: dict[str, tuple[int, int]] = field(
         default_factory=lambda: {"V1": (30, 80), "V4": (60, 120), "IT": (80, 200)}
     )
