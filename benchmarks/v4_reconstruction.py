@@ -45,7 +45,7 @@ from neurobridge.bridge.features import blend, decode_features
 from neurobridge.bridge.generator_training import train_generator
 from neurobridge.bridge.posterior import AmortisedPosterior
 from neurobridge.bridge.steering import ResponseLikelihood, Steering, explanation
-from neurobridge.bridge.windowed_encoding import WindowedEncoding
+from neurobridge.bridge.windowed_encoding import Encoding
 from neurobridge.data.images import ImageSet, content_id
 from neurobridge.data.sources.v4 import import_v4
 from neurobridge.data.splits import split_of
@@ -53,6 +53,7 @@ from neurobridge.data.store import Session
 from neurobridge.evaluation.controls import bootstrap_difference, bootstrap_interval
 from neurobridge.evaluation.networks import OFFLINE
 from neurobridge.pipeline.alignment import average_by_image
+from neurobridge.pipeline.encodings import SeenImages, StackFeatures, closed_form, expected_responses
 from neurobridge.pipeline.pictures import cosine, paint
 from neurobridge.training.settings import EncodingSettings, ReconstructSettings
 from neurobridge.vision.autoencoder import PatchPCA
@@ -139,23 +140,22 @@ class Prior:
     encoder: ImageEncoder
 
 
-def learn(splits: dict[str, Shown], library: np.ndarray, cache: Path) -> tuple[WindowedEncoding, Prior]:
+def learn(splits: dict[str, Shown], library: np.ndarray, cache: Path) -> tuple[Encoding, Prior]:
     """The session's encoding, and the library with its features and expected responses."""
     train = splits["train"].pixels
     pixels = np.concatenate([train, library])
     ids = np.array([content_id(picture) for picture in pixels])
     layers = embed_stack(FeatureStack(layers=[*LAYERS, *AIMS]), ids, pixels, cache)
-    shown = len(train)
-    encoding = WindowedEncoding(grids=FeatureStack(layers=LAYERS).grids)
-    encoding.fit([layer[:shown] for layer in layers[: len(LAYERS)]], splits["train"].responses)
-    parts = np.array_split(np.arange(shown, len(pixels)), 1 + len(library) // 512)
+    shown, library_rows = np.arange(len(train)), np.arange(len(train), len(pixels))
+    features = StackFeatures(layers=layers[: len(LAYERS)], grids=FeatureStack(layers=LAYERS).grids)
+    encoding = closed_form(SeenImages(images=shown, responses=splits["train"].responses), features)
     encoder = ImageEncoder()
     prior = Prior(
         library=library,
-        ids=ids[shown:],
-        expected=np.concatenate([encoding.predict([layer[p] for layer in layers[: len(LAYERS)]]) for p in parts]),
-        aims=[layer[shown:] for layer in layers[len(LAYERS) :]],
-        embeddings=embed_images(encoder, ids[shown:], library, cache),
+        ids=ids[library_rows],
+        expected=expected_responses(encoding, features, library_rows),
+        aims=[layer[library_rows] for layer in layers[len(LAYERS) :]],
+        embeddings=embed_images(encoder, ids[library_rows], library, cache),
         encoder=encoder,
     )
     return encoding, prior
@@ -183,7 +183,7 @@ class Painter:
 
 
 def draw(
-    splits: dict[str, Shown], prior: Prior, encoding: WindowedEncoding, kept: Kept, cache: Path
+    splits: dict[str, Shown], prior: Prior, encoding: Encoding, kept: Kept, cache: Path
 ) -> dict[str, dict[str, np.ndarray]]:
     """Pictures of the valid and the test images by split and row, at the images' own side."""
     library, expected, noise = prior.library, prior.expected, encoding.noise

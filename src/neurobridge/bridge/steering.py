@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from neurobridge.bridge.encoding import LinearEncoding
-from neurobridge.bridge.windowed_encoding import WindowedEncoding
+from neurobridge.bridge.windowed_encoding import Encoding
 
 
 class ResponseLikelihood(nn.Module):
@@ -29,9 +28,7 @@ class ResponseLikelihood(nn.Module):
     response is the average of, where the encoding was fitted on single ones; the noise is divided by it. ``units`` N.
     """
 
-    def __init__(
-        self, encoding: LinearEncoding | WindowedEncoding, features: nn.Module, *, repeats: float = 1.0
-    ) -> None:
+    def __init__(self, encoding: Encoding, features: nn.Module, *, repeats: float = 1.0) -> None:
         super().__init__()
         weights, offset = encoding.affine()
         self.features, self.layers, self.square_root = features, len(weights), encoding.square_root

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurobridge.bridge.encoding import stacking_weights
+from neurobridge.bridge.encoding import LinearEncoding, stacking_weights
 from neurobridge.bridge.noise import GaussianNoise
 
 PENALTIES = np.logspace(-3, 3, 13)
@@ -172,3 +172,6 @@ class _KernelFit:
             held_out[:, better] = responses[:, better] - residual[:, better]
         dual = vectors @ (coefficients / (values[:, None] + chosen * unit))
         return _KernelFit(dual=dual, out_of_fold=held_out)
+
+
+Encoding = LinearEncoding | WindowedEncoding  # linear in the features: both have ``affine``, ``noise`` and ``predict``

@@ -11,7 +11,7 @@ from rich.progress import track
 from neurobridge.bridge.encoding import LinearEncoding, stacking_weights
 from neurobridge.bridge.noise import GaussianNoise
 from neurobridge.bridge.shared_encoding import SeenImages, SharedEncoding, common_maps
-from neurobridge.bridge.windowed_encoding import WindowedEncoding
+from neurobridge.bridge.windowed_encoding import Encoding, WindowedEncoding
 from neurobridge.data.images import ImageSet
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError
@@ -150,16 +150,14 @@ def encode_sessions(
     return {name: SessionEncoding.of(parts[name], seen[name].images, seen[name].responses) for name in names}
 
 
-def closed_form(seen: SeenImages, features: StackFeatures) -> WindowedEncoding | LinearEncoding:
+def closed_form(seen: SeenImages, features: StackFeatures) -> Encoding:
     """The windowed model; beyond MOST_ROWS training images its kernels are too large, and a ridge a layer stands in."""
     wide = len(seen.images) > MOST_ROWS
     model = LinearEncoding() if wide else WindowedEncoding(grids=features.grids)
     return model.fit(features.of(seen.images), seen.responses)
 
 
-def expected_responses(
-    model: WindowedEncoding | LinearEncoding, features: StackFeatures, images: np.ndarray
-) -> np.ndarray:
+def expected_responses(model: Encoding, features: StackFeatures, images: np.ndarray) -> np.ndarray:
     """[I, N]: what the model expects of some images, by row, a part at a time."""
     return np.concatenate([model.predict(features.of(part)) for part in np.array_split(images, len(images) // 512 + 1)])
 

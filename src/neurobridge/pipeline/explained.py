@@ -9,16 +9,15 @@ import torch
 import torch.nn.functional as F
 
 from neurobridge.bridge.ascent import ascend, invert, latent_scale
-from neurobridge.bridge.encoding import LinearEncoding, library_posterior_mean
+from neurobridge.bridge.encoding import library_posterior_mean
 from neurobridge.bridge.features import blend, decode_features
 from neurobridge.bridge.posterior import AmortisedPosterior
 from neurobridge.bridge.steering import ResponseLikelihood
-from neurobridge.bridge.windowed_encoding import WindowedEncoding
+from neurobridge.bridge.windowed_encoding import Encoding
 from neurobridge.data.images import ImageSet
 from neurobridge.pipeline.decoding import Decoded, Split
 from neurobridge.pipeline.encodings import (
     SeenImages,
-    StackFeatures,
     closed_form,
     expected_responses,
     feature_stack,
@@ -40,7 +39,7 @@ class Explainer:
     """
 
     settings: RunSettings
-    encoding: WindowedEncoding | LinearEncoding
+    encoding: Encoding
     images: ImageSet
     library: np.ndarray
     pixels: np.ndarray
@@ -94,17 +93,17 @@ class Explainer:
         It is drawn at the image encoder's own side at most, for it sees no more, and resized.
         """
         options, seed = self.settings.reconstruct, self.settings.seed
-        aims: StackFeatures = stack_features(self.settings, self.images, options.feature_layers)
+        aims = stack_features(self.settings, self.images, options.feature_layers).of(self.library)
         decoded = decode_features(
             responses,
             expected=self.expected,
             covariance=noise,
-            library=aims.of(self.library),
+            library=aims,
             steps=options.posterior_steps,
             seed=seed,
         )
         stack = feature_stack(self.settings, options.feature_layers)
-        nearest = self.pixels[decoded.nearest(aims.of(self.library))]
+        nearest = self.pixels[decoded.nearest(aims)]
         side = min(nearest.shape[1], stack.encoders[0].resolution) // PATCH * PATCH  # pyright: ignore
         library = to_side(channels_first(self.pixels), side)
         coder = PatchPCA(patch=PATCH, channels=3 * PATCH**2).fit(library)
