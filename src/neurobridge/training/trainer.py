@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import signal
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -60,10 +61,22 @@ def fit(
         enable_model_summary=False,
         inference_mode=False,
     )
+    handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(task, ckpt_path=str(last) if last else None, weights_only=True if last else None)
-    except SystemExit as stop:  # how the Trainer answers Ctrl-C
-        raise KeyboardInterrupt from stop
+    except BaseException as error:
+        if not follows_ctrl_c(error):
+            raise
+        # The Trainer answers Ctrl-C by SystemExit, or by whatever its clearing up raises; then it left Ctrl-C ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler if handler is None else handler)
+        raise KeyboardInterrupt from error
+
+
+def follows_ctrl_c(error: BaseException | None) -> bool:
+    """Whether ``error`` is a KeyboardInterrupt, or was raised while one was being handled."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
