@@ -109,6 +109,15 @@ def test_a_folder_that_holds_another_run_or_something_else(capsys, data, tmp_pat
     assert "another 'seed'" in refused(capsys, *pretrain(data, out, seed=4))
     assert "already holds a run" in refused(capsys, *pretrain(data, out), "--resume", "never")
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+
+    config = out / "config.yaml"
+    older = yaml.safe_load(config.read_text())
+    del older["reconstruct"]["mirrored"], older["evaluate"]
+    config.write_text(yaml.safe_dump(older))
+    assert "another 'reconstruct.mirrored'" in refused(capsys, *pretrain(data, out, reconstruct={"mirrored": False}))
+    assert yaml.safe_load(config.read_text()) == older
+    assert main(pretrain(data, out)) == 0, "what an earlier version did not know has its default"
+
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter1.txt").write_text("years of work")

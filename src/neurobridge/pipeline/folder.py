@@ -21,7 +21,8 @@ REFUSED = "adapter/refused.json"  # while it is there, the generator's options m
 class RunFolder:
     """Opens settings.out for a run with these settings, or refuses in a sentence.
 
-    A folder that holds another run is never touched: UserError names the first option that differs.
+    A folder that holds another run is never touched: UserError names the first option that differs. An option that its
+    config does not name, for an earlier version wrote it, counts as the default.
     """
 
     def __init__(self, settings: RunSettings) -> None:
@@ -52,7 +53,7 @@ class RunFolder:
         return folder
 
     def _refuse_other(self, found: dict, wanted: dict) -> None:
-        differing = differences(found, wanted)
+        differing = differences(completed(found, as_yaml(RunSettings())), wanted)
         differing = [key for key in differing if key not in VOLATILE and key.split(".")[0] not in VOLATILE]
         if (self / REFUSED).is_file():
             differing = [key for key in differing if not key.startswith("generator.")]
@@ -99,6 +100,17 @@ class RunFolder:
 def as_yaml(settings: RunSettings) -> dict:
     """Plain values, as a config file holds them."""
     return json.loads(json.dumps(asdict(settings), default=str))
+
+
+def completed(found: dict, defaults: dict) -> dict:
+    """A config with the ``defaults`` of the options that it does not name."""
+    named = {
+        key: completed(value, defaults[key])
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+        else value
+        for key, value in found.items()
+    }
+    return {**defaults, **named}
 
 
 def differences(a: dict, b: dict, prefix: str = "") -> list[str]:
