@@ -48,6 +48,26 @@ def test_ctrl_c_between_two_stretches_and_inside_one(tmp_path, place):
     assert newest_checkpoint(tmp_path / "checkpoints" / "line").name == "step=10.ckpt"
 
 
+def test_one_ctrl_c_waits_for_the_step_and_two_do_not(tmp_path):
+    task, seen = Line("nowhere"), []
+
+    def losses(batch, rng):
+        for _ in range(1 + (len(seen) == 7)):
+            if len(seen) >= 6:
+                signal.raise_signal(signal.SIGINT)
+        seen.append(batch)
+        return {"loss": (task.weight - batch).square().sum()}
+
+    task.step_losses = losses
+    with pytest.raises(KeyboardInterrupt):
+        fit(task, stage="line", out=tmp_path, accelerator="cpu")
+    assert len(seen) == 7, "the seventh step was finished, the eighth not begun"
+    with pytest.raises(KeyboardInterrupt):
+        fit(task, stage="line", out=tmp_path, accelerator="cpu")
+    assert len(seen) == 7, "the second one came inside the step"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_other_errors_stay_what_they_are(tmp_path):
     task = Line("nowhere")
     task.step_losses = lambda batch, rng: {"loss": batch.sum()}

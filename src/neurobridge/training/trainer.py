@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 import signal
+import threading
 import warnings
 from pathlib import Path
 from typing import Literal
 
 import lightning
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -44,6 +45,7 @@ def fit(
         loggers.append(
             WandbLogger(name=f"{out.name}/{stage}", save_dir=out, offline=wandb == "offline", project="neurobridge")
         )
+    ctrl_c = CtrlC()
     trainer = lightning.Trainer(
         max_epochs=-(-task.steps // task.checkpoint_every),
         accelerator=accelerator,
@@ -54,6 +56,7 @@ def fit(
         callbacks=[
             ModelCheckpoint(folder, filename="{step}", every_n_epochs=1, save_top_k=1, save_on_train_epoch_end=True),
             RichProgressBar(refresh_rate=5),
+            ctrl_c,
         ],
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=10,
@@ -61,19 +64,43 @@ def fit(
         enable_model_summary=False,
         inference_mode=False,
     )
-    handler = signal.getsignal(signal.SIGINT)
-    try:
+    with ctrl_c:
         trainer.fit(task, ckpt_path=str(last) if last else None, weights_only=True if last else None)
-    except BaseException as error:
-        if not follows_ctrl_c(error):
-            raise
-        # The Trainer answers Ctrl-C by SystemExit, or by whatever its clearing up raises; then it left Ctrl-C ignored.
-        signal.signal(signal.SIGINT, signal.default_int_handler if handler is None else handler)
-        raise KeyboardInterrupt from error
+
+
+class CtrlC(Callback):
+    """Ctrl-C stops training before its next step, as a KeyboardInterrupt; a second one stops it at once.
+
+    In the middle of a step it may catch a logger while it holds a queue, which the Trainer then waits for without end.
+    """
+
+    asked = False
+
+    def __enter__(self) -> None:
+        self.before = signal.getsignal(signal.SIGINT)
+        if self.before is signal.default_int_handler and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._hear)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self.before is signal.default_int_handler and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.before)  # the Trainer may leave it ignored
+        if (error is None and self.asked) or follows_ctrl_c(error):
+            raise KeyboardInterrupt from error
+
+    def on_train_batch_start(self, *args: object, **options: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def _hear(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 def follows_ctrl_c(error: BaseException | None) -> bool:
-    """Whether ``error`` is a KeyboardInterrupt, or was raised while one was being handled."""
+    """Whether ``error`` is a KeyboardInterrupt, or was raised while one was handled: the Trainer answers by SystemExit,
+    or by whatever its clearing up raises.
+    """
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None
