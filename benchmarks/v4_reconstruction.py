@@ -3,7 +3,7 @@
 Session 201025 of Cowley et al. 2023, content split, repeat-averaged counts. The windowed closed-form encoding of five
 layers (EfficientNet-Lite0) is fitted on the session's training images. Prior: a library of the data set's training
 images of all sessions and 1,000 ImageNet photographs, no test or validation image, nothing that correlates above 0.9
-with one, mirrored or not; posterior means learn from the library's mirror images too.
+with one.
 
 Rows: the library rival (mean of the ten likeliest library images, Naselaris et al. 2009); the posterior mean; ascent of
 the likelihood from it; features of four layers decoded from the response, the library image that has them best, its
@@ -55,7 +55,6 @@ from neurobridge.evaluation.controls import bootstrap_difference, bootstrap_inte
 from neurobridge.evaluation.networks import OFFLINE
 from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.encodings import SeenImages, StackFeatures, closed_form, expected_responses
-from neurobridge.pipeline.explained import mirror_images
 from neurobridge.pipeline.pictures import cosine, paint
 from neurobridge.training.settings import EncodingSettings, ReconstructSettings
 from neurobridge.vision.autoencoder import PatchPCA
@@ -109,8 +108,7 @@ def read(data: Path, photographs: Path) -> tuple[dict[str, Shown], np.ndarray]:
     ]
     library = np.concatenate([images.pixels[free], np.stack(others)])
     judged = small(np.concatenate([splits["valid"].pixels, splits["test"].pixels]))
-    alike = [normalised(small(pixels)) @ normalised(judged).T for pixels in (library, library[:, :, ::-1])]
-    twins = np.maximum(*alike).max(1) > TWIN
+    twins = (normalised(small(library)) @ normalised(judged).T).max(1) > TWIN
     print(f"library: {len(library)} images, of which {twins.sum()} near-duplicates of a judged one leave")
     return splits, library[~twins]
 
@@ -131,43 +129,34 @@ def normalised(pictures: np.ndarray) -> np.ndarray:
 class Prior:
     """The library and what is known of it.
 
-    library [L, H, W, 3] uint8; ids [L] their content hashes. Of the library and then of its mirror images, which only
-    posterior means learn from: pixels [2 L, SIDE, SIDE, 3], expected [2 L, N] responses, aims: the layers [2 L, D]
-    that are decoded, embeddings [2 L, D] by ``encoder``.
+    library [L, H, W, 3] uint8; ids [L] their content hashes; expected [L, N] responses to it; aims: the layers [L, D]
+    that are decoded; embeddings [L, D] by ``encoder``.
     """
 
     library: np.ndarray
     ids: np.ndarray
-    pixels: np.ndarray
     expected: np.ndarray
     aims: list[np.ndarray]
     embeddings: np.ndarray
     encoder: ImageEncoder
 
-    def of_library(self, of_both: np.ndarray) -> np.ndarray:
-        """Without the mirror images."""
-        return of_both[: len(self.library)]
-
 
 def learn(splits: dict[str, Shown], library: np.ndarray, cache: Path) -> tuple[Encoding, Prior]:
     """The session's encoding, and the library with its features and expected responses."""
     train = splits["train"].pixels
-    mirrored = mirror_images(library)
-    pixels = np.concatenate([train, library, mirrored.pixels])
-    ids = np.concatenate([[content_id(picture) for picture in np.concatenate([train, library])], mirrored.ids])
+    pixels = np.concatenate([train, library])
+    ids = np.array([content_id(picture) for picture in pixels])
     layers = embed_stack(FeatureStack(layers=[*LAYERS, *AIMS]), ids, pixels, cache)
+    shown, library_rows = np.arange(len(train)), np.arange(len(train), len(pixels))
     features = StackFeatures(layers=layers[: len(LAYERS)], grids=FeatureStack(layers=LAYERS).grids)
-    seen = SeenImages(images=np.arange(len(train)), responses=splits["train"].responses)
-    encoding = closed_form(seen, features)
-    both = slice(len(train), None)
+    encoding = closed_form(SeenImages(images=shown, responses=splits["train"].responses), features)
     encoder = ImageEncoder()
     prior = Prior(
         library=library,
-        ids=ids[both][: len(library)],
-        pixels=np.concatenate([small(library), small(mirrored.pixels)]),
-        expected=expected_responses(encoding, features, np.arange(len(train), len(pixels))),
-        aims=[layer[both] for layer in layers[len(LAYERS) :]],
-        embeddings=embed_images(encoder, ids[both], pixels[both], cache),
+        ids=ids[library_rows],
+        expected=expected_responses(encoding, features, library_rows),
+        aims=[layer[library_rows] for layer in layers[len(LAYERS) :]],
+        embeddings=embed_images(encoder, ids[library_rows], library, cache),
         encoder=encoder,
     )
     return encoding, prior
@@ -207,11 +196,11 @@ def draw(
         dreamt = torch.from_numpy(expected).float()
         return AmortisedPosterior().fit(dreamt, noise.covariance, target).mean(responses)
 
-    posterior = kept("posterior", lambda: mean(prior.pixels)).clip(0, 1)
+    posterior = kept("posterior", lambda: mean(small(library))).clip(0, 1)
     embedding = kept("embedding", lambda: mean(prior.embeddings))
-    table = noise.log_likelihood(responses.astype(np.float64), prior.of_library(expected))
+    table = noise.log_likelihood(responses.astype(np.float64), expected)
     start = first(posterior)
-    coder = PatchPCA().fit(first(prior.of_library(prior.pixels)))
+    coder = PatchPCA().fit(first(small(library)))
     climb = {"likelihood": likelihood, "autoencoder": coder}
     true = np.concatenate([splits[name].pixels for name in JUDGED])
     ids = np.array([content_id(picture) for picture in true])
@@ -238,8 +227,8 @@ def draw(
     explained = np.stack([explanation(likelihood, first(sample), observed).numpy() for sample in samples])
     spread = drawn.std(0).mean()
     print(f"diversity: the {SAMPLES} samples of an image deviate by {spread:.3f} of the pixels' range")
-    embeddings = prior.of_library(prior.embeddings)
-    near = cosine(embedding - embeddings.mean(0), embeddings - embeddings.mean(0)).argmax(1)
+    centre = prior.embeddings.mean(0)
+    near = cosine(embedding - centre, prior.embeddings - centre).argmax(1)
     pictures |= {
         "steered sample": samples[0],
         "best of steered samples": drawn[explained.argmax(0), np.arange(len(true))],
@@ -273,15 +262,15 @@ def invert_features(
 ) -> dict[str, np.ndarray]:
     """Rows drawn from decoded and from ``true`` features; ``layout`` [I, H, W, 3] is the posterior mean, full side."""
     decoded = decode_features(responses, expected=prior.expected, covariance=covariance, library=prior.aims)
-    aims, below = [prior.of_library(layer) for layer in prior.aims], first(layout)
-    inverter = Inverter(first(prior.library / np.float32(255)), aims, FeatureStack(layers=AIMS))
+    inverter = Inverter(first(prior.library / np.float32(255)), prior.aims, FeatureStack(layers=AIMS))
+    below = first(layout)
 
     def draw(known: DecodedFeatures, pull: float) -> np.ndarray:
         return last(inverter(known, below, pull=pull))
 
     exact = DecodedFeatures.exact(true, prior.aims)
     rows = {
-        NEAREST_ALL: prior.library[decoded.nearest(aims)] / np.float32(255),
+        NEAREST_ALL: prior.library[decoded.nearest(prior.aims)] / np.float32(255),
         "details of the nearest, blended": last(inverter.start(decoded, below)),
     }
     for name, pull in INVERSIONS.items():

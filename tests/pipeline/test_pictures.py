@@ -12,7 +12,6 @@ import yaml
 from neurobridge.baselines.ridge import RidgeDecoder
 from neurobridge.cli import main
 from neurobridge.evaluation.report import Table
-from neurobridge.pipeline.explained import Explainer
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.generators import load_generator, load_images
 from neurobridge.pipeline.pictures import decode_sessions, paint, reconstruct
@@ -58,23 +57,6 @@ def test_samples_are_led_to_explain_the_spikes_and_nothing_else_is_led(drawn):
     assert (led["explained"] > left["explained"]).all()
     same = [name for name in led if name == "image_rows" or np.array_equal(led[name], left[name])]
     assert set(led) - set(same) == {"explained", "first sample", "best of samples", "mean of samples"}
-
-
-def test_mirror_images_follow_the_library_and_can_be_left_out(run):
-    data, decoded = load_images(run), decode_sessions(run)[0]
-    library, plain = np.flatnonzero(data.train), run.settings
-    both, alone = (
-        Explainer.of(
-            replace(plain, reconstruct=replace(plain.reconstruct, mirrored=mirrored)), decoded, data.images, library, 32
-        )
-        for mirrored in (True, False)
-    )
-    assert both.library == alone.library == len(library) == len(alone.pixels)
-    np.testing.assert_array_equal(both.pixels[: len(library)], alone.pixels)
-    np.testing.assert_allclose(both.pixels[len(library) :], alone.pixels[:, :, ::-1], atol=1e-6)
-    np.testing.assert_array_equal(both.expected[: len(library)], alone.expected)
-    assert {len(layer) for layer in both.aims} == {len(both.expected)} == {2 * len(library)}
-    assert not np.allclose(both.expected[len(library) :], alone.expected)
 
 
 def test_the_rival_is_ridge_to_the_embedding_through_the_same_adapter_and_generator(run, drawn):
