@@ -36,14 +36,6 @@ class StackFeatures:
         """K layers of some images, by row."""
         return [layer[images] for layer in self.layers]
 
-    def split(self, first: int) -> tuple[StackFeatures, StackFeatures]:
-        """The ``first`` layers, and the others."""
-        one, other = slice(None, first), slice(first, None)
-        return (
-            StackFeatures(layers=self.layers[one], grids=self.grids[one]),
-            StackFeatures(layers=self.layers[other], grids=self.grids[other]),
-        )
-
 
 @dataclass(kw_only=True)
 class SessionEncoding:

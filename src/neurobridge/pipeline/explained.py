@@ -15,7 +15,7 @@ from neurobridge.bridge.inversion import Inverter
 from neurobridge.bridge.posterior import AmortisedPosterior
 from neurobridge.bridge.steering import ResponseLikelihood
 from neurobridge.bridge.windowed_encoding import Encoding
-from neurobridge.data.images import ImageSet, content_id
+from neurobridge.data.images import ImageSet
 from neurobridge.pipeline.decoding import Decoded, Split
 from neurobridge.pipeline.encodings import (
     SeenImages,
@@ -35,43 +35,26 @@ PATCH = 8
 class Explainer:
     """A session's closed-form encoding of encoding.layers, and the library that is its prior.
 
-    library: how many pictures L it has; pixels [P, H, W, 3] float32 in [0, 1], expected [P, N] responses to them, aims
-    [P, D] of reconstruct.feature_layers: first the library, then, with reconstruct.mirrored, its mirror images, which
-    only the posterior means learn from.
+    library [L] rows of the image set; pixels [L, H, W, 3] float32 in [0, 1]; expected [L, N] responses to them.
     """
 
     settings: RunSettings
     encoding: Encoding
-    library: int
+    images: ImageSet
+    library: np.ndarray
     pixels: np.ndarray
     expected: np.ndarray
-    aims: list[np.ndarray]
-    test_aims: list[np.ndarray]
 
     @classmethod
-    def of(cls, settings: RunSettings, decoded: Decoded, images: ImageSet, library: np.ndarray, side: int) -> Explainer:
-        """Fit the encoding on the session's training images. ``library`` [L]: rows of the image set."""
-        options = settings.reconstruct
-        aimed = options.feature_layers if options.inversion_steps else []
-        layers = [*settings.encoding.layers, *aimed]
-        features = stack_features(settings, images, layers).split(len(layers) - len(aimed))
-        encoding = closed_form(SeenImages(images=decoded.train_images, responses=decoded.train_responses), features[0])
-        pixels = images.pixels[library]
-        parts = [(features, library)]
-        if options.mirrored:
-            mirrored = mirror_images(pixels)
-            pixels = np.concatenate([pixels, mirrored.pixels])
-            seen = stack_features(settings, mirrored, layers).split(len(layers) - len(aimed))
-            parts.append((seen, np.arange(len(mirrored))))
-        aims = [seen[1].of(rows) for seen, rows in parts]
+    def of(
+        cls, settings: RunSettings, decoded: Decoded, images: ImageSet, library: np.ndarray, pixels: np.ndarray
+    ) -> Explainer:
+        """Fit the encoding on the session's training images."""
+        features = stack_features(settings, images)
+        encoding = closed_form(SeenImages(images=decoded.train_images, responses=decoded.train_responses), features)
+        expected = expected_responses(encoding, features, library)
         return cls(
-            settings=settings,
-            encoding=encoding,
-            library=len(library),
-            pixels=resized(side, pixels),
-            expected=np.concatenate([expected_responses(encoding, seen[0], rows) for seen, rows in parts]),
-            aims=[np.concatenate(layer) for layer in zip(*aims, strict=True)],
-            test_aims=features[1].of(decoded.test.images),
+            settings=settings, encoding=encoding, images=images, library=library, pixels=pixels, expected=expected
         )
 
     def likelihood(self, repeats: float = 1.0) -> ResponseLikelihood:
@@ -83,13 +66,12 @@ class Explainer:
         """Rows of pictures [I, H, W, 3] by name."""
         options, seed = self.settings.reconstruct, self.settings.seed
         responses, noise = test.responses.astype(np.float32), self.encoding.noise.covariance / test.repeats
-        shown = self.pixels[: self.library]
-        table = self.encoding.noise.log_likelihood(test.responses.astype(np.float64), self.expected[: self.library])
+        table = self.encoding.noise.log_likelihood(test.responses.astype(np.float64), self.expected)
         dreamt = torch.from_numpy(self.expected).float()
         posterior = AmortisedPosterior().fit(dreamt, noise, self.pixels, steps=options.posterior_steps, seed=seed)
         mean = posterior.mean(responses).clip(0, 1)
         rows = {
-            "library posterior": library_posterior_mean(table, shown).astype(np.float32),
+            "library posterior": library_posterior_mean(table, self.pixels).astype(np.float32),
             "posterior mean": mean,
         }
         if options.ascent_steps and isinstance(generator, Generator):
@@ -111,40 +93,25 @@ class Explainer:
         They are drawn at the image encoder's own side at most, for it sees no more, and resized.
         """
         options, seed = self.settings.reconstruct, self.settings.seed
-        decoded = decode_features(
-            test.responses.astype(np.float32),
-            expected=self.expected,
-            covariance=noise,
-            library=self.aims,
-            steps=options.posterior_steps,
-            seed=seed,
-        )
-        shown, aims = self.pixels[: self.library], [layer[: self.library] for layer in self.aims]
+        features = stack_features(self.settings, self.images, options.feature_layers)
         stack = feature_stack(self.settings, options.feature_layers)
-        side = min(shown.shape[1], stack.encoders[0].resolution) // PATCH * PATCH  # pyright: ignore
-        inverter = Inverter(to_side(channels_first(shown), side), aims, stack, patch=PATCH)
+        aims = features.of(self.library)
+        fit = {"steps": options.posterior_steps, "seed": seed}
+        decoded = decode_features(
+            test.responses.astype(np.float32), expected=self.expected, covariance=noise, library=aims, **fit
+        )
+        side = min(self.pixels.shape[1], stack.encoders[0].resolution) // PATCH * PATCH  # pyright: ignore
+        inverter = Inverter(to_side(channels_first(self.pixels), side), aims, stack, patch=PATCH)
 
         def draw(known: DecodedFeatures) -> np.ndarray:
             drawn = inverter(known, to_side(channels_first(layout), side), steps=options.inversion_steps, seed=seed)
-            return channels_last(to_side(drawn, shown.shape[1]))
+            return channels_last(to_side(drawn, self.pixels.shape[1]))
 
         return {
             "features inverted": draw(decoded),
-            "nearest by decoded features": shown[decoded.nearest(aims)],
-            "oracle, inverted": draw(DecodedFeatures.exact(self.test_aims, self.aims)),
+            "nearest by decoded features": self.pixels[decoded.nearest(aims)],
+            "oracle, inverted": draw(DecodedFeatures.exact(features.of(test.images), aims)),
         }
-
-
-def mirror_images(pixels: np.ndarray) -> ImageSet:
-    """The mirror images of ``pixels`` [I, H, W, 3] uint8."""
-    mirrored = np.ascontiguousarray(pixels[:, :, ::-1])
-    return ImageSet(ids=np.array([content_id(picture) for picture in mirrored]), pixels=mirrored)
-
-
-def resized(side: int, pixels: np.ndarray) -> np.ndarray:
-    """uint8 [I, H, W, 3] -> float32 in [0, 1] at ``side`` pixels."""
-    parts = torch.from_numpy(pixels).permute(0, 3, 1, 2).split(256)
-    return channels_last(torch.cat([to_side(part.float() / 255, side) for part in parts]))
 
 
 def channels_first(pictures: np.ndarray) -> torch.Tensor:

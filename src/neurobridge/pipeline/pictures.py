@@ -10,7 +10,7 @@ from neurobridge.bridge.steering import Steering, explanation
 from neurobridge.errors import UserError
 from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
 from neurobridge.pipeline.decoding import Calibration, Decoded, decode_session, linear_encoding, ridge_embeddings
-from neurobridge.pipeline.explained import Explainer, channels_first, channels_last, resized, to_side
+from neurobridge.pipeline.explained import Explainer, channels_first, channels_last, to_side
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.generators import device, load_generator, load_images
 from neurobridge.pipeline.spikes import make_batcher
@@ -59,9 +59,9 @@ def reconstruct(run: RunFolder) -> None:
     side = min(generator.image_size, data.images.pixels.shape[1])
     true = resized(side, data.images.pixels[test.images])
     library = train_rows if len(train_rows) <= LIBRARY else np.sort(rng.choice(train_rows, LIBRARY, replace=False))
+    train_pixels = resized(side, data.images.pixels[library])
     observed = torch.from_numpy(test.responses).float()
-    explainer = Explainer.of(settings, decoded, data.images, library, side)
-    train_pixels = explainer.pixels[: explainer.library]
+    explainer = Explainer.of(settings, decoded, data.images, library, train_pixels)
     guesses = explainer.pictures(test, generator)
     steering = None
     if options.energy:
@@ -147,6 +147,12 @@ def sketch(generator: Generator, tokens: Adapter, embeddings: np.ndarray) -> np.
     """The generator's regression, before any diffusion -> [I, H, W, 3] in [0, 1]."""
     pictures = generator.decode(generator.sketch(tokens(torch.from_numpy(embeddings))))
     return channels_last(pictures.clamp(0, 1))
+
+
+def resized(side: int, pixels: np.ndarray) -> np.ndarray:
+    """uint8 [I, H, W, 3] -> float32 in [0, 1] at ``side`` pixels."""
+    parts = torch.from_numpy(pixels).permute(0, 3, 1, 2).split(256)
+    return channels_last(torch.cat([to_side(part.float() / 255, side) for part in parts]))
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -285,8 +285,6 @@ class ReconstructSettings:
         samples: Candidates an image, ranked by how well they explain the spikes.
         steps: Sampler steps.
         guidance: Classifier-free guidance.
-        mirrored: Posterior means learn from the training images' mirror images too. Off for pictures that nature never
-            mirrors: text, or objects that keep to one side.
         posterior_steps: Training steps of the posterior mean's net; 0: the closed form for a Gaussian prior.
         ascent_steps: Steps of likelihood ascent from the posterior mean; 0: no such pictures.
         feature_layers: Layers of the image encoder that are decoded, with their grids, as in encoding.layers.
@@ -299,7 +297,6 @@ class ReconstructSettings:
     samples: int = 4
     steps: int = 25
     guidance: float = 2.0
-    mirrored: bool = True
     posterior_steps: int = 600
     ascent_steps: int = 10
     feature_layers: list[str] = field(default_factory=lambda: ["block4@4", "block7@4", "block10@4", "pooled"])
