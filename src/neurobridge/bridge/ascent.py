@@ -1,9 +1,10 @@
-"""Pictures found by gradient: the climb in an autoencoder's latents, and the one that explains a response.
+"""Pictures found by gradient: the climb in an autoencoder's latents, and two aims of it.
 
-:func:`ascend` makes a picture explain a response (Pierzchlewicz et al. 2023). The other aim, features that were decoded
-from the response, is in :mod:`neurobridge.bridge.inversion`.
+:func:`ascend` makes a picture explain a response (Pierzchlewicz et al. 2023); :func:`invert` gives it the features that
+were decoded from the response (Shen et al. 2019, deep image reconstruction; Mahendran & Vedaldi 2015 for the total
+variation; Olah et al. 2017 for the jitter, without which a picture pleases one network alone).
 
-Letters: B batch, I responses, N units, C latent channels, H height, W width.
+Letters: B batch, I responses, N units, K feature layers, D width of a layer, C latent channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from rich.progress import track
 from torch import nn
 
+from neurobridge.bridge.features import DecodedFeatures
 from neurobridge.bridge.steering import ResponseLikelihood
 
 Loss = Callable[[torch.Tensor, slice, int], torch.Tensor]
@@ -90,11 +93,64 @@ def ascend(
     return climb(start, loss, autoencoder=autoencoder, steps=steps, rate=rate, **options)
 
 
+def invert(
+    start: torch.Tensor,
+    layout: torch.Tensor,
+    decoded: DecodedFeatures,
+    *,
+    stack: nn.Module,
+    autoencoder: nn.Module,
+    scale: torch.Tensor,
+    steps: int = 60,
+    rate: float = 0.05,
+    pull: float = 4.0,
+    variation: float = 2.0,
+    jitter: float = 0.06,
+    noise: float = 0.02,
+    seed: int = 0,
+    batch_size: int = 10,
+    progress: bool = True,
+) -> torch.Tensor:
+    """Pictures [I, 3, H, W] in [0, 1] with the ``decoded`` features, laid out as ``layout`` [I, 3, H, W] is.
+
+    ``stack``: images -> K layers [B, D], those of ``decoded``. What is minimised, an image: minus the cosines of its
+    features with the decoded ones (about the library's mean; summed over layers), minus ``pull`` times the correlation
+    of its pixels with the layout, plus ``variation`` times its total variation. Every step looks at the picture shifted
+    and zoomed by up to ``jitter`` of its side, with ``noise`` of the pixels' range; both are drawn by ``seed``.
+    """
+
+    def loss(images: torch.Tensor, rows: slice, step: int) -> torch.Tensor:
+        seen = shaken(images, seed=seed * 1_000_003 + step, jitter=jitter, noise=noise)
+        agreement = decoded.agreement(stack(seen), rows).sum(dim=0)
+        alike = F.cosine_similarity(centred(images), centred(layout[rows]))
+        return variation * total_variation(images) - agreement - pull * alike
+
+    options = {"batch_size": batch_size, "progress": progress, "title": "features inverted"}
+    return climb(start, loss, autoencoder=autoencoder, scale=scale, settle=True, steps=steps, rate=rate, **options)
+
+
 @torch.no_grad()
 def latent_scale(autoencoder: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Standard deviation [C, 1, 1] of every latent channel over ``images`` [I, 3, H, W] and positions."""
     latents = torch.cat([autoencoder.encode(batch) for batch in images.split(64)])
     return latents.std(dim=(0, 2, 3)).clamp(min=1e-4)[:, None, None]
+
+
+def shaken(images: torch.Tensor, *, seed: int, jitter: float, noise: float) -> torch.Tensor:
+    """``images`` [B, 3, H, W], all shifted and zoomed alike by up to ``jitter`` of their side, with the same noise."""
+    draw = torch.Generator().manual_seed(seed)
+    zoom, right, down = (jitter * (2 * torch.rand(3, generator=draw) - 1)).tolist()
+    grain = noise * torch.randn(1, *images.shape[1:], generator=draw)
+    frame = torch.tensor([[1 + zoom, 0.0, right], [0.0, 1 + zoom, down]], device=images.device)
+    grid = F.affine_grid(frame.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return moved + grain.to(images.device)
+
+
+def centred(images: torch.Tensor) -> torch.Tensor:
+    """[B, 3, H, W] -> rows [B, 3 H W] of mean zero."""
+    rows = images.flatten(1)
+    return rows - rows.mean(dim=1, keepdim=True)
 
 
 def total_variation(images: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 The features are the posterior mean under a library (:class:`AmortisedPosterior`): what an encoding model and its noise
 leave open is averaged over, so that they are pale where the response says little. All layers are decoded together.
 
-Letters: I responses, L library images, N units, K layers, D width of a layer.
+Letters: I responses, L library images, N units, K layers, D width of a layer, H height, W width.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 
 from neurobridge.bridge.posterior import AmortisedPosterior
 
@@ -24,13 +25,6 @@ class DecodedFeatures:
 
     directions: list[torch.Tensor]
     centers: list[torch.Tensor]
-
-    @classmethod
-    def exact(cls, features: Sequence[np.ndarray], library: Sequence[np.ndarray]) -> DecodedFeatures:
-        """As if decoded without error: a ceiling. ``features``: K layers [I, D]; ``library``: K layers [L, D]."""
-        known = [torch.from_numpy(np.asarray(layer, np.float32)) for layer in features]
-        centers = [torch.from_numpy(np.asarray(layer, np.float32).mean(axis=0)) for layer in library]
-        return cls(directions=[x - center for x, center in zip(known, centers, strict=True)], centers=centers)
 
     def agreement(self, features: Sequence[torch.Tensor], rows: slice = slice(None)) -> torch.Tensor:
         """Cosines [K, B] of some pictures' ``features`` (K layers [B, D]) with what was decoded for these ``rows``."""
@@ -79,3 +73,21 @@ def decode_features(
         directions=[torch.from_numpy(d * spread) for d, spread in zip(decoded, spreads, strict=True)],
         centers=[torch.from_numpy(center) for center in centers],
     )
+
+
+def blend(
+    coarse: np.ndarray, fine: np.ndarray, *, deviation: float = 0.054, gain: float = 1.5, share: float = 0.7
+) -> np.ndarray:
+    """The layout of ``coarse`` with the details of ``fine``, both [I, H, W, 3] in [0, 1].
+
+    Details are what a Gaussian of ``deviation`` (as a share of the side) takes away; a ``share`` of them is added to
+    the smoothed layout, whose contrast is raised by ``gain``, for a posterior mean is pale.
+    """
+
+    def smooth(pictures: np.ndarray) -> np.ndarray:
+        down, right = (deviation * side for side in pictures.shape[1:3])
+        return gaussian_filter(pictures, (0, down, right, 0), mode="nearest")
+
+    layout = smooth(coarse)
+    middle = layout.mean(axis=(1, 2, 3), keepdims=True)
+    return (middle + gain * (layout - middle) + share * (fine - smooth(fine))).clip(0, 1).astype(np.float32)

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from neurobridge.bridge.ascent import ascend
+from neurobridge.bridge.ascent import ascend, invert, latent_scale
 from neurobridge.bridge.encoding import library_posterior_mean
-from neurobridge.bridge.features import DecodedFeatures, decode_features
-from neurobridge.bridge.inversion import Inverter
+from neurobridge.bridge.features import blend, decode_features
 from neurobridge.bridge.posterior import AmortisedPosterior
 from neurobridge.bridge.steering import ResponseLikelihood
 from neurobridge.bridge.windowed_encoding import Encoding
@@ -25,6 +24,7 @@ from neurobridge.pipeline.encodings import (
     stack_features,
 )
 from neurobridge.training.settings import RunSettings
+from neurobridge.vision.autoencoder import PatchPCA
 from neurobridge.vision.generator import Generator
 from neurobridge.vision.protocol import PictureGenerator
 
@@ -84,34 +84,42 @@ class Explainer:
             )
             rows["likelihood ascent"] = channels_last(drawn)
         if options.inversion_steps:
-            rows |= self._inverted(test, noise, mean)
+            rows |= self._inverted(responses, noise, mean)
         return rows
 
-    def _inverted(self, test: Split, noise: np.ndarray, layout: np.ndarray) -> dict[str, np.ndarray]:
-        """Pictures with the features decoded from the responses, and with the true ones: the ceiling.
+    def _inverted(self, responses: np.ndarray, noise: np.ndarray, layout: np.ndarray) -> dict[str, np.ndarray]:
+        """Features decoded; the library picture that has them; that one's details in ``layout``, changed to have them.
 
-        They are drawn at the image encoder's own side at most, for it sees no more, and resized.
+        It is drawn at the image encoder's own side at most, for it sees no more, and resized.
         """
         options, seed = self.settings.reconstruct, self.settings.seed
-        features = stack_features(self.settings, self.images, options.feature_layers)
-        stack = feature_stack(self.settings, options.feature_layers)
-        aims = features.of(self.library)
-        fit = {"steps": options.posterior_steps, "seed": seed}
+        aims = stack_features(self.settings, self.images, options.feature_layers).of(self.library)
         decoded = decode_features(
-            test.responses.astype(np.float32), expected=self.expected, covariance=noise, library=aims, **fit
+            responses,
+            expected=self.expected,
+            covariance=noise,
+            library=aims,
+            steps=options.posterior_steps,
+            seed=seed,
         )
-        side = min(self.pixels.shape[1], stack.encoders[0].resolution) // PATCH * PATCH  # pyright: ignore
-        inverter = Inverter(to_side(channels_first(self.pixels), side), aims, stack, patch=PATCH)
-
-        def draw(known: DecodedFeatures) -> np.ndarray:
-            drawn = inverter(known, to_side(channels_first(layout), side), steps=options.inversion_steps, seed=seed)
-            return channels_last(to_side(drawn, self.pixels.shape[1]))
-
-        return {
-            "features inverted": draw(decoded),
-            "nearest by decoded features": self.pixels[decoded.nearest(aims)],
-            "oracle, inverted": draw(DecodedFeatures.exact(features.of(test.images), aims)),
-        }
+        stack = feature_stack(self.settings, options.feature_layers)
+        nearest = self.pixels[decoded.nearest(aims)]
+        side = min(nearest.shape[1], stack.encoders[0].resolution) // PATCH * PATCH  # pyright: ignore
+        library = to_side(channels_first(self.pixels), side)
+        coder = PatchPCA(patch=PATCH, channels=3 * PATCH**2).fit(library)
+        start = to_side(channels_first(blend(layout, nearest)), side)
+        drawn = invert(
+            start,
+            to_side(channels_first(layout), side),
+            decoded,
+            stack=stack,
+            autoencoder=coder,
+            scale=latent_scale(coder, library[: 4 * 256]),
+            steps=options.inversion_steps,
+            seed=seed,
+        )
+        inverted = channels_last(to_side(drawn, nearest.shape[1]))
+        return {"features inverted": inverted, "nearest by decoded features": nearest}
 
 
 def channels_first(pictures: np.ndarray) -> torch.Tensor:

@@ -17,7 +17,6 @@ from neurobridge.pipeline.identification_report import OURS, identification
 from neurobridge.training.trainer import read_metrics
 
 RIVALS = ("ridge + generator", "library posterior", "nearest by decoded features")
-ORACLES = ("oracle", "oracle, inverted")
 FLOORS = ("grey", "mean training image", "another test image", "nearest training image", "prior only")
 GALLERY = (
     "target",
@@ -28,7 +27,6 @@ GALLERY = (
     "posterior mean",
     "likelihood ascent",
     "oracle",
-    "oracle, inverted",
     "library posterior",
     "nearest by decoded features",
     "nearest training image",
@@ -187,9 +185,7 @@ def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
     metrics = list(dict.fromkeys(r["metric"] for r in rows))
     names = list(dict.fromkeys(r["name"] for r in rows))
     value = {(r["name"], r["metric"]): tuple(r["value"]) for r in rows}
-    roles: dict[str, figures.Role] = (
-        dict.fromkeys(ORACLES, "oracle") | dict.fromkeys(RIVALS, "baseline") | dict.fromkeys(FLOORS, "floor")
-    )
+    roles = {"oracle": "oracle"} | dict.fromkeys(RIVALS, "baseline") | dict.fromkeys(FLOORS, "floor")
     order = [n for n in names if n not in roles] + [n for n in names if n in roles]
     panels = {
         metric: [figures.Bar(n, *value[n, metric], role=roles.get(n, "ours")) for n in order] for metric in metrics
@@ -203,9 +199,8 @@ def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
             "then changed until the picture has them. Best of samples: the candidate that explains the recorded "
             "spikes best. Posterior mean: the mean of what the spikes allow, by the encoding model and the training "
             "images as prior. Likelihood ascent: from there up the gradient of the spikes' likelihood. Oracle: the "
-            "true embedding through the same generator; inverted: the true features in place of the decoded ones. "
-            "Library posterior: the mean of the ten training images that explain the spikes best, without any "
-            "generator.",
+            "true embedding through the same generator. Library posterior: the mean of the ten training images that "
+            "explain the spikes best, without any generator.",
             photographic=True,
         ),
         Figure(
