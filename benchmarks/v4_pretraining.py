@@ -40,6 +40,7 @@ SIZES = (50, 100, 200, 0)  # 0: all
 FROZEN, TUNED, SCRATCH = "pretrained, frozen", "pretrained, trained on", "from scratch"
 UNTRAINED = "untrained, frozen"
 NAMES = (FROZEN, UNTRAINED, TUNED, SCRATCH)
+COMPARED = ((FROZEN, SCRATCH), (TUNED, SCRATCH), (FROZEN, UNTRAINED))
 
 
 def main() -> int:
@@ -73,14 +74,7 @@ def main() -> int:
         label = str(size or "all")
         means = {name: mean_over_seeds(hits[size, name]) for name in NAMES}
         cells[label] = {name: round(float(np.mean([v.mean() for v in m.values()])), 4) for name, m in means.items()}
-        pairs = {
-            f"{FROZEN} - {SCRATCH}": (FROZEN, SCRATCH),
-            f"{TUNED} - {SCRATCH}": (TUNED, SCRATCH),
-            f"{FROZEN} - {UNTRAINED}": (FROZEN, UNTRAINED),
-        }
-        gains[label] = {
-            name: [round(x, 4) for x in session_bootstrap(means[a], means[b])] for name, (a, b) in pairs.items()
-        }
+        gains[label] = {f"{a} - {b}": [round(x, 4) for x in session_bootstrap(means[a], means[b])] for a, b in COMPARED}
         print(f"{label:16s}" + "".join(f"{value:26.3f}" for value in cells[label].values()) + f"   {gains[label]}")
     print(f"{time.monotonic() - start:.0f} s")
     return last_line(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentError
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
@@ -14,9 +13,6 @@ from jsonargparse import auto_cli
 
 from neurobridge.errors import UserError, atomic_path
 from neurobridge.training.settings import RunSettings
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 VOLATILE = ("out", "resume", "wandb", "accelerator", "devices", "image.batch", "image.device")
 REFUSED = "adapter/refused.json"  # while it is there, the generator's options may be mended
@@ -36,7 +32,7 @@ class RunFolder:
         if config.is_file():
             if settings.resume == "never":
                 raise UserError(f"{self.path} already holds a run: choose another --out, or go on with --resume auto")
-            self._refuse_other(yaml.safe_load(config.read_text()) or {}, wanted)
+            self._refuse_other(as_yaml(self.existing(self.path).settings), wanted)
         elif self.path.exists() and any(self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
         with atomic_path(config) as temporary:
@@ -57,7 +53,7 @@ class RunFolder:
         return folder
 
     def _refuse_other(self, found: dict, wanted: dict) -> None:
-        differing = differences(completed(found, RunSettings()), wanted)
+        differing = differences(found, wanted)
         differing = [key for key in differing if key not in VOLATILE and key.split(".")[0] not in VOLATILE]
         if (self / REFUSED).is_file():
             differing = [key for key in differing if not key.startswith("generator.")]
@@ -101,19 +97,9 @@ class RunFolder:
             return dict(arrays)
 
 
-def as_yaml(settings: DataclassInstance) -> dict:
+def as_yaml(settings: RunSettings) -> dict:
     """Plain values, as a config file holds them."""
     return json.loads(json.dumps(asdict(settings), default=str))
-
-
-def completed(found: dict, default: DataclassInstance) -> dict:
-    """A config with the values of ``default`` for the options, and groups of options, that it does not name."""
-    out = {**as_yaml(default), **found}
-    for group in fields(default):
-        below = getattr(default, group.name)
-        if is_dataclass(below) and isinstance(found.get(group.name), dict):
-            out[group.name] = completed(found[group.name], below)  # pyright: ignore
-    return out
 
 
 def differences(a: dict, b: dict, prefix: str = "") -> list[str]:

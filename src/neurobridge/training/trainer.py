@@ -77,12 +77,13 @@ class CtrlC(Callback):
     asked = False
 
     def __enter__(self) -> None:
-        self.before = signal.getsignal(signal.SIGINT)
-        if self.before is signal.default_int_handler and threading.current_thread() is threading.main_thread():
+        on_main = threading.current_thread() is threading.main_thread()  # no other thread may set a handler
+        self.before = signal.getsignal(signal.SIGINT) if on_main else None
+        if self.before is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._hear)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self.before is signal.default_int_handler and threading.current_thread() is threading.main_thread():
+        if self.before is not None:
             signal.signal(signal.SIGINT, self.before)  # the Trainer may leave it ignored
         if (error is None and self.asked) or follows_ctrl_c(error):
             raise KeyboardInterrupt from error
