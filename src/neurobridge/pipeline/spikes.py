@@ -24,6 +24,7 @@ from neurobridge.training.tasks import IdentityTask, MaskedTask
 from neurobridge.training.trainer import fit
 
 VALIDATION_WINDOWS = 64
+UNITS_FASTER = 20  # learning rate of unit embeddings in pretraining, over that of the body
 
 
 def pretraining_sessions(settings: RunSettings) -> list[Session]:
@@ -128,10 +129,13 @@ def masked_task(
 ) -> MaskedTask:
     batcher, masker = make_batcher(model, sessions, settings), make_masker(settings)
     options = settings.pretrain
+    faster = options.unit_learning_rate
+    faster = UNITS_FASTER * options.learning_rate if faster is None else faster
     return MaskedTask(
         model,
         masker=masker,
         only_units=only_units,
+        unit_learning_rate=None if only_units else faster,
         unfreeze_every=settings.adapt.unfreeze_every if only_units else 0,
         cells=options.cells,
         augmentation={"unit_dropout": options.unit_dropout, "jitter_ms": options.jitter_ms},

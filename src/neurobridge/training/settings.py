@@ -66,6 +66,7 @@ class PretrainSettings:
     Args:
         steps: Optimiser steps.
         learning_rate: Peak learning rate (linear warm-up over a tenth, then cosine).
+        unit_learning_rate: Peak learning rate of unit embeddings and biases; empty: 20 times that of the body.
         weight_decay: Of the body; unit embeddings have none.
         windows: Windows a batch.
         groups: Sessions a batch.
@@ -80,6 +81,7 @@ class PretrainSettings:
 
     steps: int = 400
     learning_rate: float = 1e-3
+    unit_learning_rate: float | None = None
     weight_decay: float = 0.01
     windows: int = 128
     groups: int = 4

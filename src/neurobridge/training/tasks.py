@@ -18,6 +18,7 @@ from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.losses import masked_losses, sample_cells
 from neurobridge.neuro.masking import Masker, MaskPlan
 from neurobridge.neuro.model import NeuroBridge
+from neurobridge.training.optimiser import RowAdamW
 
 Loader = Callable[[int, int, int], Iterable]
 
@@ -49,7 +50,7 @@ class Task(lightning.LightningModule):
     def groups(self) -> list[dict]:
         """Parameter groups, with their own 'lr' or 'weight_decay' where these differ from the task's.
 
-        'first' is the step from which a group learns.
+        'first' is the step from which a group learns; 'rows': only rows with a gradient move (:class:`RowAdamW`).
         """
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
@@ -69,7 +70,7 @@ class Task(lightning.LightningModule):
     def configure_optimizers(self):
         groups = [{"lr": self.learning_rate, "weight_decay": self.weight_decay} | group for group in self.groups()]
         first = [group.pop("first", 0) for group in groups]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98), fused=True)
+        optimizer = RowAdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98))
 
         def factor(first: int) -> Callable[[int], float]:
             warmup = max(1, min(100, (self.steps - first) // 10))
@@ -91,10 +92,10 @@ class Task(lightning.LightningModule):
 class MaskedTask(Task):
     """Masked prediction: pretraining (all weights), or adaptation (``only_units``: the body is frozen).
 
-    masker draws the plans; ``cells``: with a grid decoder, queries a window in training; ``augmentation``: options of
-    :func:`augment`. unfreeze_every: in adaptation, one more backbone block from the top learns after each such number
-    of steps, at a tenth of the rate (0: the body stays frozen). validation: batches with frozen plans, scored at every
-    checkpoint.
+    masker draws the plans; unit_learning_rate: of unit embeddings and biases, where it is not the task's; ``cells``:
+    with a grid decoder, queries a window in training; ``augmentation``: options of :func:`augment`. unfreeze_every: in
+    adaptation, one more backbone block from the top learns after each such number of steps, at a tenth of the rate (0:
+    the body stays frozen). validation: batches with frozen plans, scored at every checkpoint.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class MaskedTask(Task):
         *,
         masker: Masker,
         only_units: bool = False,
+        unit_learning_rate: float | None = None,
         unfreeze_every: int = 0,
         cells: int = 512,
         augmentation: dict | None = None,
@@ -111,6 +113,7 @@ class MaskedTask(Task):
     ) -> None:
         super().__init__(**options)
         self.model, self.masker, self.only_units = model, masker, only_units
+        self.unit_learning_rate = self.learning_rate if unit_learning_rate is None else unit_learning_rate
         self.unfreeze_every, self.cells, self.augmentation = unfreeze_every, cells, augmentation or {}
         self.validation = list(validation)
         for parameter in model.body():
@@ -119,10 +122,11 @@ class MaskedTask(Task):
             model.encoder.blocks.requires_grad_(True)
 
     def groups(self) -> list[dict]:
-        units = {"params": [self.model.units.embedding, self.model.units.bias], "weight_decay": 0.0}
+        table = self.model.units
+        alone = {"weight_decay": 0.0, "rows": True}
+        units = {"params": [table.embedding, table.bias], "lr": self.unit_learning_rate} | alone
         if not self.only_units:
-            units["params"].append(self.model.units.dataset)
-            return [units, {"params": self.model.body()}]
+            return [units, {"params": [table.dataset]} | alone, {"params": self.model.body()}]
         blocks = list(self.model.encoder.blocks)[::-1] if self.unfreeze_every else []
         return [units] + [
             {"params": list(block.parameters()), "lr": self.learning_rate / 10, "first": (i + 1) * self.unfreeze_every}
