@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from neurobridge.data.datamodule import Batcher, StepBatches, open_sessions
+from neurobridge.data.datamodule import NO_REGION, Batcher, StepBatches, open_sessions, region_codes
 from neurobridge.data.recording import Recording, Stimuli, write_recording
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError
+from neurobridge.evaluation import protocols
+from neurobridge.neuro.masking import Masker
 
 
 def recording(*, units=5, spikes=4000, presentations=60, values=False, name="s1", seed=0) -> Recording:
@@ -210,3 +212,16 @@ def test_windows_outside_what_was_observed_are_left_out(tmp_path):
     for session in (Session(recording, window_ms=100), Session.open(tmp_path / "d.h5", window_ms=100)):
         assert not ((session.starts > 9.951) & (session.starts < 19.999)).any()
         assert len(session.starts) == 300
+
+
+def test_regions_that_say_nothing_are_none_in_training_as_in_the_protocols():
+    made = recording()
+    made.regions = np.array(["V1", "Root", "void", "unknown", "V1"])
+    session = Session(made, window_ms=300)
+    assert region_codes([session]) == {"V1": 0}
+    assert NO_REGION == protocols.NO_REGION
+    tasks = protocols.intra_region(regions=made.regions, bins=1, session="s")
+    batch = Batcher([session], rows_of_units={session.name: list(range(5))}, bin_ms=300).batch([(0, np.arange(40))])
+    plan = Masker().draw(batch, np.random.default_rng(0), "intra_region")
+    allowed = {tuple(task.hidden_unit.tolist()) for task in tasks}
+    assert {tuple(row) for row in plan.hidden_unit.tolist()} == allowed

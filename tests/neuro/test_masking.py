@@ -32,14 +32,32 @@ def test_every_mode_hides_and_scores(mode):
     if mode == "neuron":
         assert (plan.hidden_unit.sum(1) >= 4).all()
         assert (plan.hidden_unit.sum(1) <= 8).all()
-    if mode in ("intra_region", "inter_region"):
-        for hidden in plan.hidden_unit:
-            regions = batch.region[0][hidden].unique()
-            assert len(regions) == 1
-            whole = bool(hidden[batch.region[0] == regions].all())
-            assert whole == (mode == "inter_region")
     if mode == "intra_region":
-        assert not plan.hidden_unit[:, 14].any(), "a region of one unit is never chosen"
+        assert not scored[:, 14].any(), "a region of one unit is never chosen"
+
+
+def test_regions_are_hidden_as_the_protocols_hide_them():
+    """Within a region: its other units alone are seen. Between: half of it to all; units of no known region never."""
+    region = torch.tensor([0] * 8 + [1] * 6 + [2] + [-1] * 3)
+    batch, rng = batch_of(region.tolist(), windows=400), np.random.default_rng(0)
+    shares = {}
+    for mode in ("intra_region", "inter_region"):
+        plan = Masker().draw(batch, rng, mode)
+        units = plan.scored(batch).any(-1)
+        assert torch.equal(units, plan.scored(batch).all(-1))
+        assert not (units & ~plan.hidden_unit).any()
+        assert torch.equal(plan.hidden_unit, units | plan.unscored_unit)
+        event = plan.hides_event(batch).view(batch.windows, -1)
+        assert torch.equal(event, plan.hidden_unit), "each unit has one event a window"
+        for hidden, scored in zip(plan.hidden_unit, units, strict=True):
+            (chosen,) = region[scored].unique().tolist()
+            seen = region[~hidden].unique().tolist()
+            assert seen == [chosen] if mode == "intra_region" else set(seen) - {chosen} == {0, 1, 2} - {chosen}
+            shares.setdefault((mode, chosen), []).append(float(scored.sum() / (region == chosen).sum()))
+    assert {key[1] for key in shares if key[0] == "intra_region"} == {0, 1}
+    assert {key[1] for key in shares if key[0] == "inter_region"} == {0, 1, 2}
+    assert {min(shares["inter_region", 0]), max(shares["inter_region", 0])} == {0.5, 1.0}
+    assert {min(shares["intra_region", 0]), max(shares["intra_region", 0])} == {0.5, 0.75}
 
 
 def test_guards_fall_back_rather_than_mask_nothing():

@@ -15,6 +15,8 @@ from neurobridge.data.store import Session, bin_events
 from neurobridge.errors import UserError
 from neurobridge.neuro.batch import SpikeBatch
 
+NO_REGION = ("", "unknown", "root", "void")  # as in the frozen protocols of evaluation
+
 
 def open_sessions(folder: Path, names: Sequence[str] = (), *, window_ms: int, offset_ms: int = 0) -> list[Session]:
     """The sessions of a data folder, all or by name, in alphabetical order. Raises UserError for what is not there."""
@@ -31,8 +33,9 @@ def open_sessions(folder: Path, names: Sequence[str] = (), *, window_ms: int, of
 
 
 def region_codes(sessions: Sequence[Session]) -> dict[str, int]:
-    """Region name -> code, over all sessions; 'unknown' has none."""
-    names = sorted({region for s in sessions for region in s.recording.regions.tolist()} - {"unknown"})
+    """Region name -> code, over all sessions; names that say nothing have none."""
+    names = sorted({region for s in sessions for region in s.recording.regions.tolist()})
+    names = [name for name in names if name.lower() not in NO_REGION]
     return {name: code for code, name in enumerate(names)}
 
 

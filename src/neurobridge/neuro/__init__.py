@@ -9,7 +9,8 @@ C  chunks of a window          L  latents a chunk
 H  attention heads             D  width of the backbone
 E  width of a unit embedding   M  tokens of the backbone, M = C * L
 
-One polarity everywhere: a mask that is True means hidden from the encoder and scored by the loss.
+One polarity everywhere: a mask that is True means hidden from the encoder and scored by the loss. What a plan hides and
+does not score (other regions, where a unit is told from its own) is told apart by ``MaskPlan.unscored_unit``.
 
 >>> import torch
 >>> from neurobridge.neuro.model import NeuroBridge

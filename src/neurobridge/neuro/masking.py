@@ -1,7 +1,7 @@
 """What the encoder may not see, and the loss must score: four modes, drawn per window, one plan object.
 
 Modes after MtM (Hurwitz et al. 2024), moved in front of the Perceiver: events are removed, never replaced.
-Shape letters: see the package docstring. True = hidden = scored.
+Shape letters: see the package docstring. True = hidden = scored; what is hidden and not scored has a mask of its own.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 @dataclass(kw_only=True)
 class MaskPlan:
-    """hidden_unit [B, N], hidden_tick [B, window_ms]: True where the encoder sees nothing. mode [B]: index in MODES."""
+    """hidden_unit [B, N], hidden_tick [B, window_ms]: True where the encoder sees nothing. mode [B]: index in MODES.
+
+    unscored_unit [B, N]: True for those of the hidden units that the loss does not score either (None: all are scored).
+    """
 
     hidden_unit: Tensor
     hidden_tick: Tensor
     mode: Tensor
+    unscored_unit: Tensor | None = None
 
     def hides_event(self, batch: SpikeBatch) -> Tensor:
         """[S] bool, True for an event that must be removed from the input."""
@@ -36,10 +40,13 @@ class MaskPlan:
         return unit | self.hidden_tick.flatten()[window * self.hidden_tick.shape[1] + batch.event_tick]
 
     def scored(self, batch: SpikeBatch) -> Tensor:
-        """[B, N, T] bool: cells of existing units that are wholly hidden."""
+        """[B, N, T] bool: cells that are wholly hidden, of existing units but the unscored ones."""
         whole_bin = self.hidden_tick.unflatten(1, (-1, batch.bin_ms)).all(-1)
         cells = self.hidden_unit[:, :, None] | whole_bin[:, None, :]
-        return cells & batch.per_window(batch.unit_mask)[:, :, None]
+        units = batch.per_window(batch.unit_mask)
+        if self.unscored_unit is not None:
+            units = units & ~self.unscored_unit
+        return cells & units[:, :, None]
 
 
 def nothing_hidden(batch: SpikeBatch) -> MaskPlan:
@@ -56,9 +63,11 @@ def nothing_hidden(batch: SpikeBatch) -> MaskPlan:
 class Masker:
     """Draws a plan a batch. Each window gets a mode of its own.
 
-    ratios: mode -> (low, high), the share hidden: of the window's time (temporal), of all units (neuron), of one
-    region's units (intra_region), of one region's units, usually all (inter_region). span_ms: length of a hidden
-    stretch of time, (25, 40) by default, its start on any millisecond so that it straddles chunks.
+    ratios: mode -> (low, high), the share that is hidden and scored: of the window's time (temporal), of all units
+    (neuron), of one region's units (intra_region, inter_region). As in the protocols by which a model is scored, other
+    units may be hidden besides: in intra_region all other regions', so that a unit is told from its own region alone;
+    in inter_region those of no known region, which may lie in the scored one. span_ms: length of a hidden stretch of
+    time, (25, 40) by default, its start on any millisecond so that it straddles chunks.
     Guards: intra_region wants a region with at least two units, inter_region at least two regions; a window that
     has none falls back to neuron, and a window with fewer than two units to temporal.
     whole_chunks_ms: hide whole chunks of that length in time instead (for masking behind the Perceiver).
@@ -80,7 +89,7 @@ class Masker:
             "temporal": (0.5, 0.75),
             "neuron": (0.3, 0.5),
             "intra_region": (0.5, 0.75),
-            "inter_region": (1.0, 1.0),
+            "inter_region": (0.5, 1.0),
         } | (ratios or {})
         self.span_ms = span_ms
         self.min_region_units = min_region_units
@@ -98,6 +107,7 @@ class Masker:
         ratio = rng.random(windows)
         actual = np.empty(windows, dtype=np.int64)
         pool = exists[group]
+        besides = np.zeros_like(pool)
         possible = functools.cache(lambda name, g: self._possible(name, exists[g], region[g]))
         for b, g in enumerate(group):
             name, codes = possible(mode or self.modes[wanted[b]], g)
@@ -106,6 +116,7 @@ class Masker:
             ratio[b] = low + (high - low) * ratio[b]
             if codes is not None:
                 pool[b] &= region[g] == rng.choice(codes)
+                besides[b] = exists[g] & (region[g] < 0) if name == "inter_region" else exists[g] & ~pool[b]
         temporal = actual == MODES.index("temporal")
         size = pool.sum(1)
         count = np.maximum(1, np.round(ratio * size)).astype(np.int64)
@@ -116,9 +127,10 @@ class Masker:
         if temporal.any():
             hidden_tick[temporal] = self._spans(batch.window_ms, ratio[temporal], rng)
         return MaskPlan(
-            hidden_unit=torch.from_numpy(rank < count[:, None]).to(device),
+            hidden_unit=torch.from_numpy((rank < count[:, None]) | besides).to(device),
             hidden_tick=torch.from_numpy(hidden_tick).to(device),
             mode=torch.from_numpy(actual).to(device),
+            unscored_unit=torch.from_numpy(besides).to(device),
         )
 
     def _possible(self, mode: Mode, exists: np.ndarray, region: np.ndarray) -> tuple[Mode, np.ndarray | None]:

@@ -71,7 +71,7 @@ class PretrainSettings:
         windows: Windows a batch.
         groups: Sessions a batch.
         modes: Masking modes to draw from.
-        ratios: Share hidden in a mode, lowest and highest; modes not named keep their defaults.
+        ratios: Share hidden and scored in a mode, lowest and highest; modes not named keep their defaults.
         span_ms: Shortest and longest hidden stretch of time in ms.
         unit_dropout: Mean share of units removed from a training window's session (augmentation).
         jitter_ms: Spikes move by up to so many ms (augmentation).
