@@ -86,10 +86,15 @@ class Batcher:
         region = np.full((len(picks), widest), -1, dtype=np.int64)
         unit_mask = np.zeros((len(picks), widest), dtype=bool)
         rows = [np.full(per_group, -1)] * len(picks) if rows is None else rows
-        parts, shown = [], []
+        bins = first.window_ms // self.bins[picks[0][0]]
+        course = np.zeros((len(picks), widest, bins), dtype=np.float32)
+        parts, shown, locked = [], [], []
         for g, (i, starts) in enumerate(picks):
             session = self.sessions[i]
             shown.append(np.where(rows[g] >= 0, session.image_row[rows[g]], -1))
+            locked.append((rows[g] >= 0) & (session.stimulus_row[rows[g]] >= 0))
+            if locked[-1].any():
+                course[g, : session.units] = session.course(self.bins[i])
             unit_row[g, : session.units] = self.unit_rows[i]
             region[g, : session.units] = self.regions[i]
             unit_mask[g, : session.units] = True
@@ -113,6 +118,8 @@ class Batcher:
             stimulus=torch.from_numpy(np.concatenate(shown)),
             session=torch.tensor([i for i, _ in picks]),
             row=torch.from_numpy(np.concatenate(rows)),
+            course=torch.from_numpy(course) if np.any(locked) and not first.valued else None,
+            locked=torch.from_numpy(np.concatenate(locked)) if np.any(locked) and not first.valued else None,
         )
 
     def sequence(self, index: int, rows: np.ndarray, size: int) -> Iterator[SpikeBatch]:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from neurobridge.data.checks import SPLITS
 from neurobridge.data.events import HeldEvents
@@ -28,6 +29,7 @@ EPSILON = 1e-6
 WINDOWS_AT_ONCE = 256
 CELLS_AT_ONCE = 2**18  # what stays in the processor's cache
 MOST_BIAS_WINDOWS = 10_000
+COURSE_MS, COURSE_SPIKES = 15.0, 3.0  # width of the smoothing of a unit's time course; pseudo-spikes a bin
 SPLIT_NAMES = np.array([*SPLITS, "none"])
 
 
@@ -59,6 +61,7 @@ class Session:
                 "the splits"
             )
         self.image_row = np.broadcast_to(-1, len(self.starts))
+        self._courses: dict[int, np.ndarray] = {}
 
     @classmethod
     def open(cls, path: Path | str, *, window_ms: int, offset_ms: int = 0, dataset: str = "") -> Session:
@@ -184,6 +187,31 @@ class Session:
             counts += np.bincount(units, minlength=self.units)
         mean = (counts / len(rows)).astype(np.float32) * bin_ms / self.window_ms
         return np.log(np.maximum(mean, 1e-4)).astype(np.float32)
+
+    def course(self, bin_ms: int) -> np.ndarray:
+        """[N, T] log of each unit's time course from the stimulus onset over its mean rate, in the train windows.
+
+        Smoothed over ``COURSE_MS`` and shrunk by a few spikes towards no course at all. Zeros for values, and where the
+        windows know of no onset. Taken from ten thousand windows at most, and once a bin.
+        """
+        if bin_ms not in self._courses:
+            self._courses[bin_ms] = self._course(bin_ms)
+        return self._courses[bin_ms]
+
+    def _course(self, bin_ms: int) -> np.ndarray:
+        bins = self.window_ms // bin_ms
+        rows = self.rows("train")
+        rows = rows[self.stimulus_row[rows] >= 0]
+        if self.valued or not len(rows) or bins < 2:
+            return np.zeros((self.units, bins), dtype=np.float32)
+        if len(rows) > MOST_BIAS_WINDOWS:
+            rows = rows[np.linspace(0, len(rows) - 1, MOST_BIAS_WINDOWS).astype(np.int64)]
+        total = np.zeros((self.units, bins))
+        for at in range(0, len(rows), WINDOWS_AT_ONCE):
+            total += self.binned(rows[at : at + WINDOWS_AT_ONCE], bin_ms).sum(0)
+        mean = total.mean(1, keepdims=True)
+        smooth = gaussian_filter1d(total, COURSE_MS / bin_ms, axis=1, mode="nearest")
+        return np.log((smooth + COURSE_SPIKES) / (mean + COURSE_SPIKES)).astype(np.float32)
 
     def _zscored(self, values: np.ndarray, column: np.ndarray) -> np.ndarray:
         mean, deviation = self._statistics

@@ -23,6 +23,9 @@ class SpikeBatch:
     window_ms, bin_ms: lengths in ms
     stimulus     [B] int64, row of the image shown in its image set (-1: none)
     session      [G] int64, index of the session; row [B] int64, index of the window within its session
+    course       [G, N, T] float or None: log of each unit's own time course from the stimulus onset over its mean rate
+    locked       [B] bool or None: True where the window begins at a fixed time from the onset, so that ``course`` holds
+    repeats      [B] float or None: how many presentations a window holds the events of (``target`` is their mean)
     """
 
     unit_row: Tensor
@@ -38,6 +41,9 @@ class SpikeBatch:
     stimulus: Tensor
     session: Tensor
     row: Tensor
+    course: Tensor | None = None
+    locked: Tensor | None = None
+    repeats: Tensor | None = None
 
     @property
     def windows(self) -> int:

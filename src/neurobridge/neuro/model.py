@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from neurobridge.errors import UserError, atomic_path
 from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.decoder import FactorisedDecoder, GridDecoder
-from neurobridge.neuro.encoder import Encoder
+from neurobridge.neuro.encoder import Encoder, expected_events
 from neurobridge.neuro.masking import MaskPlan, nothing_hidden
 from neurobridge.neuro.units import UnitVocabulary
 
@@ -81,11 +81,17 @@ class NeuroBridge(nn.Module):
         *,
         unit: Tensor | None = None,
         memory: Tensor | None = None,
+        level: int | None = None,
     ) -> Tensor:
-        """Latents [B, M, D]; without a plan the encoder sees all. unit [G, N, E] replaces the vocabulary's rows."""
+        """Latents [B, M, D]; without a plan the encoder sees all. unit [G, N, E] replaces the vocabulary's rows.
+
+        memory [B, K, memory_width]: a conditioning sequence. level: see :meth:`Encoder.forward`.
+        """
         plan = plan or nothing_hidden(batch)
         unit = self.units(batch.unit_row) if unit is None else unit
-        return self.encoder(batch, unit, plan, memory=memory)
+        bias = self.units.bias.detach()[batch.unit_row]
+        expected = expected_events(batch, plan, bias, self.encoder.chunk_ms)
+        return self.encoder(batch, unit, plan, expected, memory=memory, level=level)
 
     def forward(
         self,
@@ -103,12 +109,24 @@ class NeuroBridge(nn.Module):
         unit = self.units(batch.unit_row) if unit is None else unit
         latent = self.encode(batch, plan, unit=unit, memory=memory)
         time = self.encoder.latent_times(batch.window_ms, latent.device)
-        bias, bins = self.units.bias[batch.unit_row], batch.target.shape[-1]
+        bins, baseline = batch.target.shape[-1], self.baseline(batch)
         if cells is None:
-            return self.decoder(latent, time, unit, bias, bins, batch.bin_ms)
+            return self.decoder(latent, time, unit, bins, batch.bin_ms) + baseline
+        baseline = baseline.expand(-1, -1, bins).flatten(1).gather(1, cells)
         if isinstance(self.decoder, GridDecoder):
-            return self.decoder(latent, time, unit, bias, bins, batch.bin_ms, cells)
-        return self.decoder(latent, time, unit, bias, bins, batch.bin_ms).flatten(1).gather(1, cells)
+            return self.decoder(latent, time, unit, bins, batch.bin_ms, cells) + baseline
+        return self.decoder(latent, time, unit, bins, batch.bin_ms).flatten(1).gather(1, cells) + baseline
+
+    def baseline(self, batch: SpikeBatch) -> Tensor:
+        """What is expected of a unit before another one or an image is looked at: [B, N, T], or [B, N, 1] if constant.
+
+        Its bias, and in windows that know the stimulus onset its own time course: the model is paid for what the PSTH
+        cannot know.
+        """
+        bias = batch.per_window(self.units.bias[batch.unit_row])[..., None]
+        if batch.course is None or batch.locked is None:
+            return bias
+        return bias + batch.per_window(batch.course) * batch.locked[:, None, None]
 
     def body(self) -> list[nn.Parameter]:
         """All parameters but the units'."""
