@@ -22,6 +22,7 @@ class SpikeBatch:
     target       [B, N, T] float: spike counts a bin, or the value in that bin
     window_ms, bin_ms: lengths in ms
     stimulus     [B] int64, row of the image shown in its image set (-1: none)
+    locked       [B] bool, True for a window that begins at a known time after the onset of a stimulus
     session      [G] int64, index of the session; row [B] int64, index of the window within its session
     """
 
@@ -36,6 +37,7 @@ class SpikeBatch:
     window_ms: int
     bin_ms: int
     stimulus: Tensor
+    locked: Tensor
     session: Tensor
     row: Tensor
 
@@ -119,6 +121,7 @@ def collate_windows(
         window_ms=window_ms,
         bin_ms=bin_ms,
         stimulus=torch.full((len(flat),), -1) if stimuli is None else torch.as_tensor([s for g in stimuli for s in g]),
+        locked=torch.full((len(flat),), stimuli is not None),
         session=torch.arange(groups) if sessions is None else torch.as_tensor(sessions),
         row=torch.arange(per_group).repeat(groups),
     )
