@@ -84,6 +84,7 @@ def batch_of_counts(
         window_ms=bins * bin_ms,
         bin_ms=bin_ms,
         stimulus=torch.full((len(starts),), -1),
+        locked=torch.zeros(len(starts), dtype=torch.bool),
         session=torch.zeros(1, dtype=torch.int64),
         row=torch.from_numpy(np.asarray(starts)),
     )

@@ -142,6 +142,60 @@ def test_random_windows_begin_on_any_millisecond_of_their_split():
     assert set(drawn.tolist()) <= set(trials.starts[trials.rows("test")].tolist())
 
 
+@pytest.mark.parametrize(("gap", "offset"), [(0.15, 0), (0.15, -50), (2.0, 100)])
+def test_continuous_windows_see_all_but_what_is_held_out(tmp_path, gap, offset):
+    """Every millisecond without a valid, test or unsplit presentation and their windows is drawn, and no other."""
+    r = recording(presentations=100, spikes=20_000)
+    r.stimuli.start = np.round(5.0 + np.arange(100) * (0.25 + gap), 3)
+    r.stimuli.end = r.stimuli.start + 0.25
+    r.stimuli.split[50], r.stimuli.valid[47] = "none", False
+    r.duration = (0.0, float(r.stimuli.end[-1] + 3.0))
+    r.observed = np.array([[0.0, 9.0], [9.5, r.duration[1]]])
+    write_recording(r, tmp_path / "s1.h5")
+    session = Session.open(tmp_path / "s1.h5", window_ms=300, offset_ms=offset)
+    starts, rows = session.draw("train", 60_000, np.random.default_rng(0), continuous=True)
+    loose = rows < 0
+    np.testing.assert_array_equal(session.starts[rows[~loose]], starts[~loose])
+    assert session.locked[rows[~loose]].all()
+    assert loose.mean() == pytest.approx(session.unseen, abs=0.01)
+    assert session.unseen > 0.25 if gap < 1 else session.unseen > 0.75
+    free = np.ones(round(r.duration[1] * 1000), bool)
+    free[9000:9500] = False
+    held = r.stimuli.split != "train"
+    for start, end in zip(r.stimuli.start[held] * 1000, r.stimuli.end[held] * 1000, strict=True):
+        free[round(start + min(0, offset)) : round(max(end, start + offset + 300))] = False
+    seen = np.zeros(len(free), bool)
+    for start in np.unique(np.rint(starts[loose] * 1000).astype(int)):
+        assert free[start : start + 300].all()
+        seen[start : start + 300] = True
+    fits = np.flatnonzero(np.convolve(free, np.ones(300), "valid") == 300)
+    reachable = np.zeros(len(free), bool)
+    for start in fits:
+        reachable[start : start + 300] = True
+    assert (seen == reachable).mean() > 0.995, "nothing that is free is left out"
+    made = Batcher([session], rows_of_units={"s1": list(range(5))}, bin_ms=10)
+    batches = StepBatches(made, split="train", windows=64, groups=1, seed=0, first=0, last=3, continuous=True)
+    for batch in batches:
+        assert torch.equal(batch.locked, batch.row >= 0)
+        assert 0 < batch.locked.sum() < 64
+        assert (batch.stimulus == -1).all()
+
+
+def test_without_the_option_and_without_stimuli_no_window_is_continuous():
+    trials, values = Session(recording(), window_ms=300), Session(recording(values=True), window_ms=300)
+    r = recording()
+    r.stimuli = None
+    grid = Session(r, window_ms=300)
+    assert trials.unseen > 0
+    assert values.unseen == grid.unseen == 0
+    assert not grid.locked.any()
+    for session in (trials, values, grid):
+        _, rows = session.draw("train", 100, np.random.default_rng(0), continuous=session is not trials)
+        assert (rows >= 0).all()
+    for split in ("valid", "test"):
+        assert (trials.draw(split, 100, np.random.default_rng(0), continuous=True)[1] >= 0).all()
+
+
 def test_windows_from_any_start_are_a_batch():
     made = batcher().batch_from([(0, np.array([0.1234, 2.0])), (1, np.array([0.0, 7.7]))])
     assert made.row.tolist() == made.stimulus.tolist() == [-1] * 4

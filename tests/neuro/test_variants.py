@@ -75,6 +75,7 @@ def test_ten_thousand_units_and_two_hundred_thousand_spikes_in_a_window():
         window_ms=1000,
         bin_ms=20,
         stimulus=torch.tensor([-1]),
+        locked=torch.tensor([False]),
         session=torch.tensor([0]),
         row=torch.tensor([0]),
     )

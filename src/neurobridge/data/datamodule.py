@@ -92,7 +92,7 @@ class Batcher:
         for g, (i, starts) in enumerate(picks):
             session = self.sessions[i]
             shown.append(np.where(rows[g] >= 0, session.image_row[rows[g]], -1))
-            locked.append((rows[g] >= 0) & (session.stimulus_row[rows[g]] >= 0))
+            locked.append((rows[g] >= 0) & session.locked[rows[g]])
             if locked[-1].any():
                 course[g, : session.units] = session.course(self.bins[i])
             unit_row[g, : session.units] = self.unit_rows[i]
@@ -116,10 +116,10 @@ class Batcher:
             window_ms=first.window_ms,
             bin_ms=bin_ms,
             stimulus=torch.from_numpy(np.concatenate(shown)),
+            locked=torch.from_numpy(np.concatenate(locked)),
             session=torch.tensor([i for i, _ in picks]),
             row=torch.from_numpy(np.concatenate(rows)),
             course=torch.from_numpy(course) if np.any(locked) and not first.valued else None,
-            locked=torch.from_numpy(np.concatenate(locked)) if np.any(locked) and not first.valued else None,
         )
 
     def sequence(self, index: int, rows: np.ndarray, size: int) -> Iterator[SpikeBatch]:
@@ -132,7 +132,8 @@ class StepBatches(IterableDataset):
     """The training batches of steps first..last: each drawn by a generator seeded with (seed, step, rank).
 
     groups sessions a batch (all of them if there are fewer), windows / groups windows of each, from ``split``.
-    Sessions are drawn with probability proportional to the square root of their number of windows.
+    Sessions are drawn with probability proportional to the square root of their number of windows. continuous: sessions
+    with stimuli give windows between and outside presentations too (:meth:`Session.draw`).
     """
 
     def __init__(
@@ -146,8 +147,10 @@ class StepBatches(IterableDataset):
         first: int,
         last: int,
         rank: int = 0,
+        continuous: bool = False,
     ) -> None:
         super().__init__()
+        self.continuous = continuous
         self.batcher, self.seed, self.first, self.last, self.rank = batcher, seed, first, last, rank
         self.split = split
         root = np.sqrt([s.count(split) for s in batcher.sessions])
@@ -164,5 +167,9 @@ class StepBatches(IterableDataset):
         for step in range(self.first + offset, self.last, stride):
             rng = np.random.default_rng([self.seed, step, self.rank])
             chosen = rng.choice(len(self.share), size=self.groups, replace=False, p=self.share)
-            rows = [(int(i), self.batcher.sessions[i].rows(self.split)) for i in chosen]
-            yield self.batcher.batch([(i, rng.choice(r, size=self.per_group)) for i, r in rows])
+            drawn = [
+                self.batcher.sessions[i].draw(self.split, self.per_group, rng, continuous=self.continuous)
+                for i in chosen
+            ]
+            starts = [(int(i), starts) for i, (starts, _) in zip(chosen, drawn, strict=True)]
+            yield self.batcher.batch_from(starts, rows=[rows for _, rows in drawn])

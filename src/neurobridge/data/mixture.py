@@ -79,7 +79,7 @@ class MixtureBatches(IterableDataset):
 
     groups sessions a step, windows / groups windows of each, from ``split``. max_events: most events a step; where the
     windows are too dense for it, every session gives fewer. random_starts: sessions without stimuli give windows that
-    begin on any millisecond.
+    begin on any millisecond. continuous: those with stimuli give windows between and outside presentations too.
     """
 
     def __init__(
@@ -97,11 +97,12 @@ class MixtureBatches(IterableDataset):
         weights: Mapping[str, Schedule] | None = None,
         max_events: int | None = None,
         random_starts: bool = False,
+        continuous: bool = False,
     ) -> None:
         super().__init__()
         self.batcher, self.split, self.groups, self.per_group = batcher, split, groups, max(1, windows // groups)
         self.seed, self.first, self.last, self.rank = seed, first, last, rank
-        self.max_events, self.random_starts = max_events, random_starts
+        self.max_events, self.random_starts, self.continuous = max_events, random_starts, continuous
         self.shares = Shares(batcher, split=split, power=power, weights=weights or {})
         self.offset = float(np.random.default_rng([seed, rank, 3]).random())
 
@@ -135,10 +136,9 @@ class MixtureBatches(IterableDataset):
     def _windows(self, index: int, rng: np.random.Generator) -> tuple[int, np.ndarray, np.ndarray]:
         """(session, starts in s, rows; -1 where a start is on no row) of the windows of one group."""
         session = self.batcher.sessions[index]
-        if self.random_starts and session.stimulus_row[0] < 0:
+        if self.random_starts and not session.locked[0]:
             return index, session.random_starts(self.split, self.per_group, rng), np.full(self.per_group, -1)
-        rows = rng.choice(session.rows(self.split), size=self.per_group)
-        return index, session.starts[rows], rows
+        return index, *session.draw(self.split, self.per_group, rng, continuous=self.continuous)
 
     def _affordable(self, picks: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> int:
         """How many windows each group may give within ``max_events``, at least one."""

@@ -19,8 +19,8 @@ from scipy.ndimage import gaussian_filter1d
 from neurobridge.data.checks import SPLITS
 from neurobridge.data.events import HeldEvents
 from neurobridge.data.images import ImageSet
-from neurobridge.data.intervals import contains
-from neurobridge.data.recording import Recording
+from neurobridge.data.intervals import complement, contains
+from neurobridge.data.recording import Recording, Stimuli
 from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError
 
@@ -42,7 +42,10 @@ class Session:
     cut into blocks of ten windows: of every ten blocks one is valid, one is test.
 
     ``dataset``: what the session is counted under where data sets are mixed; the recording's own by default. Besides
-    the windows of :attr:`starts` there are those of :meth:`random_starts`, which begin on any millisecond.
+    the windows of :attr:`starts` there are those of :meth:`random_starts`, which begin on any millisecond, and in
+    sessions with stimuli those of :meth:`continuous_starts`: these know no onset and show no image.
+    free [K, 2] s: there, spikes may be trained on; all that was observed but the presentations outside the train split
+    and their windows (none without stimuli, or for values, which exist at presentations alone).
     """
 
     def __init__(
@@ -74,7 +77,10 @@ class Session:
         stimuli = recording.presentations() if isinstance(recording, StoredRecording) else recording.stimuli
         observed = recording.observed
         observed = np.array([[start, end]]) if observed is None else observed
+        self.free = np.empty((0, 2))
         if stimuli is not None and len(stimuli):
+            if not self.valued:
+                self.free = self._free(stimuli, observed, offset_ms * TICK)
             starts = stimuli.start + offset_ms * TICK
             fits = stimuli.valid & contains(starts, starts + length, observed)
             self.stimulus_row = np.flatnonzero(fits).astype(np.int32)
@@ -87,6 +93,28 @@ class Session:
             self.starts = grid[fits]
             self.stimulus_row = np.broadcast_to(-1, len(self.starts))
             self.split_code = np.select([block == 4, block == 9], [1, 2], 0).astype(np.int8)[fits]
+
+    def _free(self, stimuli: Stimuli, observed: np.ndarray, offset: float) -> np.ndarray:
+        """[K, 2] s: stretches of a window or more, from a whole ms, without presentations outside the train split."""
+        held, (start, end) = stimuli.split != "train", self.recording.duration
+        first, last = stimuli.start[held] + offset, stimuli.start[held] + offset + self.window_ms * TICK
+        taken = np.stack([np.minimum(first, stimuli.start[held]), np.maximum(last, stimuli.end[held])], axis=1)
+        free = complement(np.concatenate([complement(observed, start, end), taken]), start, end)
+        free[:, 0] = np.ceil((free[:, 0] - EPSILON) / TICK) * TICK
+        return free[free[:, 1] - free[:, 0] >= self.window_ms * TICK - EPSILON]
+
+    @property
+    def locked(self) -> np.ndarray:
+        """[W] bool: which windows begin at a known time after the onset of a stimulus."""
+        return self.stimulus_row >= 0
+
+    @cached_property
+    def unseen(self) -> float:
+        """Share of the :attr:`free` time that the windows of the train split leave out: 0 where there is none."""
+        starts, (start, end) = self.starts[self.rows("train")], self.recording.duration
+        seen = np.stack([starts, starts + self.window_ms * TICK], axis=1)
+        left = complement(np.concatenate([complement(self.free, start, end), seen]), start, end)
+        return float(np.diff(left).sum() / np.diff(self.free).sum()) if len(self.free) else 0.0
 
     @property
     def split(self) -> np.ndarray:
@@ -117,11 +145,26 @@ class Session:
         breaks = np.flatnonzero(np.diff(starts) > self.window_ms * TICK + EPSILON)
         first = starts[np.concatenate([[0], breaks + 1])]
         last = starts[np.concatenate([breaks, [len(starts) - 1]])]
-        choices = np.maximum(np.rint((last - first) / TICK).astype(np.int64), 0) + 1
-        until = np.cumsum(choices)
-        drawn = rng.integers(until[-1], size=count)
-        stretch = np.searchsorted(until, drawn, side="right")
-        return first[stretch] + (drawn - until[stretch] + choices[stretch]) * TICK
+        return _any_millisecond(first, last, count, rng)
+
+    def continuous_starts(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """[count] s: windows on whole milliseconds within :attr:`free`, each as likely as any other."""
+        return _any_millisecond(self.free[:, 0], self.free[:, 1] - self.window_ms * TICK, count, rng)
+
+    def draw(
+        self, split: str, count: int, rng: np.random.Generator, *, continuous: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Starts [count] in s and rows [count] of windows of ``split``, each as likely as any other.
+
+        ``continuous``: of the train split, as many are drawn from the whole recording (row -1) as :attr:`unseen` says,
+        so that what lies between and outside presentations is seen as often as what follows an onset.
+        """
+        rows = rng.choice(self.rows(split), size=count)
+        starts = self.starts[rows]
+        if continuous and split == "train" and self.unseen:
+            loose = rng.random(count) < self.unseen
+            starts[loose], rows[loose] = self.continuous_starts(int(loose.sum()), rng), -1
+        return starts, rows
 
     def image_ids(self, rows: np.ndarray) -> np.ndarray:
         """Content hash of the image shown in each window. Raises UserError without stimuli."""
@@ -237,6 +280,15 @@ class Session:
                 mean = total / np.maximum(count, 1)
         variance = total / np.maximum(count, 1)
         return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
+
+
+def _any_millisecond(first: np.ndarray, last: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """[count] starts in s from stretches of allowed starts ``first`` to ``last`` [K], every millisecond as likely."""
+    choices = np.floor((last - first + EPSILON) / TICK).astype(np.int64) + 1
+    until = np.cumsum(choices)
+    drawn = rng.integers(until[-1], size=count)
+    stretch = np.searchsorted(until, drawn, side="right")
+    return first[stretch] + (drawn - until[stretch] + choices[stretch]) * TICK
 
 
 def bin_events(

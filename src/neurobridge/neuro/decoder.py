@@ -8,30 +8,40 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from neurobridge.neuro.layers import CrossBlock, norm, rotary_phase
+from neurobridge.neuro.layers import Attention, CrossBlock, FeedForward, norm, rotary_phase
 
 
 class FactorisedDecoder(nn.Module):
-    """drive[b, n, t] = <time_state[b, t], unit_vector[n]>: cost T + N instead of T * N queries."""
+    """drive[b, n, t] = <time_state[b, t], unit_vector[n]>: cost T + N instead of T * N queries.
 
-    def __init__(self, *, width: int, unit_width: int, heads: int, depth: int = 2) -> None:
+    Every latent of the L of a chunk is read on its own, by its time alone, and what was read is put side by side: the
+    latents may stand for different things (parts of an image, groups of units), and an average over them would mix
+    these up. depth - 1 feed-forward blocks follow.
+    """
+
+    def __init__(self, *, width: int, unit_width: int, heads: int, latents: int, depth: int = 1) -> None:
         super().__init__()
-        self.head_width = width // heads
+        self.head_width, self.latents = width // heads, latents
         self.query = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        self.layers = nn.ModuleList(CrossBlock(width, heads) for _ in range(depth))
-        self.norm = norm(width)
+        self.read = Attention(width, heads, memory_width=width)
+        self.merge = nn.Linear(latents * width, width, bias=False)
+        self.layers = nn.ModuleList(FeedForward(width) for _ in range(depth))
+        self.norms = nn.ModuleList(norm(width) for _ in range(depth + 1))
         self.unit_vector = nn.Linear(unit_width, width)
         nn.init.normal_(self.unit_vector.weight, std=0.25 / unit_width**0.5)
         self.scale = width**-0.5
 
     def forward(self, latent: Tensor, latent_time: Tensor, unit: Tensor, bins: int, bin_ms: int) -> Tensor:
         """latent [B, M, D], latent_time [M] ms, unit [G, N, E] -> [B, N, T]."""
+        first = latent.shape[1] % self.latents  # a token in front is no latent of a chunk
+        chunks = latent[:, first:].unflatten(1, (-1, self.latents)).transpose(1, 2).flatten(0, 1)  # [B * L, C, D]
         phase_q = rotary_phase(bin_centres(bins, bin_ms, latent), self.head_width)
-        phase_k = rotary_phase(latent_time, self.head_width)
-        x = self.query  # one query for all windows and bins, until its time and the latents tell them apart
-        for layer in self.layers:
-            x = layer(x, latent, phase_q=phase_q, phase_k=phase_k)
-        state = self.norm(x).unflatten(0, (len(unit), -1))  # [G, B/G, T, D]
+        phase_k = rotary_phase(latent_time[first :: self.latents], self.head_width)
+        read = self.read(self.query, chunks, phase_q=phase_q, phase_k=phase_k)  # [B * L, T, D]
+        x = self.merge(read.unflatten(0, (-1, self.latents)).transpose(1, 2).flatten(2))
+        for layer, before in zip(self.layers, self.norms, strict=False):
+            x = x + layer(before(x))
+        state = self.norms[-1](x).unflatten(0, (len(unit), -1))  # [G, B/G, T, D]
         return torch.einsum("gbtd,gnd->gbnt", state, self.unit_vector(unit)).flatten(0, 1) * self.scale
 
 
@@ -41,7 +51,7 @@ class GridDecoder(nn.Module):
     All N x T cells are queries; in training a sample of them is enough (``cells``).
     """
 
-    def __init__(self, *, width: int, unit_width: int, heads: int, depth: int = 2) -> None:
+    def __init__(self, *, width: int, unit_width: int, heads: int, latents: int, depth: int = 2) -> None:
         super().__init__()
         self.head_width = width // heads
         self.unit_vector = nn.Linear(unit_width, width)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurobridge.neuro.batch import SpikeBatch
-from neurobridge.neuro.layers import Block, norm, rotary_phase, rotate
+from neurobridge.neuro.layers import Block, MapAttention, norm, rotary_phase, rotate
 from neurobridge.neuro.masking import MODES, MaskPlan
 
+ONSET_WAVES = 16
 COUNT_SCALE = 3.0  # one over the spread of new unit vectors: counts then start at the order of one
 
 
@@ -147,15 +148,23 @@ def expected_events(batch: SpikeBatch, plan: MaskPlan, bias: Tensor, chunk_ms: i
     per_ms = bias.exp() / batch.bin_ms
     visible = whole.view(-1, chunks, chunk_ms)
     seen = (batch.per_window(batch.unit_mask) & ~plan.hidden_unit).to(bias.dtype)[:, :, None]
-    flat = visible.sum(-1)  # [B, C] ms
-    if batch.course is None or batch.locked is None:
-        return batch.per_window(per_ms)[:, :, None] * flat[:, None] * seen
-    locked = batch.locked.to(bias.dtype)[:, None]
-    tick = torch.arange(batch.window_ms, device=bias.device) // batch.bin_ms
-    course = batch.course.exp()[:, :, tick.clamp(max=batch.course.shape[-1] - 1)]
-    course = F.pad(course, (0, whole.shape[1] - batch.window_ms)).view(g, n, chunks, chunk_ms)
-    own = torch.einsum("gncp,grcp->grnc", course, visible.view(g, -1, chunks, chunk_ms)).flatten(0, 1)
-    relative = own * locked[:, None] + (flat * (1 - locked))[:, None]
+    if batch.course is None and batch.unit_window is None:
+        return batch.per_window(per_ms)[:, :, None] * visible.sum(-1)[:, None] * seen
+    tick = torch.arange(whole.shape[1], device=bias.device)
+    shown = bias.new_ones(g, n, len(tick))
+    if batch.unit_window is not None:
+        shown = ((tick >= batch.unit_window[..., :1]) & (tick < batch.unit_window[..., 1:])).to(bias.dtype)
+
+    def over(weight: Tensor) -> Tensor:
+        """Visible milliseconds [B, N, C], each times a unit's ``weight`` [G, N, ticks]."""
+        weight = weight.unflatten(-1, (chunks, chunk_ms))
+        return torch.einsum("gncp,grcp->grnc", weight, visible.view(g, -1, chunks, chunk_ms)).flatten(0, 1)
+
+    relative = over(shown)
+    if batch.course is not None:
+        bin_ = (tick // batch.bin_ms).clamp(max=batch.course.shape[-1] - 1)
+        own = over(shown * batch.course.exp()[:, :, bin_])
+        relative = torch.where(batch.locked[:, None, None], own, relative)
     return batch.per_window(per_ms)[:, :, None] * relative * seen
 
 
@@ -190,8 +199,8 @@ class Presence(nn.Module):
 class Encoder(nn.Module):
     """SpikeBatch and a mask plan -> contextual latents [B, M, D], M = C * L (+ 1 in front with ``cls`` or ``prompts``).
 
-    memory_width: every second block, the last among them, can read a conditioning sequence of that width. cls: a [CLS]
-    token.
+    memory_width: every second block, the last among them, can read a conditioning sequence of that width, a map of
+    memory_side x memory_side positions (0: a plain sequence). cls: a [CLS] token.
     For ablation only: ``prompts``, a learnt token that tells which masking mode is on (MtM; none is the default, for a
     missing token tells it by itself); ``mask_latents``, masking behind the Perceiver: the latents of a chunk that is
     wholly hidden in time are replaced by a learnt one.
@@ -208,6 +217,7 @@ class Encoder(nn.Module):
         chunk_ms: int,
         dropout: float = 0.0,
         memory_width: int | None = None,
+        memory_side: int = 0,
         cls: bool = False,
         prompts: bool = False,
         mask_latents: bool = False,
@@ -216,19 +226,31 @@ class Encoder(nn.Module):
         assert not (cls and prompts), "one token in front: [CLS] or a prompt"
         self.chunk_ms, self.latents, self.in_front = chunk_ms, latents, cls or prompts
         sizes = {"width": width, "unit_width": unit_width, "latents": latents, "heads": heads}
-        self.head_width = width // heads
+        self.width, self.heads, self.head_width = width, heads, width // heads
         self.chunks = ChunkReader(chunk_ms=chunk_ms, **sizes)
         self.presence = Presence(**sizes)
         self.hidden_time = nn.Linear(10, width, bias=False)
+        self.onset = nn.Linear(ONSET_WAVES, width, bias=False)
         self.latent = nn.Parameter(torch.randn(latents, width) * 0.02)
         self.cls = nn.Parameter(torch.randn(1, width) * 0.02) if cls else None
         self.prompt = nn.Parameter(torch.randn(len(MODES), width) * 0.02) if prompts else None
         self.masked_latent = nn.Parameter(torch.randn(latents, width) * 0.02) if mask_latents else None
         self.blocks = nn.ModuleList(
-            Block(width, heads, dropout=dropout, memory_width=None if (depth - 1 - i) % 2 else memory_width)
+            Block(
+                width,
+                heads,
+                dropout=dropout,
+                cross=None if (depth - 1 - i) % 2 else self._reader(memory_width, memory_side),
+            )
             for i in range(depth)
         )
         self.norm = norm(width)
+
+    def _reader(self, memory_width: int | None, side: int) -> MapAttention | None:
+        """What a block reads the conditioning sequence with."""
+        if memory_width is None:
+            return None
+        return MapAttention(self.width, self.heads, memory_width=memory_width, latents=self.latents, side=side)
 
     def forward(
         self,
@@ -252,6 +274,7 @@ class Encoder(nn.Module):
         x = x + self.latent + self.presence(unit, visible_unit, batch.windows // batch.groups)[:, None]
         hidden = self._hidden_share(plan.hidden_tick, x.shape[1]).to(x.dtype)
         x = x + self.hidden_time(hidden)[:, :, None]
+        x = x + self._since_onset(x.shape[1], batch.locked.to(x.dtype))[:, :, None]
         if self.masked_latent is not None:
             x = torch.where((hidden > 0.999).all(-1)[..., None, None], self.masked_latent, x)
         # process: all latents of the window, both directions in time
@@ -273,6 +296,12 @@ class Encoder(nn.Module):
         for block in self.blocks[:level]:
             x = block(x, phase=phase, memory=memory)
         return self.norm(x) if level is None else x
+
+    def _since_onset(self, chunks: int, locked: Tensor) -> Tensor:
+        """[B, C, D]: the time of each chunk, told where the window knows the stimulus onset."""
+        centre = (torch.arange(chunks, device=locked.device, dtype=torch.float32) + 0.5) * self.chunk_ms
+        wave = torch.view_as_real(rotary_phase(centre, ONSET_WAVES, shortest_ms=4.0 * self.chunk_ms)).flatten(1)
+        return self.onset(wave.to(locked.dtype)) * locked[:, None, None]
 
     def latent_times(self, window_ms: int, device: torch.device | str = "cpu") -> Tensor:
         """[M] ms: the centre of each latent's chunk (the centre of the window for the token in front)."""

@@ -16,6 +16,7 @@ from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.decoder import FactorisedDecoder, GridDecoder
 from neurobridge.neuro.encoder import Encoder, expected_events
 from neurobridge.neuro.masking import MaskPlan, nothing_hidden
+from neurobridge.neuro.memory import MapMemory
 from neurobridge.neuro.units import UnitVocabulary
 
 DECODERS = {"factorised": FactorisedDecoder, "grid": GridDecoder}
@@ -32,8 +33,8 @@ class NeuroBridge(nn.Module):
     """Spikes (or values) of any session whose units are in the vocabulary -> latents -> log expected counts.
 
     width, depth, heads: of the backbone; latents: per chunk of chunk_ms; unit_width: of a unit's embedding.
-    decoder: "factorised" or "grid". memory_width: width of an optional conditioning sequence, read by every second
-    block. cls: a [CLS] token. prompts, mask_latents: for ablation, see :class:`Encoder`. ``PRESETS`` names sizes.
+    decoder: "factorised" or "grid". memory_width: width of an optional conditioning sequence, a map of memory_side x
+    memory_side positions (0: a plain sequence), of which every second block reads memory_features. cls: a [CLS] token. prompts, mask_latents: for ablation, see :class:`Encoder`. ``PRESETS`` names sizes.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class NeuroBridge(nn.Module):
         decoder_depth: int = 1,
         dropout: float = 0.0,
         memory_width: int | None = None,
+        memory_side: int = 0,
+        memory_features: int = 64,
         cls: bool = False,
         prompts: bool = False,
         mask_latents: bool = False,
@@ -59,6 +62,7 @@ class NeuroBridge(nn.Module):
             raise ValueError(f"a decoder is one of {', '.join(DECODERS)}, not '{decoder}'")
         self.width = width
         self.units = UnitVocabulary(unit_width=unit_width)
+        self.memory = MapMemory(memory_width, features=memory_features) if memory_width else None
         self.encoder = Encoder(
             width=width,
             unit_width=unit_width,
@@ -67,12 +71,15 @@ class NeuroBridge(nn.Module):
             latents=latents,
             chunk_ms=chunk_ms,
             dropout=dropout,
-            memory_width=memory_width,
+            memory_width=memory_features if memory_width else None,
+            memory_side=memory_side,
             cls=cls,
             prompts=prompts,
             mask_latents=mask_latents,
         )
-        self.decoder = DECODERS[decoder](width=width, unit_width=unit_width, heads=heads, depth=decoder_depth)
+        self.decoder = DECODERS[decoder](
+            width=width, unit_width=unit_width, heads=heads, latents=latents, depth=decoder_depth
+        )
 
     def encode(
         self,
@@ -91,6 +98,9 @@ class NeuroBridge(nn.Module):
         unit = self.units(batch.unit_row) if unit is None else unit
         bias = self.units.bias.detach()[batch.unit_row]
         expected = expected_events(batch, plan, bias, self.encoder.chunk_ms)
+        if memory is not None:
+            assert self.memory is not None, "the model was made without a memory"
+            memory = self.memory(memory)
         return self.encoder(batch, unit, plan, expected, memory=memory, level=level)
 
     def forward(
@@ -124,13 +134,14 @@ class NeuroBridge(nn.Module):
         cannot know.
         """
         bias = batch.per_window(self.units.bias[batch.unit_row])[..., None]
-        if batch.course is None or batch.locked is None:
+        if batch.course is None:
             return bias
         return bias + batch.per_window(batch.course) * batch.locked[:, None, None]
 
     def body(self) -> list[nn.Parameter]:
         """All parameters but the units'."""
-        return [*self.encoder.parameters(), *self.decoder.parameters()]
+        parts = [self.encoder, self.decoder, *([] if self.memory is None else [self.memory])]
+        return [p for part in parts for p in part.parameters()]
 
     def save(self, folder: Path | str) -> None:
         """Write model.safetensors (tensors) and model.json (options, unit keys) into ``folder``."""

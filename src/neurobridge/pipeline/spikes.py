@@ -156,6 +156,7 @@ def schedule(
     def loader(first: int, last: int, rank: int) -> StepBatches | MixtureBatches:
         options = {"split": "train", "windows": stage.windows, "groups": groups, "seed": settings.seed}
         options |= {"first": first, "last": last, "rank": rank}
+        options["continuous"] = not adapting and settings.pretrain.continuous
         if not mixed:
             return StepBatches(batcher, **options)
         return MixtureBatches(

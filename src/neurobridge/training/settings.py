@@ -70,6 +70,7 @@ class PretrainSettings:
         weight_decay: Of the body; unit embeddings have none.
         windows: Windows a batch.
         groups: Sessions a batch.
+        continuous: Sessions with stimuli give windows between and outside presentations too, none near held-out ones.
         modes: Masking modes to draw from.
         ratios: Share hidden and scored in a mode, lowest and highest; modes not named keep their defaults.
         span_ms: Shortest and longest hidden stretch of time in ms.
@@ -85,6 +86,7 @@ class PretrainSettings:
     weight_decay: float = 0.01
     windows: int = 128
     groups: int = 4
+    continuous: bool = False
     modes: list[Mode] = field(default_factory=lambda: ["temporal", "neuron", "intra_region", "inter_region"])
     ratios: dict[str, tuple[float, float]] = field(default_factory=dict)
     span_ms: tuple[int, int] = (25, 40)
