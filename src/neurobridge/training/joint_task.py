@@ -24,8 +24,9 @@ Learns = Literal["all", "units", "head", "joint"]
 
 @dataclass(kw_only=True)
 class Seen:
-    """What a task knows of images: ``maps`` [I, positions, W] that the backbone reads (None: it reads none), ``targets``
-    [I, K] in the embedding space; one row an image.
+    """What a task knows of images, one row an image.
+
+    maps [I, positions, W] that the backbone reads (None: it reads none); targets [I, K] in the embedding space.
     """
 
     maps: Tensor | None
@@ -40,10 +41,10 @@ class JointTask(MaskedTask):
     the last two over the windows whose image is known. Negatives come from all ranks.
 
     learns: "all" (pretraining), "units" (a new session: the body and the head are frozen), "head" (readout and
-    projector, the encoder frozen) or "joint" (head, unit embeddings, the last joint_blocks of the backbone and its norm,
-    at joint_learning_rate; the whole body if it has no more blocks than that).
-    unit_dropout: mean share of units hidden in a window that is decoded. noise: deviation of noise on unit vectors.
-    labelled: images that count as known (None: all of them).
+    projector, the encoder frozen) or "joint" (head, unit embeddings, the last joint_blocks of the backbone and its
+    norm, at joint_learning_rate; the whole encoder if it has no more blocks than that).
+    unit_dropout: mean share of units hidden in a window that is decoded. labelled [I]: images that count as known
+    (None: all of them).
     """
 
     def __init__(

@@ -93,9 +93,10 @@ class MaskedTask(Task):
     """Masked prediction: pretraining (all weights), or adaptation (``only_units``: the body is frozen).
 
     masker draws the plans; unit_learning_rate: of unit embeddings and biases, where it is not the task's;
-    unit_weight_decay: of unit embeddings, in steps that draw them; ``cells``: with a grid decoder, queries a window in training; ``augmentation``: options of :func:`augment`. unfreeze_every: in
-    adaptation, one more backbone block from the top learns after each such number of steps, at a tenth of the rate (0:
-    the body stays frozen). validation: batches with frozen plans, scored at every checkpoint.
+    unit_weight_decay: of unit embeddings, in steps that draw them; ``cells``: with a grid decoder, queries a window in
+    training; ``augmentation``: options of :func:`augment`. unfreeze_every: in adaptation, one more backbone block from
+    the top learns after each such number of steps, at a tenth of the rate (0: the body stays frozen). validation:
+    batches with frozen plans, scored at every checkpoint.
     """
 
     def __init__(
