@@ -76,6 +76,9 @@ class ChunkReader(nn.Module):
         """
         g, n, _ = unit.shape
         p, c = self.chunk_ms, expected.shape[-1]
+        if plan.sees_nothing:  # the null key takes all attention, and nothing was counted
+            null = self.out(self.null_value.flatten())
+            return null.expand(batch.windows, c, self.latents, -1)
         per_group = batch.windows // g
         chunks = per_group * c
         # the last column of the table counts events

@@ -13,8 +13,8 @@ import torch
 from neurobridge.bridge.response_noise import ResponseNoise
 from neurobridge.data.datamodule import Batcher
 from neurobridge.data.store import Session
+from neurobridge.neuro.masking import everything_hidden
 from neurobridge.neuro.model import NeuroBridge
-from neurobridge.training.joint_task import everything_hidden
 
 COUNT_MS = (30, 280)  # since the onset
 AT_ONCE = 256

@@ -14,7 +14,7 @@ from neurobridge.bridge.contrastive import info_nce
 from neurobridge.neuro.augmentation import augment
 from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.losses import cell_loss
-from neurobridge.neuro.masking import MaskPlan, nothing_hidden
+from neurobridge.neuro.masking import everything_hidden, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.training.ranks import across_ranks
 from neurobridge.training.tasks import MaskedTask, masked
@@ -86,6 +86,7 @@ class JointTask(MaskedTask):
             self.unfrozen = [p for part in parts for p in part.parameters()]
             for parameter in self.unfrozen:
                 parameter.requires_grad_(True)
+        self.train()
 
     def train(self, mode: bool = True) -> JointTask:
         """What is frozen keeps its statistics, and nothing of it drops out."""
@@ -147,11 +148,3 @@ class JointTask(MaskedTask):
         if not known.any():
             return 0.0 * predicted.sum()
         return info_nce(predicted[known], self.targets[image[known]], image[known], self.head.log_scale)
-
-
-def everything_hidden(batch: SpikeBatch) -> MaskPlan:
-    """The plan of encoding: the encoder sees no spike."""
-    plan = nothing_hidden(batch)
-    plan.hidden_unit[:] = True
-    plan.hidden_tick[:] = True
-    return plan

@@ -144,12 +144,12 @@ class MaskedTask(Task):
         return losses | {"loss": torch.stack(list(losses.values())).mean()}
 
     def on_train_epoch_end(self) -> None:
-        self.model.eval()
+        self.eval()
         with torch.no_grad():
             for batch, plan in self.validation:
                 for mode, value in masked(self.model, batch.to(self.device), plan).items():
                     self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1)
-        self.model.train()
+        self.train()
 
 
 def mean_losses(parts: Sequence[dict[str, Tensor]], windows: Sequence[int]) -> dict[str, Tensor]:
