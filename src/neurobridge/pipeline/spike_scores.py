@@ -27,7 +27,7 @@ from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.spikes import held_out_sessions, make_batcher, pretraining_sessions
 
 WINDOWS, UNITS, GLM_SAMPLES = 300, 20, 30_000
-GLM = {"sigmas_s": (0.02, 0.05), "lags_s": ((0.0,), (-0.05, 0.0, 0.05)), "alphas": (0.1, 1.0, 3.0, 10.0)}
+GLM = {"sigmas_s": (0.02, 0.05), "lags_s": ((0.0,), (-0.05, 0.0, 0.05)), "alphas": (0.1, 1.0, 3.0), "folds": 2}
 OURS, PSTH = "NeuroBridge", "time course of the unit (PSTH)"
 CO_SMOOTHING = "co-smoothing, leave one out"
 OVER_PSTH = "co-smoothing, leave one out, over the PSTH"
