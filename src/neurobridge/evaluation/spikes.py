@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike
 from scipy.special import gammaln, xlogy
 from sklearn.metrics import r2_score
 
+from neurobridge.evaluation.controls import Interval, bootstrap_interval
+
 ZERO_RATE = 1e-9  # the value that stands for a rate of zero, as in the NLB evaluation
 
 
@@ -41,6 +43,32 @@ def bits_per_spike_per_neuron(rates: ArrayLike, counts: ArrayLike, mask: ArrayLi
     """
     model, null, spikes = _likelihoods(*_cells(rates, counts, mask))
     return _divide(null - model, spikes) / np.log(2)
+
+
+def bits_per_spike_interval(
+    rates: ArrayLike,
+    counts: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    null: ArrayLike | None = None,
+    seed: int,
+    draws: int = 2000,
+) -> Interval:
+    """:func:`bits_per_spike` with its bootstrap interval over units, over the mean rate or over another prediction.
+
+    ``null``: expected counts of the shape of ``rates``: a time course (bits/spike over the PSTH), or a rival; since the
+    units are the same, its interval is then that of the paired difference of the two scores. Units are drawn with
+    their spikes; one that never fired is in as well. Errors as :func:`bits_per_spike`.
+    """
+    cells = _cells(rates, counts, mask)
+    model, mean_rate, spikes = _likelihoods(*cells)
+    if spikes.sum() == 0:
+        raise ValueError("bits per spike is undefined: there is no spike among the scored cells")
+    base = mean_rate if null is None else _likelihoods(*_cells(null, counts, mask))[0]
+    drawn = np.random.default_rng(seed).integers(len(spikes), size=(draws, len(spikes)))
+    ratios = _divide((base - model)[drawn].sum(1), spikes[drawn].sum(1)) / np.log(2)
+    low, high = np.nanquantile(ratios, [0.025, 0.975])
+    return Interval(float((base - model).sum() / spikes.sum() / np.log(2)), float(low), float(high))
 
 
 def poisson_d2(rates: ArrayLike, counts: ArrayLike, mask: ArrayLike | None = None, *, clip: bool = True) -> float:
@@ -83,6 +111,15 @@ def gaussian_r2(prediction: ArrayLike, values: ArrayLike, mask: ArrayLike | None
     if np.isnan(scores).all():
         raise ValueError("R2 is undefined: no unit has varying values among the scored cells")
     return float(np.nanmean(scores))
+
+
+def gaussian_r2_interval(
+    prediction: ArrayLike, values: ArrayLike, *, null: ArrayLike | None = None, seed: int
+) -> Interval:
+    """:func:`gaussian_r2` with its bootstrap interval over units; with ``null`` the gain in R2 over that prediction."""
+    scores = gaussian_r2_per_unit(prediction, values)
+    scores = scores if null is None else scores - gaussian_r2_per_unit(null, values)
+    return bootstrap_interval(scores[~np.isnan(scores)], seed=seed)
 
 
 def psth_r2(rates: ArrayLike, counts: ArrayLike, conditions: ArrayLike) -> float:
