@@ -15,6 +15,7 @@ from neurobridge.bridge.response_noise import ResponseNoise
 from neurobridge.errors import UserError
 from neurobridge.evaluation.controls import bootstrap_interval, chance_level
 from neurobridge.evaluation.images import retrieval, retrieval_in_draws
+from neurobridge.evaluation.inputs import divide
 from neurobridge.pipeline.alignment import load_aligned
 from neurobridge.pipeline.decoding import Decoded, linear_encoding, ridge_decoder
 from neurobridge.pipeline.encodings import ClosedForm
@@ -218,12 +219,20 @@ def best_weight(decoding: np.ndarray, likelihood: np.ndarray) -> float:
 
 
 def combine(decoding: np.ndarray, likelihood: np.ndarray, share: float) -> np.ndarray:
-    """Both kinds of evidence [I, G], each standardised over the gallery (averaging repeats then changes no scale)."""
-    a, b = ((x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) for x in (decoding, likelihood))
+    """Both kinds of evidence [I, G], each standardised over the gallery (averaging repeats then changes no scale).
+
+    Evidence that is the same for the whole gallery says nothing.
+    """
+    a, b = (divide(x - x.mean(1, keepdims=True), x.std(1, keepdims=True), empty=0.0) for x in (decoding, likelihood))
     return (1 - share) * a + share * b
 
 
 def rank(scores: np.ndarray) -> np.ndarray:
-    """[I]: how many wrong gallery entries score at least as high as the right one, which is on the diagonal."""
+    """[I]: how many wrong gallery entries score at least as high as the right one, which is on the diagonal.
+
+    Raises ValueError for NaN, with which no comparison is true.
+    """
+    if np.isnan(scores).any():
+        raise ValueError(f"{np.isnan(scores).sum()} of {scores.size} scores are NaN: nothing can be identified by them")
     right = np.diagonal(scores)[:, None]
     return (scores >= right).sum(1) - 1
