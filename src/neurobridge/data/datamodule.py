@@ -11,6 +11,7 @@ from rich.progress import track
 from torch.utils.data import IterableDataset, get_worker_info
 
 from neurobridge.data.events import joined
+from neurobridge.data.sessions import session_files
 from neurobridge.data.store import Session, bin_events
 from neurobridge.errors import UserError
 from neurobridge.neuro.batch import SpikeBatch
@@ -20,11 +21,7 @@ NO_REGION = ("", "unknown", "root", "void")  # as in the frozen protocols of eva
 
 def open_sessions(folder: Path, names: Sequence[str] = (), *, window_ms: int, offset_ms: int = 0) -> list[Session]:
     """The sessions of a data folder, all or by name, in alphabetical order. Raises UserError for what is not there."""
-    files = {path.stem: path for path in sorted((folder / "sessions").glob("*.h5"))}
-    if not files:
-        raise UserError(
-            f"no sessions under {folder / 'sessions'}: simulate or import a data set first ('neurobridge data --help')"
-        )
+    files = session_files(folder)
     unknown = [name for name in names if name not in files]
     if unknown:
         raise UserError(f"session '{unknown[0]}' is not in {folder}; there are: {', '.join(files)}")
