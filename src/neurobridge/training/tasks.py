@@ -61,7 +61,7 @@ class Task(lightning.LightningModule):
 
     def training_step(self, batch, batch_idx: int) -> Tensor:
         step = self.current_epoch * self.checkpoint_every + batch_idx
-        torch.manual_seed(self.seed * 1_000_003 + step)
+        torch.manual_seed(self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007)
         losses = self.step_losses(batch, np.random.default_rng([self.seed, step, self.global_rank, 1]))
         self.log_dict({f"train/{k}": v for k, v in losses.items()}, batch_size=1)
         self.log("loss", losses["loss"], prog_bar=True, logger=False, batch_size=1)
@@ -139,11 +139,13 @@ class MaskedTask(Task):
         return losses | {"loss": torch.stack(list(losses.values())).mean()}
 
     def on_train_epoch_end(self) -> None:
+        if self.global_rank:
+            return  # validation windows are the same on all ranks
         self.model.eval()
         with torch.no_grad():
             for batch, plan in self.validation:
                 for mode, value in masked(self.model, batch.to(self.device), plan).items():
-                    self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1)
+                    self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1, rank_zero_only=True)
         self.model.train()
 
 

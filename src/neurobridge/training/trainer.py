@@ -13,12 +13,23 @@ from typing import Literal
 import lightning
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
-from neurobridge.errors import UserError
+from neurobridge.errors import UserError, first_process
 from neurobridge.training.tasks import Task
 
 COLUMNS = ("stage", "step", "name", "value")
+EXPECTED = (
+    "num_workers",
+    "LeafSpec",
+    "val_dataloader",
+    "IterableDataset",
+    r"isinstance\(treespec",
+    "broadcast_buffers",
+    "logging interval",
+    "exists and is not empty",
+)  # warnings of the Trainer that say nothing to a user
 
 
 def fit(
@@ -32,7 +43,7 @@ def fit(
     wandb: Literal["off", "offline", "online"] = "off",
 ) -> None:
     """Train ``task`` to its last step, from the newest checkpoint under out/checkpoints/stage, if there is one."""
-    warnings.filterwarnings("ignore", ".*(num_workers|LeafSpec|val_dataloader|IterableDataset|isinstance\\(treespec).*")
+    warnings.filterwarnings("ignore", f".*({'|'.join(EXPECTED)}).*")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     folder = out / "checkpoints" / stage
     last = newest_checkpoint(folder)
@@ -51,6 +62,7 @@ def fit(
         accelerator=accelerator,
         devices=devices,
         precision=precision,  # pyright: ignore
+        strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if devices != 1 else "auto",
         gradient_clip_val=1.0,
         logger=loggers,
         callbacks=[
@@ -120,6 +132,8 @@ class MetricsCSV(Logger):
         super().__init__()
         self.path, self.stage = path, stage
         rows = [r for r in read_metrics(path) if r["stage"] != stage or int(r["step"]) < keep_below]
+        if not first_process():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
