@@ -76,11 +76,11 @@ def needs(extra: str) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """True if ``error``, or what caused it, says that no space is left on the device."""
+    """True if ``error``, or what caused it, says that the device, the quota or the largest allowed file is full."""
     while error is not None:
-        if isinstance(error, OSError) and (
-            error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        ):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
+        if any(text in str(error) for text in ("No space left on device", "File too large")):
+            return True  # some libraries tell it in words alone
         error = error.__cause__ or error.__context__
     return False
