@@ -14,12 +14,23 @@ class UserError(ValueError):
     """Bad input. The message is one sentence: what was found, where, and what to do next."""
 
 
+def first_process() -> bool:
+    """Whether this process is the first of those that do one command together (``--devices 2``): it alone writes."""
+    rank = next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), "0")
+    return rank == "0"
+
+
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` on success, delete it on any failure.
 
-    Nothing half-written is ever visible under the final name. A full disk becomes a :class:`UserError`.
+    Nothing half-written is ever visible under the final name. A full disk becomes a :class:`UserError`. What another
+    process than the first of a command writes is thrown away.
     """
+    if not first_process():
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / Path(path).name
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -88,11 +99,11 @@ def needs(extra: str) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """True if ``error``, or what caused it, says that no space is left on the device."""
+    """True if ``error``, or what caused it, says that the device, the quota or the largest allowed file is full."""
     while error is not None:
-        if isinstance(error, OSError) and (
-            error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        ):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
+        if any(text in str(error) for text in ("No space left on device", "File too large")):
+            return True  # some libraries tell it in words alone
         error = error.__cause__ or error.__context__
     return False

@@ -15,6 +15,7 @@ from neurobridge.data.recording import Recording, Stimuli, write_recording
 from neurobridge.data.simulate import simulate
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.spikes import add_units, fit_here, make_model, masked_task, mixture_sessions, pretrain
+from neurobridge.training.checkpoints import checkpoints
 from neurobridge.training.settings import (
     MixtureSettings,
     ModelSettings,
@@ -22,7 +23,7 @@ from neurobridge.training.settings import (
     RunSettings,
     WindowSettings,
 )
-from neurobridge.training.trainer import newest_checkpoint, read_metrics
+from neurobridge.training.trainer import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_three_folders_pretrain_together_and_resume(mixed, tmp_path):
     task.loader = until_ten
     with pytest.raises(KeyboardInterrupt):
         fit_here(task, "pretrain", stopped)
-    assert newest_checkpoint(stopped / "checkpoints" / "pretrain").name == "step=10.ckpt"
+    assert checkpoints(stopped / "checkpoints" / "pretrain")[-1].name == "step=10.ckpt"
     pretrain(stopped)
     one, other = (load_file(run / "pretrain" / "model.safetensors") for run in (whole, stopped))
     for key in one:

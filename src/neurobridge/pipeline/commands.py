@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 from rich.console import Console
 
 from neurobridge.data.simulate import render_scenes, simulate
+from neurobridge.errors import first_process
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.training.settings import RunSettings
 
 __all__ = ["simulate"]
 
-console = Console(highlight=False)
+console = Console(highlight=False, quiet=not first_process())
 
 STAGES = {
     "pretrain": "spikes",
@@ -26,6 +28,7 @@ STAGES = {
     "evaluate": "scoring",
     "report": "reporting",
 }  # stage -> module of this package that holds the function of that name; imported when it runs
+TRAINED = ("pretrain", "adapt", "align")  # by a Trainer, on several devices if there are
 
 
 def run(**options) -> None:
@@ -69,17 +72,31 @@ def report(**options) -> None:
 
 
 def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
-    """The stages that are not done yet, in order."""
+    """The stages that are not done yet, in order.
+
+    Of several processes that do them together, all but the first leave after the last stage that trains by a Trainer.
+    """
     folder = RunFolder(settings)
+    if not first_process():
+        for name in [stage for stage in stages if stage in TRAINED]:
+            if not folder.done(name):
+                stage_function(name)(folder)
+                folder.wait(name)
+        return folder
     for number, name in enumerate(stages, 1):
         if folder.done(name):
             console.print(f"[{number}/{len(stages)}] {name}: done before")
             continue
         console.print(f"[{number}/{len(stages)}] {name} ...", markup=False)
         start = time.monotonic()
-        getattr(import_module(f"neurobridge.pipeline.{STAGES[name]}"), name)(folder)
+        stage_function(name)(folder)
         console.print(f"[{number}/{len(stages)}] {name}: {time.monotonic() - start:.0f} s", markup=False)
     return folder
+
+
+def stage_function(name: str) -> Callable[[RunFolder], None]:
+    """The function of a stage; its module is imported when it is first asked for."""
+    return getattr(import_module(f"neurobridge.pipeline.{STAGES[name]}"), name)
 
 
 def demo(out: Path = Path("runs/demo"), *, quick: bool = False, seed: int = 0) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import time
 from argparse import ArgumentError
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +14,7 @@ import numpy as np
 import yaml
 from jsonargparse import auto_cli
 
-from neurobridge.errors import UserError, atomic_path
+from neurobridge.errors import UserError, atomic_path, first_process
 from neurobridge.training.settings import RunSettings
 
 VOLATILE = ("out", "resume", "wandb", "accelerator", "devices", "image.batch", "image.device")
@@ -27,6 +30,8 @@ class RunFolder:
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings, self.path = settings, settings.out
+        if not first_process():
+            return
         config = self.path / "config.yaml"
         wanted = as_yaml(settings)
         if config.is_file():
@@ -70,6 +75,14 @@ class RunFolder:
 
     def done(self, stage: str) -> bool:
         return (self.path / stage / "done.json").is_file()
+
+    def wait(self, stage: str) -> None:
+        """Wait until the first process has finished ``stage``; leave if it is no more."""
+        parent = os.getppid()
+        while not self.done(stage):
+            if os.getppid() != parent:
+                sys.exit(1)
+            time.sleep(0.1)
 
     def finish(self, stage: str, **facts: object) -> None:
         """Mark ``stage`` as done, with facts worth keeping (written last)."""

@@ -77,6 +77,7 @@ class JointTask(MaskedTask):
         self.register_buffer("known", known, persistent=False)
         self.maps = seen.maps
         head.requires_grad_(learns != "units")
+        model.units.requires_grad_(learns != "head")
         if learns == "head":
             model.requires_grad_(False)
         self.unfrozen: list[nn.Parameter] = []
