@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
-from neurobridge.bridge.encoding import LinearEncoding
-from neurobridge.bridge.noise import GaussianNoise
+from neurobridge.baselines.linear_encoding import LinearEncoding
+from neurobridge.baselines.noise import GaussianNoise
 from neurobridge.evaluation.report import write_report
 from neurobridge.evaluation.similarity import unit
 from neurobridge.pipeline.decoding import Decoded, Presentations, Split, one_by_one

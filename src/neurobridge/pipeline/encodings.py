@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from rich.progress import track
 
-from neurobridge.bridge.encoding import LinearEncoding, stacking_weights
-from neurobridge.bridge.noise import GaussianNoise
-from neurobridge.bridge.shared_encoding import SeenImages, SharedEncoding, common_maps
-from neurobridge.bridge.windowed_encoding import Encoding, WindowedEncoding
+from neurobridge.baselines.linear_encoding import LinearEncoding, stacking_weights
+from neurobridge.baselines.noise import GaussianNoise
+from neurobridge.baselines.shared_encoding import SeenImages, SharedEncoding, common_maps
+from neurobridge.baselines.windowed_encoding import Encoding, WindowedEncoding
 from neurobridge.data.images import ImageSet
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError
