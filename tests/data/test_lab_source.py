@@ -597,7 +597,7 @@ def test_a_csv_with_another_shape_of_trouble(write_lab, lab_tables, tmp_path):
     manifest = write_lab(tmp_path / "raw", lab_tables)
     csv = tmp_path / "raw" / "spikes.csv"
     for content, sentence in (
-        ("", "is not a readable CSV table"),
+        ("", "is empty"),
         ("time,unit_id\n", "holds no spikes of session day1"),
         ("time,unit_id\n1,5,u1\n2,5,u1\n", "2 column names but more values a line"),
         ("time,unit_id\n1.5,u1\n1,5,u1\n", "is not a readable CSV table .*line 3"),

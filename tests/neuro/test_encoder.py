@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from neurobridge.neuro.batch import collate_windows
 from neurobridge.neuro.encoder import ChunkReader, expected_events
 from neurobridge.neuro.layers import ShortAttention, ShortSelfAttention, SwiGLU, rotary_phase, rotate
-from neurobridge.neuro.masking import nothing_hidden
+from neurobridge.neuro.masking import everything_hidden, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
 
 
@@ -214,3 +214,14 @@ def test_joint_attention_and_gate_have_the_values_and_gradients_of_their_plain_f
     up, gate = together.chunk(2, -1)
     torch.testing.assert_close(SwiGLU.apply(together), up * F.silu(gate))
     assert torch.autograd.gradcheck(SwiGLU.apply, together)
+
+
+def test_seeing_nothing_is_told_without_looking_at_a_spike():
+    batch = spikes(rate=40)
+    model = model_for(batch, memory_width=6, memory_side=3, depth=2)
+    shortcut, plain = everything_hidden(batch), everything_hidden(batch)
+    plain.sees_nothing = False
+    memory = torch.randn(6, 9, 6)
+    model.eval()
+    torch.testing.assert_close(model(batch, shortcut, memory=memory), model(batch, plain, memory=memory))
+    assert not torch.allclose(model(batch, shortcut, memory=memory), model(batch, shortcut, memory=memory.flip(1)))

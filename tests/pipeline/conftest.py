@@ -18,7 +18,6 @@ TINY = {
         "joint_steps": 20,
         "windows": 16,
         "queries": 2,
-        "loadings": 8,
         "hidden": 16,
         "checkpoint_every": 10,
     },

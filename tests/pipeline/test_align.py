@@ -5,17 +5,17 @@ import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentParser
+from neurobridge.pipeline.alignment_inputs import averaged
 from safetensors.numpy import load_file
 
 from neurobridge.cli import main
 from neurobridge.pipeline.alignment import load_aligned, predict_images, predict_windows, sessions_with_images
-from neurobridge.pipeline.alignment_inputs import averaged
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.spikes import make_batcher
 from neurobridge.training.settings import RunSettings
 
 MODEL = {"width": 16, "depth": 2, "heads": 2, "latents": 2, "unit_width": 8, "cls": True}
-ALIGN = {"steps": 12, "windows": 16, "queries": 2, "loadings": 8, "hidden": 16, "checkpoint_every": 6}
+ALIGN = {"steps": 12, "windows": 16, "queries": 2, "hidden": 16, "checkpoint_every": 6}
 
 
 def aligned(config, out, model=MODEL, **options):

@@ -52,8 +52,8 @@ class ImageHead(nn.Module):
     """Latents [B, M, D] -> [B, K]. It reads latents and nothing else; what a session owns is its units' vectors.
 
     Latents are standardised, feature by feature, by running statistics of training windows: what varies from window to
-    window is small beside what is always there. Readout ``queries``: Q weighted averages over all latents, whose weights
-    depend on place (chunk and latent) and on content, and start as the plain average; ``average`` over time, one
+    window is small beside what is always there. Readout ``queries``: Q weighted averages over all latents, with weights
+    that depend on place (chunk and latent) and on content, and start as the plain average; ``average`` over time, one
     vector; ``cls``: the [CLS] token of an encoder that has one. Then the projector: a linear map, to which a network of
     one hidden layer is added whose last layer starts at zero.
 

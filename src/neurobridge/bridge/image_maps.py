@@ -1,4 +1,4 @@
-"""Image features of several layers on one grid, position by position: what the spike model's backbone reads of an image.
+"""Image features of several layers on one grid, position by position: what the backbone reads of an image.
 
 Letters: I images, K layers, C channels of all layers, G side of the grid, W components kept.
 """
@@ -36,7 +36,7 @@ class ImageMaps(nn.Module):
     def fit(
         cls, layers: Sequence[np.ndarray], grids: Sequence[int], *, side: int = 8, components: int = 128
     ) -> ImageMaps:
-        """layers: K arrays [I, C_k * g_k^2] of training images; grids: side g_k of each, 0 for one without positions."""
+        """layers: K arrays [I, C_k * g_k^2] of training images; grids: side g_k of each, 0 without positions."""
         channels = [layer.shape[1] // max(grid, 1) ** 2 for layer, grid in zip(layers, grids, strict=True)]
         maps = cls(grids=grids, channels=channels, side=side, components=min(components, sum(channels)))
         some = slice(None, None, max(1, len(layers[0]) // 2048))

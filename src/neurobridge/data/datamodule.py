@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +43,17 @@ class Batcher:
     """Makes SpikeBatches of one or several sessions.
 
     rows_of_units: session name -> vocabulary row of each unit. bin_ms: bin of the rate grid, or one a session.
-    Sessions of a batch give equal numbers of windows. datasets: the data set of each session.
+    Sessions of a batch give equal numbers of windows. datasets: the data set of each session. area_windows: region ->
+    (low, high) ms since the start of the window, outside which its units' events are left out.
     """
 
     def __init__(
-        self, sessions: Sequence[Session], *, rows_of_units: dict[str, list[int]], bin_ms: int | Sequence[int]
+        self,
+        sessions: Sequence[Session],
+        *,
+        rows_of_units: dict[str, list[int]],
+        bin_ms: int | Sequence[int],
+        area_windows: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         self.sessions = list(sessions)
         self.bins = [bin_ms] * len(self.sessions) if isinstance(bin_ms, int) else list(bin_ms)
@@ -55,6 +61,10 @@ class Batcher:
         codes = region_codes(sessions)
         self.unit_rows = [np.asarray(rows_of_units[s.name]) for s in self.sessions]
         self.regions = [np.array([codes.get(r, -1) for r in s.recording.regions.tolist()]) for s in self.sessions]
+        self.unit_windows = None
+        if area_windows:
+            parts = ([area_windows.get(r, (0, s.window_ms)) for r in s.recording.regions.tolist()] for s in sessions)
+            self.unit_windows = [np.array(part, dtype=np.int64) for part in parts]
 
     @property
     def bin_ms(self) -> int:
@@ -104,7 +114,7 @@ class Batcher:
         value = joined([p[3] for p in parts]) if first.valued else None
         bin_ms, windows = self.bins[picks[0][0]], len(picks) * per_group
         target = bin_events(window, column, tick, value, (windows, widest, first.window_ms // bin_ms), bin_ms)
-        return SpikeBatch(
+        batch = SpikeBatch(
             unit_row=torch.from_numpy(unit_row),
             unit_mask=torch.from_numpy(unit_mask),
             region=torch.from_numpy(region),
@@ -121,6 +131,12 @@ class Batcher:
             row=torch.from_numpy(np.concatenate(rows)),
             course=torch.from_numpy(course) if np.any(locked) and not first.valued else None,
         )
+        if self.unit_windows is None:
+            return batch
+        within = np.zeros((len(picks), widest, 2), dtype=np.int64)
+        for g, (i, _) in enumerate(picks):
+            within[g, : self.sessions[i].units] = self.unit_windows[i]
+        return batch.within(torch.from_numpy(within))
 
     def sequence(self, index: int, rows: np.ndarray, size: int) -> Iterator[SpikeBatch]:
         """All ``rows`` of session ``index`` in order, ``size`` windows a batch."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from neurobridge.data.guard import open_hdf5
 from neurobridge.data.hdf5 import atomic_hdf5, text
-from neurobridge.errors import UserError, needs, reading
+from neurobridge.errors import UserError, reading
 
 
 def content_id(pixels: np.ndarray) -> str:
@@ -21,17 +20,6 @@ def content_id(pixels: np.ndarray) -> str:
     digest = hashlib.sha1(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).tobytes())
     return digest.hexdigest()[:16]
-
-
-def decode_picture(data: bytes, what: str) -> np.ndarray:
-    """RGB pixels [H, W, 3] uint8 of an encoded picture; ``what`` names it in the UserError if it cannot be decoded."""
-    with needs("data"):
-        from PIL import Image
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except Exception as error:  # what a decoder raises on damaged bytes is not documented
-        raise UserError(f"{what} is not an image that can be read: replace it, or fetch it again") from error
 
 
 @dataclass(kw_only=True)

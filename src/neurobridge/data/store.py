@@ -52,7 +52,7 @@ class Session:
         self, recording: Recording | StoredRecording, *, window_ms: int, offset_ms: int = 0, dataset: str = ""
     ) -> None:
         self.recording = recording
-        self.window_ms = window_ms
+        self.window_ms, self.offset_ms = window_ms, offset_ms
         self.name, self.dataset = recording.session, dataset or recording.dataset
         self.units = len(recording.unit_ids)
         self.source = recording.events if isinstance(recording, StoredRecording) else HeldEvents(recording)

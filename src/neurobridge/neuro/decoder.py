@@ -1,4 +1,4 @@
-"""Latents to what drives log rates on the neuron x bin grid: time decoded once ("factorised"), or a query a cell ("grid").
+"""Latents to the drive of log rates on the neuron x bin grid: time decoded once ("factorised"), or a query a cell.
 
 Shape letters: see the package docstring; Q = cells that are asked for.
 """
@@ -26,9 +26,9 @@ class FactorisedDecoder(nn.Module):
         self.read = Attention(width, heads, memory_width=width)
         self.merge = nn.Linear(latents * width, width, bias=False)
         self.layers = nn.ModuleList(FeedForward(width) for _ in range(depth))
-        self.norms = nn.ModuleList(norm(width) for _ in range(depth + 1))
+        self.norms = nn.ModuleList(norm(width) for _ in range(depth))
         self.unit_vector = nn.Linear(unit_width, width)
-        nn.init.normal_(self.unit_vector.weight, std=0.25 / unit_width**0.5)
+        nn.init.normal_(self.unit_vector.weight, std=0.5 / unit_width**0.5)
         self.scale = width**-0.5
 
     def forward(self, latent: Tensor, latent_time: Tensor, unit: Tensor, bins: int, bin_ms: int) -> Tensor:
@@ -39,9 +39,9 @@ class FactorisedDecoder(nn.Module):
         phase_k = rotary_phase(latent_time[first :: self.latents], self.head_width)
         read = self.read(self.query, chunks, phase_q=phase_q, phase_k=phase_k)  # [B * L, T, D]
         x = self.merge(read.unflatten(0, (-1, self.latents)).transpose(1, 2).flatten(2))
-        for layer, before in zip(self.layers, self.norms, strict=False):
+        for layer, before in zip(self.layers, self.norms, strict=True):
             x = x + layer(before(x))
-        state = self.norms[-1](x).unflatten(0, (len(unit), -1))  # [G, B/G, T, D]
+        state = x.unflatten(0, (len(unit), -1))  # [G, B/G, T, D]; as large as what was read, so not normalised
         return torch.einsum("gbtd,gnd->gbnt", state, self.unit_vector(unit)).flatten(0, 1) * self.scale
 
 

@@ -25,13 +25,13 @@ COUNT_SCALE = 3.0  # one over the spread of new unit vectors: counts then start 
 class ChunkReader(nn.Module):
     """Perceiver over the events of each chunk: [events] -> [B, C, L, D]. Two sums over events, one table.
 
-    Attention, a weighted mean of the values of the units that fired, tells who fired when within the chunk; it is nearly
-    the same in every chunk, for a mean over a hundred units hardly moves. Centred counts tell how many events came: a
-    unit's visible events less those expected in the visible milliseconds (its mean rate, and its own time course where
-    the window knows the stimulus onset), over the root of the expectation (raised by ``floor``, lest one spike of a
-    nearly silent unit outweigh all others), times a linear function of the unit's vector, over the root of the number
-    of visible units. A value-carrying event counts as its value, whose expectation is 0, over the root of the number
-    of events.
+    Attention, a weighted mean of the values of the units that fired, tells who fired when within the chunk; it is
+    nearly the same in every chunk, for a mean over a hundred units hardly moves. Centred counts tell how many events
+    came: a unit's visible events less those expected in the visible milliseconds (its mean rate, and its own time
+    course where the window knows the stimulus onset), over the root of the expectation (raised by ``floor``, lest one
+    spike of a nearly silent unit outweigh all others), times a linear function of the unit's vector, over the root of
+    the number of visible units. A value-carrying event counts as its value, whose expectation is 0, over the root of
+    the number of events.
 
     Queries and keys are normalised and scaled (clamped at ``max_scale``), so scores are bounded and no running
     maximum over events is needed. One null key a chunk is always on.
@@ -76,6 +76,9 @@ class ChunkReader(nn.Module):
         """
         g, n, _ = unit.shape
         p, c = self.chunk_ms, expected.shape[-1]
+        if plan.sees_nothing:  # the null key takes all attention, and nothing was counted
+            null = self.out(self.null_value.flatten())
+            return null.expand(batch.windows, c, self.latents, -1)
         per_group = batch.windows // g
         chunks = per_group * c
         # the last column of the table counts events

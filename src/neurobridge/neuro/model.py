@@ -34,7 +34,8 @@ class NeuroBridge(nn.Module):
 
     width, depth, heads: of the backbone; latents: per chunk of chunk_ms; unit_width: of a unit's embedding.
     decoder: "factorised" or "grid". memory_width: width of an optional conditioning sequence, a map of memory_side x
-    memory_side positions (0: a plain sequence), of which every second block reads memory_features. cls: a [CLS] token. prompts, mask_latents: for ablation, see :class:`Encoder`. ``PRESETS`` names sizes.
+    memory_side positions (0: a plain sequence), of which every second block reads memory_features. cls: a [CLS] token.
+    prompts, mask_latents: for ablation, see :class:`Encoder`. ``PRESETS`` names sizes.
     """
 
     def __init__(

@@ -18,10 +18,9 @@ from neurobridge.pipeline.decoding import Decoded, Split
 from neurobridge.pipeline.encodings import (
     SeenImages,
     closed_form,
-    expected_responses,
-    feature_stack,
-    stack_features,
+    expected_by,
 )
+from neurobridge.pipeline.image_data import feature_stack, stack_features
 from neurobridge.training.settings import RunSettings
 from neurobridge.vision.autoencoder import PatchPCA
 
@@ -50,7 +49,7 @@ class Explainer:
         """Fit the encoding on the session's training images."""
         features = stack_features(settings, images)
         encoding = closed_form(SeenImages(images=decoded.train_images, responses=decoded.train_responses), features)
-        expected = expected_responses(encoding, features, library)
+        expected = expected_by(encoding, features, library)
         return cls(
             settings=settings, encoding=encoding, images=images, library=library, pixels=pixels, expected=expected
         )

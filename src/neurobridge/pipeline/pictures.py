@@ -12,6 +12,7 @@ from neurobridge.pipeline.decoding import Calibration, Decoded, decode_session, 
 from neurobridge.pipeline.explained import Explainer, channels_last, to_side
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.generators import load_generator, load_images
+from neurobridge.pipeline.image_data import stack_features
 from neurobridge.pipeline.spikes import make_batcher
 from neurobridge.training.settings import RunSettings
 from neurobridge.vision.generator import Generator
@@ -26,16 +27,20 @@ def picture_sessions(settings: RunSettings) -> list[str]:
 
 def decode_sessions(run: RunFolder) -> list[Decoded]:
     """Predictions of every session with pictures asked for (all with images, if none is named or held out)."""
-    model, head, _ = load_aligned(run)
+    model, bridge = load_aligned(run)
     sessions = sessions_with_images(run)
-    batcher = make_batcher(model, sessions, run.settings)
+    batcher = make_batcher(model, sessions, run.settings, by_area=True)
     wanted = picture_sessions(run.settings) or [s.name for s in sessions]
     missing = set(wanted) - {s.name for s in sessions}
     if missing:
         raise UserError(
             f"session '{sorted(missing)[0]}' shows no images or is not part of the run: mend picture_sessions"
         )
-    return [decode_session(model, head, batcher, i, run.settings) for i, s in enumerate(sessions) if s.name in wanted]
+    maps = None
+    if model.memory is not None:
+        maps = bridge.maps.table(stack_features(run.settings, load_images(run).images).layers)
+    chosen = [i for i, s in enumerate(sessions) if s.name in wanted]
+    return [decode_session(model, bridge.head, batcher, i, run.settings, maps=maps) for i in chosen]
 
 
 def reconstruct(run: RunFolder) -> None:
@@ -44,7 +49,7 @@ def reconstruct(run: RunFolder) -> None:
     torch.manual_seed(settings.seed)
     data = load_images(run)
     generator, tokens = load_generator(run)
-    _, _, space = load_aligned(run)
+    space = load_aligned(run)[1].space
     targets = space(torch.from_numpy(data.embeddings)).numpy()
     decoded = decode_sessions(run)[0]
     test = decoded.test

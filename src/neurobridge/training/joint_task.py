@@ -14,7 +14,7 @@ from neurobridge.bridge.contrastive import info_nce
 from neurobridge.neuro.augmentation import augment
 from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.losses import cell_loss
-from neurobridge.neuro.masking import MaskPlan, nothing_hidden
+from neurobridge.neuro.masking import everything_hidden, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.training.ranks import across_ranks
 from neurobridge.training.tasks import MaskedTask, masked
@@ -24,8 +24,9 @@ Learns = Literal["all", "units", "head", "joint"]
 
 @dataclass(kw_only=True)
 class Seen:
-    """What a task knows of images: ``maps`` [I, positions, W] that the backbone reads (None: it reads none), ``targets``
-    [I, K] in the embedding space; one row an image.
+    """What a task knows of images, one row an image.
+
+    maps [I, positions, W] that the backbone reads (None: it reads none); targets [I, K] in the embedding space.
     """
 
     maps: Tensor | None
@@ -40,10 +41,10 @@ class JointTask(MaskedTask):
     the last two over the windows whose image is known. Negatives come from all ranks.
 
     learns: "all" (pretraining), "units" (a new session: the body and the head are frozen), "head" (readout and
-    projector, the encoder frozen) or "joint" (head, unit embeddings, the last joint_blocks of the backbone and its norm,
-    at joint_learning_rate; the whole body if it has no more blocks than that).
-    unit_dropout: mean share of units hidden in a window that is decoded. noise: deviation of noise on unit vectors.
-    labelled: images that count as known (None: all of them).
+    projector, the encoder frozen) or "joint" (head, unit embeddings, the last joint_blocks of the backbone and its
+    norm, at joint_learning_rate; the whole encoder if it has no more blocks than that).
+    unit_dropout: mean share of units hidden in a window that is decoded. labelled [I]: images that count as known
+    (None: all of them).
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class JointTask(MaskedTask):
             self.unfrozen = [p for part in parts for p in part.parameters()]
             for parameter in self.unfrozen:
                 parameter.requires_grad_(True)
+        self.train()
 
     def train(self, mode: bool = True) -> JointTask:
         """What is frozen keeps its statistics, and nothing of it drops out."""
@@ -146,11 +148,3 @@ class JointTask(MaskedTask):
         if not known.any():
             return 0.0 * predicted.sum()
         return info_nce(predicted[known], self.targets[image[known]], image[known], self.head.log_scale)
-
-
-def everything_hidden(batch: SpikeBatch) -> MaskPlan:
-    """The plan of encoding: the encoder sees no spike."""
-    plan = nothing_hidden(batch)
-    plan.hidden_unit[:] = True
-    plan.hidden_tick[:] = True
-    return plan

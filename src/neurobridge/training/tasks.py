@@ -93,9 +93,10 @@ class MaskedTask(Task):
     """Masked prediction: pretraining (all weights), or adaptation (``only_units``: the body is frozen).
 
     masker draws the plans; unit_learning_rate: of unit embeddings and biases, where it is not the task's;
-    unit_weight_decay: of unit embeddings, in steps that draw them; ``cells``: with a grid decoder, queries a window in training; ``augmentation``: options of :func:`augment`. unfreeze_every: in
-    adaptation, one more backbone block from the top learns after each such number of steps, at a tenth of the rate (0:
-    the body stays frozen). validation: batches with frozen plans, scored at every checkpoint.
+    unit_weight_decay: of unit embeddings, in steps that draw them; ``cells``: with a grid decoder, queries a window in
+    training; ``augmentation``: options of :func:`augment`. unfreeze_every: in adaptation, one more backbone block from
+    the top learns after each such number of steps, at a tenth of the rate (0: the body stays frozen). validation:
+    batches with frozen plans, scored at every checkpoint.
     """
 
     def __init__(
@@ -143,12 +144,12 @@ class MaskedTask(Task):
         return losses | {"loss": torch.stack(list(losses.values())).mean()}
 
     def on_train_epoch_end(self) -> None:
-        self.model.eval()
+        self.eval()
         with torch.no_grad():
             for batch, plan in self.validation:
                 for mode, value in masked(self.model, batch.to(self.device), plan).items():
                     self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1)
-        self.model.train()
+        self.train()
 
 
 def mean_losses(parts: Sequence[dict[str, Tensor]], windows: Sequence[int]) -> dict[str, Tensor]:

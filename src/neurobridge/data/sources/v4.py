@@ -18,8 +18,9 @@ import numpy as np
 from rich.progress import Progress
 
 from neurobridge.data.doctor import Finding
-from neurobridge.data.images import ImageSet, content_id, decode_picture
+from neurobridge.data.images import ImageSet, content_id
 from neurobridge.data.importing import is_current, refuse_pointer, signature
+from neurobridge.data.pictures import decode_picture
 from neurobridge.data.recording import Recording, Stimuli, write_recording
 from neurobridge.data.splits import split_of
 from neurobridge.errors import UserError, reading

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurobridge.data.images import content_id, decode_picture
+from neurobridge.data.images import content_id
 from neurobridge.data.importing import refuse_pointer
+from neurobridge.data.pictures import read_picture
 from neurobridge.data.recording import SPLITS
 from neurobridge.data.sources.lab.columns import Frame, first_of_each, read_frame, seconds
 from neurobridge.data.sources.lab.manifest import MIX_UP, Manifest, resolve, stimulus_unit
@@ -125,7 +126,7 @@ def _pictures(frame: Frame, names: np.ndarray, manifest: Manifest) -> tuple[np.n
     pictures: dict[str, np.ndarray] = {}
     for path in dict.fromkeys(paths.tolist()):
         refuse_pointer(root / path)
-        pixels = decode_picture((root / path).read_bytes(), str(root / path))
+        pixels = read_picture(root / path)
         key_of[path] = content_id(pixels)
         pictures[key_of[path]] = pixels
     return np.array([key_of[path] for path in paths.tolist()]), pictures
