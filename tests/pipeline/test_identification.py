@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from neurobridge.bridge.encoding import LinearEncoding
+from neurobridge.baselines.linear_encoding import LinearEncoding
 from neurobridge.bridge.response_noise import ResponseNoise
 from neurobridge.evaluation.report import write_report
 from neurobridge.evaluation.similarity import unit

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from neurobridge.baselines.linear_encoding import LinearEncoding
 from neurobridge.baselines.ridge import RidgeDecoder
 from neurobridge.bridge.alignment import EmbeddingSpace, ImageHead
-from neurobridge.bridge.encoding import LinearEncoding
 from neurobridge.data.datamodule import Batcher
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.alignment import average_by_image, predict_windows

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from rich.progress import track
 
-from neurobridge.bridge.encoding import LinearEncoding
-from neurobridge.bridge.windowed_encoding import Encoding, WindowedEncoding
+from neurobridge.baselines.linear_encoding import LinearEncoding
+from neurobridge.baselines.windowed_encoding import Encoding, WindowedEncoding
 from neurobridge.pipeline.decoding import Decoded
 from neurobridge.pipeline.image_data import StackFeatures
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from neurobridge.baselines.linear_encoding import stacking_weights
+from neurobridge.baselines.noise import GaussianNoise
 from neurobridge.baselines.ridge import LinearMap
-from neurobridge.bridge.encoding import stacking_weights
-from neurobridge.bridge.noise import GaussianNoise
 from neurobridge.bridge.response_noise import ResponseNoise
 from neurobridge.errors import UserError
 from neurobridge.evaluation.controls import bootstrap_interval, chance_level

@@ -26,7 +26,6 @@ GALLERY = (
     "best of samples",
     "mean of samples",
     "posterior mean",
-    "likelihood ascent",
     "oracle",
     "library posterior",
     "nearest by decoded features",
@@ -209,9 +208,8 @@ def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
             "from the spikes; the details of the training image that has them best, laid over the posterior mean, and "
             "then changed until the picture has them. Best of samples: the candidate that explains the recorded "
             "spikes best. Posterior mean: the mean of what the spikes allow, by the encoding model and the training "
-            "images as prior. Likelihood ascent: from there up the gradient of the spikes' likelihood. Oracle: the "
-            "true embedding through the same generator. Library posterior: the mean of the ten training images that "
-            "explain the spikes best, without any generator.",
+            "images as prior. Oracle: the true embedding through the same generator. Library posterior: the mean of "
+            "the ten training images that explain the spikes best, without any generator.",
             photographic=True,
         ),
         Figure(

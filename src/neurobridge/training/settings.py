@@ -290,11 +290,8 @@ class ReconstructSettings:
         steps: Sampler steps.
         guidance: Classifier-free guidance.
         posterior_steps: Training steps of the posterior mean's net; 0: the closed form for a Gaussian prior.
-        ascent_steps: Steps of likelihood ascent from the posterior mean; 0: no such pictures.
         feature_layers: Layers of the image encoder that are decoded, with their grids, as in encoding.layers.
         inversion_steps: Steps of giving a picture the decoded features; 0: no such pictures.
-        energy: Length of a step by which the sampler, started from the posterior mean, follows the likelihood's
-            gradient, in standard deviations of the latents (0.1 is a good one); 0: off, for it is slow.
     """
 
     images: int = 100
@@ -302,10 +299,8 @@ class ReconstructSettings:
     steps: int = 25
     guidance: float = 2.0
     posterior_steps: int = 600
-    ascent_steps: int = 10
     feature_layers: list[str] = field(default_factory=lambda: ["block4@4", "block7@4", "block10@4", "pooled"])
     inversion_steps: int = 30
-    energy: float = 0.0
 
 
 @dataclass(kw_only=True)
