@@ -1,4 +1,4 @@
-"""Latents of counts that nobody recorded: what the chunks would hold if so many events had come, where in time left open.
+"""Latents of counts that nobody recorded: what the chunks would hold if so many events had come, at whatever time.
 
 For responses that a model dreams up, and for averages over presentations: a count may be a fraction. Chunk by chunk
 the centred counts are exact; attention, which looks at the millisecond, sees the mean over a chunk's milliseconds.

@@ -89,7 +89,7 @@ class PretrainSettings:
     learning_rate: float = 1e-3
     unit_learning_rate: float | None = None
     weight_decay: float = 0.01
-    unit_weight_decay: float = 0.0
+    unit_weight_decay: float = 0.1
     images: bool = True
     masked_weight: float = 1.0
     encode_weight: float = 1.0
