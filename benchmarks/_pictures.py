@@ -70,7 +70,7 @@ def print_table(values: dict[str, dict[str, np.ndarray]], title: str) -> None:
     metrics = list(next(iter(values.values())))
     print(f"\n{title}\n{'':34s}" + "".join(f"{name:>18s}" for name in metrics))
     for row, found in values.items():
-        cells = [bootstrap_interval(found[name], seed=0) for name in metrics]
+        cells = [bootstrap_interval(found[name], seed=0, share=False) for name in metrics]
         print(f"{row:34s}" + "".join(f"{c.mean:7.3f} {c.low:.2f}-{c.high:.2f}" for c in cells))
 
 

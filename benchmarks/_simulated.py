@@ -80,12 +80,33 @@ def scores_of(model: NeuroBridge, settings: RunSettings, names: Sequence[str]) -
 @torch.no_grad()
 def category_accuracy(model: NeuroBridge, batcher: Batcher, index: int, session: Session, images: ImageSet) -> float:
     """Accuracy of a linear probe from frozen latents (mean of each chunk) of single presentations to 12 categories."""
-    rows = np.concatenate([session.rows("train"), session.rows("valid")])
-    rows = rows[session.image_row[rows] >= 0]
+    rows = shown_rows(session)
     features = [model.encode(batch) for batch in batcher.sequence(index, rows, 256)]
     latents = torch.cat(features)[:, int(model.encoder.in_front) :]
     x = latents.unflatten(1, (-1, model.options["latents"])).mean(2).flatten(1).numpy()
-    shown = session.image_row[rows]
+    return category_probe(x, session, images)
+
+
+def category_of_counts(settings: RunSettings, names: Sequence[str]) -> dict[str, float]:
+    """The same probe, by session, from what needs no encoder: each unit's spikes in the window."""
+    sessions, images = open_windows(settings, names), ImageSet.read(settings.data / "images.h5")
+    found = {}
+    for session in sessions:
+        session.attach_images(images)
+        counts = session.binned(shown_rows(session), settings.window.window_ms)
+        found[session.name] = category_probe(counts[:, :, 0], session, images)
+    return found
+
+
+def shown_rows(session: Session) -> np.ndarray:
+    """Presentations of known images in the train and valid splits."""
+    rows = np.concatenate([session.rows("train"), session.rows("valid")])
+    return rows[session.image_row[rows] >= 0]
+
+
+def category_probe(x: np.ndarray, session: Session, images: ImageSet) -> float:
+    """Accuracy from features [I, D] of :func:`shown_rows`; presentations of one image are never in two folds."""
+    shown = session.image_row[shown_rows(session)]
     return float(linear_probe(x, images.labels["category"][shown], seed=0, groups=shown, strengths=(0.003,)).mean())
 
 

@@ -143,7 +143,7 @@ def memorise(generator: StableDiffusion, shown: torch.Tensor, embeddings: torch.
     @torch.no_grad()
     def score(name: str, pictures: torch.Tensor) -> None:
         for layer, (a, b) in {"block10": (judge(pictures), judge(shown)), "pixels": (pictures, shown)}.items():
-            interval = bootstrap_interval(two_way_identification(a.numpy(), b.numpy()), seed=0)
+            interval = bootstrap_interval(two_way_identification(a.numpy(), b.numpy()), seed=0, share=False)
             values[f"{name}, {layer}"] = [float(x) for x in interval]
             print(
                 f"  {name:10s} {layer:8s} two-way {interval[0]:.3f} [{interval[1]:.3f}, {interval[2]:.3f}]", flush=True

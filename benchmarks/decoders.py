@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from _common import last_line
-from _simulated import RUNS, cached, data_folder, pretrained, scores_of, settings_for
+from _simulated import RUNS, cached, category_of_counts, data_folder, pretrained, scores_of, settings_for
 
 from neurobridge.neuro.masking import MODES
 from neurobridge.neuro.model import parameter_count
@@ -63,6 +63,10 @@ def main() -> int:
         print(
             f"{name:26s}{cells}{mean['steps']:8.0f}{1e3 * mean['seconds'] / mean['steps']:10.1f}{mean['weights']:10.0f}"
         )
+    probe = settings_for(data, options.out / "counts", seed=0, steps=STEPS)
+    counts = cached(options.out / "counts.json", lambda: category_of_counts(probe, SCORED))
+    plain = float(np.mean(list(counts.values())))
+    print(f"{'plain counts':26s}" + " " * 14 * (len(TASKS) - 1) + f"{plain:14.4f}")
     score = {name: float(np.mean([r["co-smoothing"] for r in results])) for name, results in rows.items()}
     best = {"factorised": score["factorised, grid's time"], "grid": score["grid"]}
     default = ModelSettings().decoder
@@ -75,6 +79,7 @@ def main() -> int:
         best[default] >= best[other],
         default=default,
         co_smoothing={name: round(value, 4) for name, value in score.items()},
+        category_of_counts=round(plain, 4),
         grid_cost=round(float(slower), 2),
     )
 

@@ -65,7 +65,7 @@ def main() -> int:
         "population coupling": fit_predict_population_coupling(train_counts, blocks, bin_s=BIN_MS / 1000),
     } | {
         f"leave-one-out GLM, {width * 1000:.0f} ms": fit_predict_glm(
-            train_counts, blocks, bin_s=BIN_MS / 1000, sigma_s=width, max_samples=60_000
+            train_counts, blocks, bin_s=BIN_MS / 1000, sigmas_s=(width,), max_samples=60_000
         )
         for width in (0.05, 0.1, 0.2)
     }

@@ -2,10 +2,10 @@
 
 Simulated sessions (two animals, three each), equal steps and batches for every cell, seeds 0-2. Scored on held-out
 images of two sessions: bits/spike under frozen masks of each mode, leave-one-out co-smoothing, and a linear probe of
-the object's category from the frozen encoder (12 categories, single presentations; a random encoder beside it). Below
-the modes their ablations: other masking ratios, prompt tokens that tell the mode, masking behind the Perceiver.
-Intervals: 95 %, Student's t over seeds. The bar is that every cell is there and that the table says for each task
-whether "together wins" holds; whether it does is a finding, not a bar.
+the object's category from the frozen encoder (12 categories, single presentations; beside it a random encoder and plain
+counts). Below the modes their ablations: other masking ratios, prompt tokens that tell the mode, masking behind the
+Perceiver. Intervals: 95 %, Student's t over seeds. The bar is that every cell is there and that the table says for each
+task whether "together wins" holds; whether it does is a finding, not a bar.
 
     python benchmarks/modes.py [--out runs/modes] [--steps 600]    # under an hour; cells are cached, so it can go on
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from _common import last_line
-from _simulated import RUNS, cached, data_folder, pretrained, scores_of, settings_for
+from _simulated import RUNS, cached, category_of_counts, data_folder, pretrained, scores_of, settings_for
 from scipy.stats import t as student
 
 from neurobridge.neuro.masking import MODES
@@ -75,11 +75,15 @@ def main() -> int:
     add_units(model, pretraining_sessions(settings), settings)
     floor = cached(options.out / "random.json", lambda: scores_of(model.eval(), settings, SCORED))
 
+    counts = cached(options.out / "counts.json", lambda: category_of_counts(settings, SCORED))
+    plain = float(np.mean(list(counts.values())))
+
     print(f"\n{'bits/spike (category: accuracy)':32s}" + "".join(f"{task:>20s}" for task in TASKS))
     for name, row in table.items():
         cell = "".join(f"{row[task].mean():12.4f} +- {half_width(row[task]):.4f}" for task in TASKS)
         print(f"{name:32s}{cell}")
     print(f"{'random encoder':32s}" + "".join(f"{floor[task]:12.4f}{'':>10s}" for task in TASKS))
+    print(f"{'plain counts':32s}" + " " * 22 * (len(TASKS) - 1) + f"{plain:12.4f}")
     print("T temporal, N neuron, A intra-region, E inter-region\n")
 
     wins, rivals = 0, [name for name in table if not name.startswith("all") and name != TOGETHER]
@@ -103,6 +107,7 @@ def main() -> int:
         cells=len(table),
         steps=options.steps,
         seeds=options.seeds,
+        category_of_counts=round(plain, 4),
         together={task: round(float(table[TOGETHER][task].mean()), 4) for task in TASKS},
         minutes=round((time.monotonic() - start) / 60, 1),
     )

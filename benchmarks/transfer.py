@@ -4,8 +4,9 @@ Simulated brains: pretraining on two sessions of monkey A; held out are its thir
 (monkeyB_1). For each: random embeddings, 50 to 500 steps of the unit embeddings with the body frozen, an IDEncoder
 without any gradient on the new session, 500 steps with gradual unfreezing, and a model trained from scratch on the
 held-out session (as many steps as the pretraining, or a third: the better one on the valid split's loss). Scored on
-held-out images: leave-one-out co-smoothing, and the category probe on the frozen encoder. The bar: 500 steps reach 0.90
-of from-scratch in both scores on both sessions, and the IDEncoder's co-smoothing is above that of random embeddings.
+held-out images: leave-one-out co-smoothing, and the category probe on the frozen encoder, beside the same probe on
+plain counts. The bar: 500 steps reach 0.90 of from-scratch in both scores on both sessions, and the IDEncoder's
+co-smoothing is above that of random embeddings.
 
     python benchmarks/transfer.py [--out runs/transfer]    # ten minutes; draws runs/transfer/transfer.png
 """
@@ -26,7 +27,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from _common import last_line, train
-from _simulated import RUNS, cached, category_accuracy, data_folder, pretrained, settings_for
+from _simulated import RUNS, cached, category_accuracy, category_of_counts, data_folder, pretrained, settings_for
 
 from neurobridge.data.images import ImageSet
 from neurobridge.evaluation.spikes import bits_per_spike
@@ -39,8 +40,8 @@ from neurobridge.pipeline.spikes import (
     embed_units,
     make_batcher,
     make_model,
-    masked_task,
     open_windows,
+    spike_task,
     train_identity,
 )
 from neurobridge.training.settings import RunSettings
@@ -71,7 +72,7 @@ def fitted(
     sessions = open_windows(settings, [name])
     torch.manual_seed(settings.seed)
     add_units(model, sessions, settings)
-    task = masked_task(model, sessions, settings, only_units=only_units)
+    task = spike_task(model, sessions, settings, only_units=only_units)
     start = time.monotonic()
     if task.steps:
         train(task)
@@ -112,8 +113,8 @@ def computed(base: NeuroBridge, encoder: IDEncoder, settings: RunSettings, name:
     return {**score(model, settings, name), "seconds": time.monotonic() - start, "steps": 0}
 
 
-def draw(results: dict[str, dict], path: Path) -> None:
-    """Both scores against steps and seconds of adaptation."""
+def draw(results: dict[str, dict], counts: dict[str, float], path: Path) -> None:
+    """Both scores against steps and seconds of adaptation; the category probe beside that on plain counts."""
     figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained")
     for row, task in zip(axes, ("co-smoothing", "category"), strict=True):
         for axis, unit in zip(row, ("steps", "seconds"), strict=True):
@@ -127,8 +128,10 @@ def draw(results: dict[str, dict], path: Path) -> None:
                 )
                 identity = results[f"{name} identity"]
                 axis.plot([identity[unit]], [identity[task]], "*", ms=13, color=colour, label=f"{role}: IDEncoder")
+                if task == "category":
+                    axis.axhline(counts[name], color=colour, ls=":", lw=1, label=f"{role}: plain counts")
             axis.set(xlabel=f"{unit} of adaptation", ylabel="co-bps" if task == "co-smoothing" else "category accuracy")
-    axes[0, 0].legend(fontsize=8)
+    axes[1, 0].legend(fontsize=8)
     figure.savefig(path, dpi=120)
 
 
@@ -152,7 +155,8 @@ def main() -> int:
         jobs[f"{name} scratch"] = lambda n=name: from_scratch(settings, n)
         for key, job in jobs.items():
             results[key] = cached(out / f"seed{seed}" / f"{key.replace(' ', '-')}.json", job)
-    draw(results, out / "transfer.png")
+    counts = cached(out / "counts.json", lambda: category_of_counts(settings, list(HELD_OUT)))
+    draw(results, counts, out / "transfer.png")
 
     print(f"\n{'session':12s} {'embeddings':26s} {'co-bps':>8s} {'category':>9s} {'seconds':>8s} {'steps':>6s}")
     labels = {"0": "random", "identity": "IDEncoder, no gradient", "scratch": "from scratch, all weights"}
@@ -163,6 +167,8 @@ def main() -> int:
             f"{name:12s} {label:26s} {row['co-smoothing']:8.4f} {row['category']:9.3f} {row['seconds']:8.1f} "
             f"{row['steps']:6.0f}"
         )
+    for name, accuracy in counts.items():
+        print(f"{name:12s} {'plain counts, no encoder':26s} {'':8s} {accuracy:9.3f}")
     ratios = {
         f"{HELD_OUT[name]}, {task}": results[f"{name} 500"][task] / results[f"{name} scratch"][task]
         for name in HELD_OUT
@@ -182,6 +188,7 @@ def main() -> int:
         worst >= BAR and identity,
         ratios={name: round(r, 4) for name, r in ratios.items()},
         identity_above_random=identity,
+        category_of_counts={name: round(value, 4) for name, value in counts.items()},
         figure=str(out / "transfer.png"),
         seed=seed,
     )

@@ -5,11 +5,10 @@ layers (EfficientNet-Lite0) is fitted on the session's training images. Prior: a
 images of all sessions and 1,000 ImageNet photographs, no test or validation image, nothing that correlates above 0.9
 with one.
 
-Rows: the library rival (mean of the ten likeliest library images, Naselaris et al. 2009); the posterior mean; ascent of
-the likelihood from it; features of four layers decoded from the response, the library image that has them best, its
-details blended into the posterior mean, and that picture changed until it has them (Shen et al. 2019); a small latent
-diffusion trained on the library, started from the posterior mean and steered by the likelihood's gradient, each sample,
-and the one that explains the response best; floors, oracle. "NeuroBridge" is the row that scores best on the session's
+Rows: the library rival (mean of the ten likeliest library images, Naselaris et al. 2009); the posterior mean; features
+of four layers decoded from the response, the library image that has them best, its details blended into the posterior
+mean, and that picture changed until it has them (Shen et al. 2019); a sample of a small latent diffusion trained on the
+library; floors, oracle. "NeuroBridge" is the row that scores best on the session's
 validation images (PixCorr + two-way of three layers of EfficientNet-Lite1, which no other step has seen); nothing is
 chosen on test images.
 
@@ -36,16 +35,15 @@ import numpy as np
 import torch
 from _common import SHARED, last_line, need
 from _pictures import Kept, first, gallery, judge, last, print_table, sized
+from neurobridge.bridge.posterior import AmortisedPosterior
 from PIL import Image
 
+from neurobridge.baselines.linear_encoding import library_posterior_mean
+from neurobridge.baselines.windowed_encoding import Encoding
 from neurobridge.bridge.adapter import Adapter
-from neurobridge.bridge.ascent import ascend, invert, latent_scale
-from neurobridge.bridge.encoding import library_posterior_mean
 from neurobridge.bridge.features import blend, decode_features
 from neurobridge.bridge.generator_training import train_generator
-from neurobridge.bridge.posterior import AmortisedPosterior
-from neurobridge.bridge.steering import ResponseLikelihood, Steering, explanation
-from neurobridge.bridge.windowed_encoding import Encoding
+from neurobridge.bridge.inversion import invert, latent_scale
 from neurobridge.data.images import ImageSet, content_id
 from neurobridge.data.sources.v4 import import_v4
 from neurobridge.data.splits import split_of
@@ -69,9 +67,9 @@ FLOORS = ("grey", "mean training image", "another test image", NEAREST, NEAREST_
 GOAL = {"PixCorr": 0.45, "two-way": 0.90}
 JUDGED = ("valid", "test")
 INVERSIONS = {"features inverted": {"pull": 4.0}, "features inverted, near the layout": {"pull": 8.0}}
-SAMPLES, STEPS, ENERGY, STRENGTH = 3, 12, 0.1, 0.5
+STEPS = 12
 GENERATOR = {"steps": 400, "sketch_steps": 1000, "noise": 0.3}
-SETTINGS = (SESSION, IMAGES, SIDE, TWIN, LAYERS, AIMS, INVERSIONS, SAMPLES, STEPS, ENERGY, STRENGTH, GENERATOR)
+SETTINGS = (SESSION, IMAGES, SIDE, TWIN, LAYERS, AIMS, INVERSIONS, STEPS, GENERATOR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +78,6 @@ class Shown:
 
     pixels: np.ndarray
     responses: np.ndarray
-
-    @property
-    def observed(self) -> torch.Tensor:
-        return torch.from_numpy(self.responses).float()
 
 
 def read(data: Path, photographs: Path) -> tuple[dict[str, Shown], np.ndarray]:
@@ -175,11 +169,10 @@ class Painter:
         """Tokens [I, T, K] of embeddings [I, D]."""
         return self.adapter(torch.from_numpy(embeddings))
 
-    def sample(self, condition: torch.Tensor, seed: int, steering: Steering | None = None) -> np.ndarray:
+    def sample(self, condition: torch.Tensor, seed: int) -> np.ndarray:
         """One picture [I, SIDE, SIDE, 3] for each condition [I, T, K]."""
         seeds = [seed * 10_007 + i for i in range(len(condition))]
-        options = {"steps": STEPS, "guidance": 1.0, "steering": steering}
-        return paint(self.generator, condition, self.null, seeds=seeds, **options)
+        return paint(self.generator, condition, self.null, seeds=seeds, steps=STEPS, guidance=1.0)
 
 
 def draw(
@@ -187,9 +180,7 @@ def draw(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Pictures of the valid and the test images by split and row, at the images' own side."""
     library, expected, noise = prior.library, prior.expected, encoding.noise
-    observed = torch.cat([splits[name].observed for name in JUDGED])
-    responses = observed.numpy()
-    likelihood = ResponseLikelihood(encoding, FeatureStack(layers=LAYERS))
+    responses = np.concatenate([splits[name].responses for name in JUDGED]).astype(np.float32)
 
     def mean(target: np.ndarray) -> np.ndarray:
         dreamt = torch.from_numpy(expected).float()
@@ -198,16 +189,12 @@ def draw(
     posterior = kept("posterior", lambda: mean(small(library))).clip(0, 1)
     embedding = kept("embedding", lambda: mean(prior.embeddings))
     table = noise.log_likelihood(responses.astype(np.float64), expected)
-    start = first(posterior)
-    coder = PatchPCA().fit(first(small(library)))
-    climb = {"likelihood": likelihood, "autoencoder": coder}
     side = library.shape[1]
     layout = sized(posterior, side)
     pictures = {
         RIVAL: library_posterior_mean(table, library, top=10),
         "best library image": library_posterior_mean(table, library, top=1),
         "posterior mean": posterior,
-        "likelihood ascent": kept("ascent", lambda: last(ascend(start, observed, **climb))),
         **invert_features(prior, responses, noise.covariance, layout, kept),
     }
 
@@ -217,21 +204,10 @@ def draw(
         truth = torch.cat([prior.encoder(batch) for batch in first(true / np.float32(255)).split(10)]).numpy()
     condition, oracle = painter.condition(embedding), painter.condition(truth)
     null = painter.null[None].expand(len(true), -1, -1)
-    steering = Steering(likelihood=likelihood, responses=observed, weight=ENERGY, start=start, strength=STRENGTH)
-    samples = [
-        kept(f"sample{seed}", lambda seed=seed: painter.sample(condition, seed, steering)) for seed in range(SAMPLES)
-    ]
-    drawn = np.stack(samples)
-    explained = np.stack([explanation(likelihood, first(sample), observed).numpy() for sample in samples])
-    spread = drawn.std(0).mean()
-    print(f"diversity: the {SAMPLES} samples of an image deviate by {spread:.3f} of the pixels' range")
     centre = prior.embeddings.mean(0)
     near = cosine(embedding - centre, prior.embeddings - centre).argmax(1)
     pictures |= {
-        "steered sample": samples[0],
-        "best of steered samples": drawn[explained.argmax(0), np.arange(len(true))],
-        "mean of steered samples": drawn.mean(0),
-        "sample, not steered": kept("plain", lambda: painter.sample(condition, 0)),
+        "sample": kept("sample", lambda: painter.sample(condition, 0)),
         ORACLE: kept("oracle", lambda: painter.sample(oracle, 0)),
         "prior only": kept("prior", lambda: painter.sample(null, 7)),
         NEAREST: library[near] / np.float32(255),
@@ -239,9 +215,6 @@ def draw(
         "grey": np.full(true.shape, 0.5),
     }
     pictures = {name: sized(value, true.shape[1]) for name, value in pictures.items()}
-    for name, value in pictures.items():
-        nats = explanation(likelihood, first(value), observed).mean() / likelihood.units
-        print(f"  log likelihood a unit, {name:32s} {nats:.3f}")
     rows = {}
     for at, name in enumerate(JUDGED):
         part = slice(at * IMAGES, (at + 1) * IMAGES)
@@ -301,8 +274,8 @@ def main() -> int:
 
     ok, value = True, {}
     for metric in ("PixCorr", "two-way"):
-        ours = bootstrap_interval(test[OURS][metric], seed=0)
-        beaten = all(ours.above(bootstrap_interval(test[floor][metric], seed=0)) for floor in FLOORS)
+        ours = bootstrap_interval(test[OURS][metric], seed=0, share=False)
+        beaten = all(ours.above(bootstrap_interval(test[floor][metric], seed=0, share=False)) for floor in FLOORS)
         gain = bootstrap_difference(test[OURS][metric], test[RIVAL][metric], seed=0)
         ok = ok and beaten and gain.low > 0
         by = f"{gain.mean:.3f} [{gain.low:.3f}, {gain.high:.3f}]"

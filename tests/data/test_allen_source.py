@@ -414,7 +414,7 @@ def test_pictures_that_do_not_fit(file: Path, tmp_path: Path, names: list[str], 
 
 def test_broken_pictures(file: Path, folder: Path, tmp_path: Path) -> None:
     (folder / "natural_scene_3.tiff").write_bytes(b"this is no picture")
-    with pytest.raises(UserError, match=r"natural_scene_3\.tiff is not an image"):
+    with pytest.raises(UserError, match=r"natural_scene_3\.tiff is no picture"):
         import_allen(file, tmp_path / "out", images=folder)
     Image.fromarray(np.zeros((6, 10), dtype=np.uint16)).save(folder / "natural_scene_3.tiff")
     with pytest.raises(UserError, match="more than 8 bits"):

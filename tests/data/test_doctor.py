@@ -143,7 +143,7 @@ def test_what_nobody_can_read_is_one_finding(tmp_path, session, content):
         "nothing": "check the path",
         "empty": "is empty",
         "pointer": "is a git-annex or Git LFS pointer",
-        "truncated": "is not a readable HDF5 file",
+        "truncated": "is cut off",
         "hole": "its text storage is damaged",
         "csv": "write a manifest",
     }
@@ -207,7 +207,7 @@ def test_validate_names_pictures_and_splits(capsys, data, session):
     shutil.copy(session, session.with_name("zz_again.h5"))
     assert any("a name of its own" in finding.expected for finding in validate_folder(data) if not finding.ok)
     session.write_bytes(b"cut")
-    assert any("is not a readable HDF5 recording" in finding.mend for finding in validate_folder(data))
+    assert any("is no HDF5 file" in finding.mend for finding in validate_folder(data))
     with pytest.raises(UserError, match="no sessions under"):
         validate_folder(data / "nowhere")
     assert "Traceback" not in capsys.readouterr().err

@@ -267,7 +267,7 @@ NEEDED = {  # what: (file and damage, key, what the doctor finds)
         "file",
         "is not a readable file",
     ),
-    "empty": ((f"{NEW}/spikes.clusters.npy", lambda p: p.write_bytes(b"")), "file", "is not a readable file"),
+    "empty": ((f"{NEW}/spikes.clusters.npy", lambda p: p.write_bytes(b"")), "file", "is empty"),
     "pointer": (
         (f"{NEW}/spikes.times.npy", lambda p: p.write_bytes(b"/annex/objects/SHA256E-s9--a.npy\n")),
         "file",

@@ -304,9 +304,9 @@ DEFECTS = {
     "fewer channels": (NORM, lambda p: rewrite(p, "train_MUA", lambda a: a[:, :1000]), "train_MUA", r"\(16, 1000\)"),
     "strings": (NORM, lambda p: rewrite(p, "train_MUA", lambda a: a.astype("S8")), "train_MUA", r"\|S8"),
     "fewer images": (NORM, lambda p: rewrite(p, "train_MUA", lambda a: a[:15]), "images", "15 train and 3 test images"),
-    "empty": (NORM, lambda p: p.write_bytes(b""), "file", "is not a readable file"),
-    "truncated": (NORM, lambda p: p.write_bytes(p.read_bytes()[:-4000]), "file", "is not a readable file"),
-    "foreign": (NORM, lambda p: p.write_bytes(b"<html>404</html>" * 999), "file", "is not a readable file"),
+    "empty": (NORM, lambda p: p.write_bytes(b""), "file", "is empty"),
+    "truncated": (NORM, lambda p: p.write_bytes(p.read_bytes()[:-4000]), "file", "is cut off, an HDF5"),
+    "foreign": (NORM, lambda p: p.write_bytes(b"<html>404</html>" * 999), "file", "is no HDF5 file"),
     "pointer": (NORM, lambda p: p.write_bytes(b"/annex/objects/MD5-s194--0\n"), "file", "git-annex or Git LFS pointer"),
     "v5": (NORM, lambda p: scipy.io.savemat(p, {"train_MUA": np.zeros((3, 2))}), "file", "MATLAB v5 file"),
     "table transposed": (TRIALS, lambda p: rewrite(p, "ALLMAT", np.transpose), "ALLMAT shape", r"\(25, 7\)"),
@@ -398,7 +398,7 @@ def test_missing_files_links_and_pictures_end_in_one_sentence(release, tmp_path)
     with pytest.raises(UserError, match=r"1 of 19 pictures are not under .*first: zucchini/zucchini_01b.jpg"):
         import_tvsd(release, tmp_path / "out", image_root=things)
     (things / slashes(TRAIN)[2]).write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"zucchini_01b.jpg is not an image"):
+    with pytest.raises(UserError, match=r"zucchini_01b.jpg is no picture"):
         import_tvsd(release, tmp_path / "out", image_root=things)
     assert not list(tmp_path.glob("out/**/*.*"))
     norm = release / "monkeyF" / "THINGS_normMUA.mat"

@@ -148,8 +148,8 @@ def damage(release: Path, what: str) -> None:
     ("what", "sentence"),
     [
         ("truncated zip", "images_201025.zip is not a whole zip"),
-        ("no image", r"'image4.jpg' in .*images_201025.zip is not an image"),
-        ("cut picture", r"'image4.jpg' in .*images_201025.zip is not an image"),
+        ("no image", r"'image4.jpg' in .*images_201025.zip is no picture of a kind"),
+        ("cut picture", r"'image4.jpg' in .*images_201025.zip is a picture, but cut off"),
         ("too few images", r"responses to 5 images but .*images_201025.zip holds 4 images"),
         ("two sizes", "'image4.jpg' measures 24x24 pixels, the first picture 16x16"),
         ("same name", "two pictures named image0.jpg"),

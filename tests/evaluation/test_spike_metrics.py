@@ -132,6 +132,28 @@ def test_silent_units_part_the_ibl_scorer_from_nlb(data, ibl):
     assert spikes.bits_per_spike(rates, counts) == pytest.approx(bits - cost, abs=1e-6)
 
 
+def test_an_interval_over_units_holds_the_score_and_a_rival_as_null_pairs_it(data):
+    rates, counts = data
+    rates, counts = (np.tile(x, (1, 6, 1)) for x in (rates, counts))
+    over_mean = spikes.bits_per_spike_interval(rates, counts, seed=0)
+    assert over_mean.mean == pytest.approx(spikes.bits_per_spike(rates, counts))
+    assert over_mean.low < over_mean.mean < over_mean.high
+    rival = np.sqrt(rates * rates.mean((0, 2), keepdims=True))
+    paired = spikes.bits_per_spike_interval(rates, counts, null=rival, seed=0)
+    difference = spikes.bits_per_spike(rates, counts) - spikes.bits_per_spike(rival, counts)
+    assert paired.mean == pytest.approx(difference)
+    assert paired.high - paired.low < over_mean.high - over_mean.low  # what both know cancels
+    assert spikes.bits_per_spike_interval(rates, counts, null=rates, seed=0) == (0, 0, 0)
+    mask = np.random.default_rng(1).random(counts.shape) < 0.5
+    masked = spikes.bits_per_spike_interval(rates, counts, mask, seed=0)
+    assert masked.mean == pytest.approx(spikes.bits_per_spike(rates, counts, mask))
+    gain = spikes.gaussian_r2_interval(rates, rates + 0.1 * counts, null=rival, seed=0)
+    ours, theirs = (spikes.gaussian_r2(x, rates + 0.1 * counts) for x in (rates, rival))
+    assert gain.mean == pytest.approx(ours - theirs)
+    with pytest.raises(ValueError, match="no spike"):
+        spikes.bits_per_spike_interval(rates, 0 * counts, seed=0)
+
+
 def test_gaussian_r2_per_unit_is_sklearns(data):
     values = data[1] + np.random.default_rng(2).normal(size=data[1].shape)
     prediction = values + 0.5 * np.random.default_rng(3).normal(size=values.shape)

@@ -1,6 +1,7 @@
 """The table form of the chunk attention equals plain rotary cross-attention, event by event, on 1 ms times."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from neurobridge.neuro.batch import collate_windows
-from neurobridge.neuro.encoder import ChunkAttention
+from neurobridge.neuro.encoder import ChunkReader, expected_events
 from neurobridge.neuro.layers import ShortAttention, ShortSelfAttention, SwiGLU, rotary_phase, rotate
-from neurobridge.neuro.masking import nothing_hidden
+from neurobridge.neuro.masking import everything_hidden, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
 
 
@@ -31,8 +32,8 @@ def spikes(*, groups=2, windows=3, units=7, window_ms=130, rate=12, seed=0, valu
     )
 
 
-def plain_attention(layer: ChunkAttention, batch, unit: torch.Tensor) -> torch.Tensor:
-    """One softmax per (window, chunk, latent, head) over the events and the null key; no table."""
+def plain_reading(layer: ChunkReader, batch, unit: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """One softmax per (window, chunk, latent, head) over the events and the null key, no table; counts unit by unit."""
     chunks = math.ceil(batch.window_ms / layer.chunk_ms)
     out = []
     query = F.normalize(layer.query, dim=-1) * layer.scale[:, None]
@@ -50,29 +51,52 @@ def plain_attention(layer: ChunkAttention, batch, unit: torch.Tensor) -> torch.T
             value = layer.value(vectors).unflatten(-1, (layer.heads, -1))
             value = torch.cat([value, layer.null_value[None]])
             mixed = torch.einsum("lhs,shd->lhd", weight, value)
-            if batch.event_value is not None:
-                second = layer.second_value(vectors).unflatten(-1, (layer.heads, -1))
-                norm = score.exp().sum(-1)
-                weighted = torch.einsum(
-                    "lhs,s,shd->lhd", score[..., :-1].exp(), batch.event_value[chosen].double(), second
-                )
-                mixed = mixed + weighted / norm.sqrt()[..., None]
-            out.append(layer.out(mixed.flatten(1)))
+            total = torch.zeros(unit.shape[-1], dtype=torch.float64)
+            for n, own in enumerate(of_window):
+                mine = chosen & (batch.event_unit == n)
+                count = mine.sum().double()
+                if batch.event_value is not None:
+                    surprise = batch.event_value[mine].double().sum() / count.clamp(min=1).sqrt()
+                else:
+                    surprise = (count - expected[b, n, c]) / (expected[b, n, c] + layer.floor).sqrt()
+                total = total + surprise * own / math.sqrt(len(of_window))
+            counted = layer.counted(total).view(layer.latents, -1)
+            out.append(layer.out(mixed.flatten(1)) + counted)
     return torch.stack(out).view(batch.windows, chunks, layer.latents, -1)
 
 
 @pytest.mark.parametrize("way", ["sparse", "dense"])
 @pytest.mark.parametrize("values", [False, True])
-def test_table_equals_plain_rotary_attention(values, way):
+def test_table_equals_plain_rotary_attention_and_counts(values, way):
     torch.manual_seed(0)
     batch = spikes(values=values)
-    layer = ChunkAttention(width=32, unit_width=16, latents=3, heads=2, chunk_ms=50).double()
+    layer = ChunkReader(width=32, unit_width=16, latents=3, heads=2, chunk_ms=50).double()
     layer.sparse_cost = 0 if way == "sparse" else 1e9
     torch.nn.init.normal_(layer.null_score)
     torch.nn.init.normal_(layer.null_value)
     unit = torch.randn(2, 7, 16, dtype=torch.float64)
-    attended = layer(batch, unit, nothing_hidden(batch))
-    torch.testing.assert_close(attended, plain_attention(layer, batch, unit), rtol=1e-9, atol=1e-11)
+    plan = nothing_hidden(batch)
+    expected = expected_events(batch, plan, torch.linspace(-3, 0, 14, dtype=torch.float64).view(2, 7), 50)
+    read = layer(batch, unit, plan, expected)
+    torch.testing.assert_close(read, plain_reading(layer, batch, unit, expected), rtol=1e-9, atol=1e-11)
+
+
+def test_expected_events_follow_the_visible_milliseconds_and_the_time_course():
+    batch = spikes(windows=2)
+    plan = nothing_hidden(batch)
+    plan.hidden_tick[0, 10:35] = True
+    plan.hidden_unit[0, 3] = True
+    bias = torch.full((2, 7), math.log(0.2))
+    flat = expected_events(batch, plan, bias, 50)
+    assert flat.shape == (4, 7, 3)
+    torch.testing.assert_close(flat[0, 0], torch.tensor([0.5, 1.0, 0.6]))  # 25, 50 and 30 ms at 0.02 events a ms
+    assert (flat[0, 3] == 0).all()
+    course = torch.zeros(2, 7, 13)
+    course[:, :, 5:10] = math.log(2.0)
+    locked = replace(batch, course=course, locked=torch.tensor([True, False, True, True]))
+    own = expected_events(locked, plan, bias, 50)
+    torch.testing.assert_close(own[0, 0], torch.tensor([0.5, 2.0, 0.6]))
+    torch.testing.assert_close(own[1, 0], torch.tensor([1.0, 1.0, 0.6]))
 
 
 def test_rotation_of_the_query_backwards_is_rotation_of_the_key_forwards():
@@ -135,6 +159,7 @@ def test_a_session_is_read_alike_alone_and_in_a_batch():
         setattr(first, name, getattr(first, name)[keep])
     first.unit_row, first.unit_mask, first.region = first.unit_row[:1], first.unit_mask[:1], first.region[:1]
     first.target, first.stimulus, first.session = first.target[:3], first.stimulus[:3], first.session[:1]
+    first.locked = first.locked[:3]
     torch.testing.assert_close(model(first), together[:3])
 
 
@@ -189,3 +214,14 @@ def test_joint_attention_and_gate_have_the_values_and_gradients_of_their_plain_f
     up, gate = together.chunk(2, -1)
     torch.testing.assert_close(SwiGLU.apply(together), up * F.silu(gate))
     assert torch.autograd.gradcheck(SwiGLU.apply, together)
+
+
+def test_seeing_nothing_is_told_without_looking_at_a_spike():
+    batch = spikes(rate=40)
+    model = model_for(batch, memory_width=6, memory_side=3, depth=2)
+    shortcut, plain = everything_hidden(batch), everything_hidden(batch)
+    plain.sees_nothing = False
+    memory = torch.randn(6, 9, 6)
+    model.eval()
+    torch.testing.assert_close(model(batch, shortcut, memory=memory), model(batch, plain, memory=memory))
+    assert not torch.allclose(model(batch, shortcut, memory=memory), model(batch, shortcut, memory=memory.flip(1)))

@@ -6,7 +6,7 @@ import torch
 
 from neurobridge.neuro.augmentation import augment
 from neurobridge.neuro.batch import SpikeBatch, bin_events, collate_windows
-from neurobridge.neuro.encoder import ChunkAttention
+from neurobridge.neuro.encoder import ChunkReader, expected_events
 from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.losses import masked_losses, sample_cells
 from neurobridge.neuro.masking import MODES, Masker, nothing_hidden
@@ -48,12 +48,13 @@ def train_step(model: NeuroBridge, batch: SpikeBatch, **masking) -> float:
 def test_both_ways_of_summing_weights_have_the_same_gradients():
     batch = random_batch(units=30)
     torch.manual_seed(0)
-    layer = ChunkAttention(width=32, unit_width=16, latents=2, heads=2, chunk_ms=50).double()
+    layer = ChunkReader(width=32, unit_width=16, latents=2, heads=2, chunk_ms=50).double()
     unit = torch.randn(2, 30, 16, dtype=torch.float64)
-    gradients = []
+    plan, gradients = nothing_hidden(batch), []
+    expected = expected_events(batch, plan, torch.full((2, 30), -2.0, dtype=torch.float64), 50)
     for cost in (0, 1e9):
         layer.sparse_cost = cost
-        attended = layer(batch, unit, nothing_hidden(batch))
+        attended = layer(batch, unit, plan, expected)
         gradients.append(torch.autograd.grad(attended.square().sum(), layer.key.weight)[0])
     torch.testing.assert_close(*gradients)
 

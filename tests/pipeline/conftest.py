@@ -18,12 +18,11 @@ TINY = {
         "joint_steps": 20,
         "windows": 16,
         "queries": 2,
-        "loadings": 8,
         "hidden": 16,
         "checkpoint_every": 10,
     },
     "generator": {"train_steps": 4, "sketch_steps": 8, "batch": 8},
-    "reconstruct": {"samples": 1, "steps": 3, "posterior_steps": 5, "ascent_steps": 2, "energy": 0.1},
+    "reconstruct": {"samples": 1, "steps": 3, "posterior_steps": 5},
 }
 
 

@@ -18,8 +18,8 @@ from neurobridge.pipeline.analyses import areas, drift, retention, time_course, 
 from neurobridge.pipeline.analyses.material import Material, mean_by_image
 from neurobridge.pipeline.analyses.model import PartBatcher
 from neurobridge.pipeline.analyses.questions import Questions, two_way
-from neurobridge.pipeline.decoding import responses
 from neurobridge.pipeline.folder import RunFolder
+from neurobridge.pipeline.joint_encoding import responses
 from neurobridge.pipeline.reporting import analyses
 from neurobridge.pipeline.spike_scores import masked_scores
 from neurobridge.pipeline.spikes import make_batcher
@@ -31,7 +31,7 @@ CONFIG = {
     "adapt": {"steps": 2, "windows": 16, "checkpoint_every": 2},
     "image": {"layer": "block2", "resolution": 64, "dimensions": 20},
     "align": {
-        "steps": 4, "joint_steps": 2, "windows": 16, "queries": 2, "loadings": 8, "hidden": 16, "checkpoint_every": 4
+        "steps": 4, "joint_steps": 2, "windows": 16, "queries": 2, "hidden": 16, "checkpoint_every": 4
     },
 }  # fmt: skip
 

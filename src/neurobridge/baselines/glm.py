@@ -6,11 +6,16 @@ the unit of the row may use the unit of the column.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from neurobridge.baselines.rates import SMOOTHING_S, as_windows, mean_counts, smooth
+from neurobridge.baselines.rates import SMOOTHING_S, as_windows, fit_psth, mean_counts, smooth
 
-ALPHAS = (1e-3, 1e-2, 1e-1, 1.0)
+ALPHAS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
+SIGMAS_S = (0.02, 0.05, 0.2)
+PSTH_ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0)
+PSTH_SIGMAS_S = (0.05, 0.3)
 
 
 def fit_predict_glm(
@@ -20,17 +25,23 @@ def fit_predict_glm(
     bin_s: float,
     units: np.ndarray | None = None,
     visible: np.ndarray | None = None,
-    sigma_s: float = SMOOTHING_S,
-    alphas: tuple[float, ...] = ALPHAS,
+    time_course: np.ndarray | None = None,
+    sigmas_s: Sequence[float] = SIGMAS_S,
+    lags_s: Sequence[Sequence[float]] = ((0.0,),),
+    alphas: Sequence[float] = ALPHAS,
+    folds: int = 3,
     max_samples: int | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """Leave-one-out Poisson GLM: ``rate_n(t) = exp(b_n + sum_m w_nm s_m(t))``, m running over the *other* units.
+    """Leave-one-out Poisson GLM: ``rate_n(t) = exp(b_n + sum_ml w_nml s_m(t + l))``, m running over the *other* units.
 
-    ``train_counts`` and ``test_counts`` [W, N, T] (or [N, T]); ``s`` is Gaussian-smoothed activity (``sigma_s``,
-    seconds, within each window), standardised on the training counts. The penalty of unit n is
-    ``alpha * mean_n / 2 * |w|^2`` on the mean NLL (scikit-learn's ``PoissonRegressor`` at ``alpha * mean_n``); each
-    unit's alpha is the best of ``alphas`` on the last fifth of the training samples, then it is fitted again on all.
+    ``train_counts`` and ``test_counts`` [W, N, T] (or [N, T]); ``s`` is Gaussian-smoothed activity within each window,
+    at one or several lags (s; an edge's value goes on beyond it), standardised on the training counts. The penalty is
+    ``alpha * mean_n / 2 * |w|^2`` on unit n's mean NLL (scikit-learn's ``PoissonRegressor`` at ``alpha * mean_n``).
+    Each unit takes the smoothing of ``sigmas_s``, the lags of ``lags_s`` and the penalty of ``alphas`` that are best on
+    ``folds`` contiguous blocks of the training samples held out in turn; then it is fitted again on all.
+    ``time_course``: expected counts [len(units), T] of every predicted unit, whose log is added to its log rate; the
+    other units' activity is then taken around its own mean at each bin of the window.
     ``units``: the units to predict (default all). ``visible`` [N, N] narrows the predictors (intra-, inter-region,
     held-in units); a unit never sees itself. ``max_samples`` draws that many training samples at random when there
     are more: say so where the number is shown. Returns expected counts [W, len(units), T] (or [len(units), T]).
@@ -43,32 +54,68 @@ def fit_predict_glm(
     )
     if allowed.shape != (number, number):
         raise ValueError(f"visible must be [{number}, {number}], got {allowed.shape}")
-    allowed = allowed[units]
+    course = np.ones((len(units), train.shape[2])) if time_course is None else np.asarray(time_course, np.float64)
+    if course.shape != (len(units), train.shape[2]) or course.min() <= 0:
+        raise ValueError(f"a time course is [{len(units)}, {train.shape[2]}] and above 0, got {course.shape}")
 
-    x, x_test = (_samples(smooth(counts, bin_s=bin_s, sigma_s=sigma_s)) for counts in (train, test))
-    y = _samples(train[:, units])
-    if max_samples is not None and len(x) > max_samples:
-        rows = np.sort(np.random.default_rng(seed).choice(len(x), max_samples, replace=False))
-        x, y = x[rows], y[rows]
-    centre, scale = x.mean(0), x.std(0)
-    scale = np.where(scale > 1e-9, scale, 1.0)
-    x, x_test = (x - centre) / scale, (x_test - centre) / scale
+    y, offset, offset_test = _samples(train[:, units]), *(np.log(np.tile(course.T, (len(c), 1))) for c in (train, test))
+    rows = np.arange(len(y))
+    if max_samples is not None and len(rows) > max_samples:
+        rows = np.sort(np.random.default_rng(seed).choice(len(rows), max_samples, replace=False))
+    block = rows * folds // len(y)
+    y, offset = y[rows], offset[rows]
     mean = mean_counts(train)[units]
+    level = np.log(mean * len(rows) / np.exp(offset).sum(0))  # what makes the null's total right
 
-    fit = slice(0, max(1, len(x) * 4 // 5))
-    held = slice(fit.stop, None) if len(x) > 1 else fit
-    best, choice, start = np.full(len(units), np.inf), np.full(len(units), alphas[-1]), None
-    for alpha in sorted(alphas, reverse=True):
-        start = _fit(x[fit], y[fit], alpha * mean, mean, allowed, start, tolerance=1e-3)
-        eta = np.minimum(start[0] + x[held] @ start[1].T, 5.0)
-        loss = (np.exp(eta) - y[held] * eta).mean(0)
-        choice, best = np.where(loss < best, alpha, choice), np.minimum(loss, best)
-    bias, weights = _fit(x, y, choice * mean, mean, allowed, start, tolerance=1e-5)
+    choices = [(sigma, tuple(lags)) for sigma in sigmas_s for lags in lags_s]
+    best, choice, penalty = np.full(len(units), np.inf), np.zeros(len(units), int), np.full(len(units), max(alphas))
+    for candidate, (sigma, lags) in enumerate(choices if len(choices) * len(alphas) > 1 else ()):
+        x, _ = _inputs(train, test, bin_s, sigma, lags, time_course is not None)
+        x, free, losses = x[rows], np.tile(allowed[units], len(lags)), np.zeros((len(alphas), len(units)))
+        for held in (block == k for k in range(folds)):
+            inside, outside = ((x[part], y[part], offset[part]) for part in (~held, held))
+            fitted = level, np.zeros(free.shape)
+            for which in np.argsort(alphas)[::-1]:
+                fitted = _fit(*inside, alphas[which] * mean, mean, free, fitted, curvature_samples=2000, tolerance=1e-3)
+                losses[which] += _losses(*outside, *fitted)
+        better = losses.min(0) < best
+        choice[better], penalty[better] = candidate, np.asarray(alphas)[losses.argmin(0)][better]
+        best = np.minimum(best, losses.min(0))
 
     ceiling = np.log(np.maximum(y.max(0), 1.0))
-    rates = np.exp(np.minimum(bias + x_test @ weights.T, ceiling))
+    rates = np.empty((test.shape[0] * test.shape[2], len(units)))
+    for candidate in np.unique(choice).tolist():
+        (sigma, lags), some = choices[candidate], np.flatnonzero(choice == candidate)
+        x, x_test = _inputs(train, test, bin_s, sigma, lags, time_course is not None)
+        free = np.tile(allowed[units[some]], len(lags))
+        start = level[some], np.zeros(free.shape)
+        bias, weights = _fit(
+            x[rows], y[:, some], offset[:, some], (penalty * mean)[some], mean[some], free, start, tolerance=1e-5
+        )
+        rates[:, some] = np.exp(np.minimum(offset_test[:, some] + bias + x_test @ weights.T, ceiling[some]))
     prediction = rates.reshape(test.shape[0], test.shape[2], len(units)).transpose(0, 2, 1)
     return prediction if np.ndim(test_counts) == 3 else prediction[0]
+
+
+def fit_predict_psth_glm(
+    train_counts: np.ndarray,
+    test_counts: np.ndarray,
+    *,
+    bin_s: float,
+    units: np.ndarray,
+    sigmas_s: Sequence[float] = PSTH_SIGMAS_S,
+    alphas: Sequence[float] = PSTH_ALPHAS,
+    **options,
+) -> np.ndarray:
+    """PSTH x GLM: each unit's stimulus-locked time course (:func:`fit_psth`) times what the other units add to it.
+
+    For windows [W, N, T] that all begin at the same time from stimulus onset. ``options``: :func:`fit_predict_glm`.
+    """
+    course = fit_psth(train_counts, bin_s=bin_s)[units]
+    return fit_predict_glm(
+        train_counts, test_counts, bin_s=bin_s, units=units, time_course=course,
+        sigmas_s=sigmas_s, alphas=alphas, **options,
+    )  # fmt: skip
 
 
 def fit_predict_reduced_rank(
@@ -113,13 +160,39 @@ def _samples(windows: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(windows.transpose(0, 2, 1)).reshape(-1, windows.shape[1])
 
 
+def _inputs(
+    train: np.ndarray, test: np.ndarray, bin_s: float, sigma_s: float, lags_s: Sequence[float], centred: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Smoothed activity [K, lags * N] of training and test windows, standardised on the training windows.
+
+    ``centred``: around its mean over training windows at each bin.
+    """
+    x, x_test = (smooth(counts, bin_s=bin_s, sigma_s=sigma_s) for counts in (train, test))
+    if centred:
+        course = x.mean(0)
+        x, x_test = x - course, x_test - course
+    bins = np.arange(train.shape[2])
+    at = [np.clip(bins + round(lag / bin_s), 0, len(bins) - 1) for lag in lags_s]
+    x, x_test = (_samples(np.concatenate([activity[:, :, b] for b in at], axis=1)) for activity in (x, x_test))
+    mean, scale = x.mean(0), x.std(0)
+    scale = np.where(scale > 1e-9, scale, 1.0)
+    return (x - mean) / scale, (x_test - mean) / scale
+
+
+def _losses(x: np.ndarray, y: np.ndarray, offset: np.ndarray, bias: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Poisson NLL [U] of counts ``y`` [K, U], without its constant."""
+    eta = np.minimum(offset + bias + x @ weights.T, 5.0)
+    return (np.exp(eta) - y * eta).sum(0)
+
+
 def _fit(
     x: np.ndarray,
     y: np.ndarray,
+    offset: np.ndarray,
     penalty: np.ndarray,
     mean: np.ndarray,
     allowed: np.ndarray,
-    start: tuple[np.ndarray, np.ndarray] | None,
+    start: tuple[np.ndarray, np.ndarray],
     *,
     curvature_samples: int = 8000,
     steps: int = 30,
@@ -127,19 +200,19 @@ def _fit(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Penalised Poisson regressions of all units at once: biases [U] and weights [U, N].
 
-    Newton steps: gradients from all K samples (one matrix product for all units), each unit's Hessian from at most
-    ``curvature_samples`` of them, refreshed while the step is large; a unit's step is halved until its loss falls.
-    Units whose expected gain is below ``tolerance`` nats a spike leave the loop; a unit without a spike keeps its floor
-    and no weights.
+    ``offset`` [K, U] is added to the log rates; ``start``: biases and weights to begin with. Newton steps: gradients
+    from all K samples (one matrix product for all units), each unit's Hessian from at most ``curvature_samples`` of
+    them, refreshed while the step is large; a unit's step is halved until its loss falls. Units whose expected gain is
+    below ``tolerance`` nats a spike leave the loop; a unit without a spike keeps its floor and no weights.
     """
-    outputs, inputs = len(mean), x.shape[1]
-    bias, weights = (np.log(mean), np.zeros((outputs, inputs))) if start is None else (start[0].copy(), start[1].copy())
-    sub = x[:: max(1, len(x) // curvature_samples)]
-    free = np.concatenate([np.ones((outputs, 1), bool), allowed], 1)
+    bias, weights = start[0].copy(), start[1].copy()
+    some = slice(None, None, max(1, len(x) // curvature_samples))
+    sub, sub_offset = x[some], offset[some]
+    free = np.concatenate([np.ones((len(mean), 1), bool), allowed], 1)
     inverse: dict[int, np.ndarray] = {}
 
     def loss(units: np.ndarray, bias: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        eta = np.minimum(bias + x @ weights.T, 5.0)
+        eta = np.minimum(offset[:, units] + bias + x @ weights.T, 5.0)
         rate = np.exp(eta)
         return (rate - y[:, units] * eta).mean(0) + penalty[units] / 2 * (weights**2).sum(1), rate
 
@@ -150,7 +223,10 @@ def _fit(
         slope = np.concatenate([residual.sum(0)[:, None], residual.T @ x + penalty[active, None] * weights[active]], 1)
         slope = slope * free[active]
         if step < 3 or step % 5 == 0:
-            inverse = {u: _inverse_hessian(sub, bias[u], weights[u], penalty[u], free[u]) for u in active.tolist()}
+            inverse = {
+                u: _inverse_hessian(sub, sub_offset[:, u] + bias[u], weights[u], penalty[u], free[u])
+                for u in active.tolist()
+            }
         move = np.stack([inverse[u] @ g for u, g in zip(active.tolist(), slope, strict=True)])
         decrease = (move * slope).sum(1)
         if not (going := decrease > tolerance * mean[active]).any():
@@ -172,9 +248,11 @@ def _fit(
     return bias, weights
 
 
-def _inverse_hessian(x: np.ndarray, bias: float, weights: np.ndarray, penalty: float, free: np.ndarray) -> np.ndarray:
+def _inverse_hessian(
+    x: np.ndarray, base: np.ndarray, weights: np.ndarray, penalty: float, free: np.ndarray
+) -> np.ndarray:
     """Inverse [1 + N, 1 + N] of the Hessian of one unit's mean loss over its free parameters, zero elsewhere."""
-    rate = np.exp(np.minimum(bias + x @ weights, 5.0)) / len(x)
+    rate = np.exp(np.minimum(base + x @ weights, 5.0)) / len(x)
     weighted = x * rate[:, None]
     hessian = np.empty((len(free), len(free)))
     hessian[0, 0], hessian[0, 1:], hessian[1:, 0] = rate.sum(), weighted.sum(0), weighted.sum(0)

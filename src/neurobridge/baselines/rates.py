@@ -1,4 +1,4 @@
-"""Baselines without connections between units: the mean rate, and population coupling. Also the smoothing they share.
+"""Baselines without connections between units: mean rate, PSTH, population coupling. Also the smoothing they share.
 
 Shapes: ``W`` windows, ``N`` units, ``T`` bins. Counts [W, N, T] (or one stretch [N, T]); predictions are expected
 counts per bin of the same shape. Fitted on the training counts, predicted on the test counts.
@@ -6,9 +6,12 @@ counts per bin of the same shape. Fitted on the training counts, predicted on th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+PSTH_SIGMAS_S = (0.0, 0.003, 0.006, 0.012, 0.025, 0.05, np.inf)
 SMOOTHING_S = 0.05  # standard deviation of the Gaussian that turns counts into activity
 
 
@@ -43,6 +46,34 @@ def fit_predict_mean_rate(train_counts: np.ndarray, test_counts: np.ndarray) -> 
     train, test = as_windows(train_counts), as_windows(test_counts)
     prediction = np.broadcast_to(mean_counts(train)[:, None], test.shape).copy()
     return prediction.reshape(np.shape(test_counts))
+
+
+def fit_psth(
+    train_counts: np.ndarray, *, bin_s: float, sigmas_s: Sequence[float] = PSTH_SIGMAS_S, folds: int = 5
+) -> np.ndarray:
+    """Stimulus-locked time course [N, T]: the expected count of every unit at every bin of windows [W, N, T].
+
+    The mean over windows, smoothed; infinite smoothing is the mean rate. Each unit takes the width (s) under which
+    contiguous blocks of windows, held out in turn, are likeliest. One window at the unit's mean rate is counted in, so
+    that no bin is impossible.
+    """
+    train = as_windows(train_counts)
+    block = np.arange(len(train)) * folds // len(train)
+    sums = np.stack([train[block == k].sum(0) for k in range(folds)])
+    windows = np.bincount(block, minlength=folds)[:, None, None]
+    rest = _course(sums.sum(0) - sums, windows.sum() - windows)
+    losses = []
+    for sigma in sigmas_s:
+        expected = _smooth_course(rest, bin_s, sigma)
+        losses.append((windows * expected - sums * np.log(expected)).sum((0, 2)))
+    whole = _course(train.sum(0), len(train))
+    courses = np.stack([_smooth_course(whole, bin_s, sigma) for sigma in sigmas_s])
+    return courses[np.argmin(losses, axis=0), np.arange(train.shape[1])]
+
+
+def fit_predict_psth(train_counts: np.ndarray, test_counts: np.ndarray, *, bin_s: float, **options) -> np.ndarray:
+    """Each unit's time course (:func:`fit_psth`) in every window: expected counts of the shape of ``test_counts``."""
+    return np.broadcast_to(fit_psth(train_counts, bin_s=bin_s, **options), np.shape(test_counts)).copy()
 
 
 def fit_predict_population_coupling(
@@ -80,6 +111,18 @@ def fit_predict_population_coupling(
     ceiling = np.log(np.maximum(train.max((0, 2)), 1.0))[:, None]
     prediction = np.exp(np.minimum(base[:, None] + gain[:, None] * x_test, ceiling))
     return prediction.reshape(np.shape(test_counts))
+
+
+def _course(sums: np.ndarray, windows: np.ndarray | int) -> np.ndarray:
+    """Mean counts [..., N, T] from sums over windows, with one window more at the unit's mean (half a spike)."""
+    mean = np.maximum(sums.sum(-1, keepdims=True), 0.5) / (windows * sums.shape[-1])
+    return (sums + mean) / (windows + 1)
+
+
+def _smooth_course(course: np.ndarray, bin_s: float, sigma_s: float) -> np.ndarray:
+    if np.isinf(sigma_s):
+        return np.broadcast_to(course.mean(-1, keepdims=True), course.shape)
+    return smooth(course, bin_s=bin_s, sigma_s=sigma_s)
 
 
 def _log_population(counts: np.ndarray, others: np.ndarray, bin_s: float, sigma_s: float) -> np.ndarray:

@@ -39,20 +39,25 @@ def ridge(
     alphas: np.ndarray = ALPHAS,
     folds: int = 5,
     per_target: bool = False,
+    blocks: bool = False,
     seed: int = 0,
 ) -> LinearMap:
     """Ridge from ``x`` [I, F] to ``y`` [I, D], its penalty chosen among ``alphas`` by ``folds``-fold cross-validation.
 
     Inputs are standardised by the statistics of the rows they are fitted on (in each fold too), so a penalty is in
     units of squared standardised inputs, summed over rows. The criterion is the mean over targets of the unexplained
-    share of variance; with ``per_target`` every target takes its own best penalty. One eigendecomposition a fold, of
-    the smaller of the covariance [F, F] and the Gram matrix [I, I].
+    share of variance; with ``per_target`` every target takes its own best penalty. Folds are rows at random, drawn by
+    ``seed``; with ``blocks`` contiguous blocks, as rows in order of time demand. One eigendecomposition a fold, of the
+    smaller of the covariance [F, F] and the Gram matrix [I, I].
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     assert (x.ndim, y.ndim, len(x)) == (2, 2, len(y)), "ridge takes x [I, F] and y [I, D]"
     assert 2 <= folds <= len(x) / 2, "ridge needs two folds or more, and at least two rows in each"
     alphas = np.asarray(alphas, np.float64)
-    fold = np.random.default_rng(seed).permutation(len(x)) % folds
+    if blocks:
+        fold = np.arange(len(x)) * folds // len(x)
+    else:
+        fold = np.random.default_rng(seed).permutation(len(x)) % folds
     held_out = np.empty((len(alphas), *y.shape))
     for k in range(folds):
         path = _Path.of(x[fold != k], y[fold != k])

@@ -1,9 +1,9 @@
-"""Image features of several layers, decoded from responses; the library pictures that have them.
+"""Image features of several layers that were decoded together; the library pictures that have them.
 
-The features are the posterior mean under a library (:class:`AmortisedPosterior`): what an encoding model and its noise
-leave open is averaged over, so that they are pale where the response says little. All layers are decoded together.
+The features are a posterior mean under a library (:class:`~neurobridge.bridge.latent_posterior.LatentPosterior`): what
+a reading leaves open is averaged over, so that they are pale where it says little.
 
-Letters: I responses, L library images, N units, K layers, D width of a layer, H height, W width.
+Letters: I readings, L library images, K layers, D width of a layer, H height, W width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,30 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from neurobridge.bridge.posterior import AmortisedPosterior
+
+class FeatureTarget:
+    """K layers as one target of a regression: layers side by side, each of the same total variance in the library.
+
+    ``library``: K layers [L, D].
+    """
+
+    def __init__(self, library: Sequence[np.ndarray]) -> None:
+        layers = [np.asarray(layer, np.float32) for layer in library]
+        self.centers = [layer.mean(axis=0) for layer in layers]
+        self.spreads = [float(np.sqrt(layer.var(axis=0).sum())) or 1.0 for layer in layers]
+
+    def joined(self, layers: Sequence[np.ndarray]) -> np.ndarray:
+        """K layers [I, D] -> [I, sum of D] float32."""
+        parts = zip(layers, self.centers, self.spreads, strict=True)
+        return np.concatenate([(np.asarray(x, np.float32) - center) / spread for x, center, spread in parts], axis=1)
+
+    def decoded(self, joined: np.ndarray) -> DecodedFeatures:
+        """What was decoded of the target [I, sum of D], as features."""
+        parts = np.split(joined, np.cumsum([len(center) for center in self.centers])[:-1], axis=1)
+        return DecodedFeatures(
+            directions=[torch.from_numpy(part * spread) for part, spread in zip(parts, self.spreads, strict=True)],
+            centers=[torch.from_numpy(center) for center in self.centers],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,42 +60,6 @@ class DecodedFeatures:
         for layer, center, aim in zip(library, self.centers, self.directions, strict=True):
             total += F.normalize(aim) @ F.normalize(torch.from_numpy(np.asarray(layer, np.float32)) - center).T
         return total.argmax(dim=1).numpy()
-
-
-def decode_features(
-    responses: np.ndarray,
-    *,
-    expected: np.ndarray,
-    covariance: np.ndarray,
-    library: Sequence[np.ndarray],
-    components: int = 400,
-    steps: int = 3000,
-    seed: int = 0,
-    progress: bool = True,
-) -> DecodedFeatures:
-    """Decode ``responses`` [I, N], as the encoding model compares them, into K layers at once.
-
-    ``expected`` [L, N] and ``covariance`` [N, N]: the encoding model's responses to the library, and its noise;
-    ``library``: K layers [L, D] of its pictures. Every layer counts with the same total variance.
-    """
-    layers = [np.asarray(layer, np.float32) for layer in library]
-    centers = [layer.mean(axis=0) for layer in layers]
-    spreads = [float(np.sqrt(layer.var(axis=0).sum())) or 1.0 for layer in layers]
-    parts = zip(layers, centers, spreads, strict=True)
-    targets = np.concatenate([(layer - center) / spread for layer, center, spread in parts], axis=1)
-    posterior = AmortisedPosterior(components=components).fit(
-        torch.from_numpy(np.asarray(expected, np.float32)),
-        covariance,
-        targets,
-        steps=steps,
-        seed=seed,
-        progress=progress,
-    )
-    decoded = np.split(posterior.mean(responses), np.cumsum([layer.shape[1] for layer in layers])[:-1], axis=1)
-    return DecodedFeatures(
-        directions=[torch.from_numpy(d * spread) for d, spread in zip(decoded, spreads, strict=True)],
-        centers=[torch.from_numpy(center) for center in centers],
-    )
 
 
 def blend(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from rich.progress import track
 from torch.utils.data import IterableDataset, get_worker_info
 
 from neurobridge.data.events import joined
+from neurobridge.data.sessions import session_files
 from neurobridge.data.store import Session, bin_events
 from neurobridge.errors import UserError
 from neurobridge.neuro.batch import SpikeBatch
@@ -20,11 +21,7 @@ NO_REGION = ("", "unknown", "root", "void")  # as in the frozen protocols of eva
 
 def open_sessions(folder: Path, names: Sequence[str] = (), *, window_ms: int, offset_ms: int = 0) -> list[Session]:
     """The sessions of a data folder, all or by name, in alphabetical order. Raises UserError for what is not there."""
-    files = {path.stem: path for path in sorted((folder / "sessions").glob("*.h5"))}
-    if not files:
-        raise UserError(
-            f"no sessions under {folder / 'sessions'}: simulate or import a data set first ('neurobridge data --help')"
-        )
+    files = session_files(folder)
     unknown = [name for name in names if name not in files]
     if unknown:
         raise UserError(f"session '{unknown[0]}' is not in {folder}; there are: {', '.join(files)}")
@@ -43,11 +40,17 @@ class Batcher:
     """Makes SpikeBatches of one or several sessions.
 
     rows_of_units: session name -> vocabulary row of each unit. bin_ms: bin of the rate grid, or one a session.
-    Sessions of a batch give equal numbers of windows. datasets: the data set of each session.
+    Sessions of a batch give equal numbers of windows. datasets: the data set of each session. area_windows: region ->
+    (low, high) ms since the start of the window, outside which its units' events are left out.
     """
 
     def __init__(
-        self, sessions: Sequence[Session], *, rows_of_units: dict[str, list[int]], bin_ms: int | Sequence[int]
+        self,
+        sessions: Sequence[Session],
+        *,
+        rows_of_units: dict[str, list[int]],
+        bin_ms: int | Sequence[int],
+        area_windows: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         self.sessions = list(sessions)
         self.bins = [bin_ms] * len(self.sessions) if isinstance(bin_ms, int) else list(bin_ms)
@@ -55,6 +58,10 @@ class Batcher:
         codes = region_codes(sessions)
         self.unit_rows = [np.asarray(rows_of_units[s.name]) for s in self.sessions]
         self.regions = [np.array([codes.get(r, -1) for r in s.recording.regions.tolist()]) for s in self.sessions]
+        self.unit_windows = None
+        if area_windows:
+            parts = ([area_windows.get(r, (0, s.window_ms)) for r in s.recording.regions.tolist()] for s in sessions)
+            self.unit_windows = [np.array(part, dtype=np.int64) for part in parts]
 
     @property
     def bin_ms(self) -> int:
@@ -86,11 +93,15 @@ class Batcher:
         region = np.full((len(picks), widest), -1, dtype=np.int64)
         unit_mask = np.zeros((len(picks), widest), dtype=bool)
         rows = [np.full(per_group, -1)] * len(picks) if rows is None else rows
+        bins = first.window_ms // self.bins[picks[0][0]]
+        course = np.zeros((len(picks), widest, bins), dtype=np.float32)
         parts, shown, locked = [], [], []
         for g, (i, starts) in enumerate(picks):
             session = self.sessions[i]
             shown.append(np.where(rows[g] >= 0, session.image_row[rows[g]], -1))
             locked.append((rows[g] >= 0) & session.locked[rows[g]])
+            if locked[-1].any():
+                course[g, : session.units] = session.course(self.bins[i])
             unit_row[g, : session.units] = self.unit_rows[i]
             region[g, : session.units] = self.regions[i]
             unit_mask[g, : session.units] = True
@@ -100,7 +111,7 @@ class Batcher:
         value = joined([p[3] for p in parts]) if first.valued else None
         bin_ms, windows = self.bins[picks[0][0]], len(picks) * per_group
         target = bin_events(window, column, tick, value, (windows, widest, first.window_ms // bin_ms), bin_ms)
-        return SpikeBatch(
+        batch = SpikeBatch(
             unit_row=torch.from_numpy(unit_row),
             unit_mask=torch.from_numpy(unit_mask),
             region=torch.from_numpy(region),
@@ -115,7 +126,14 @@ class Batcher:
             locked=torch.from_numpy(np.concatenate(locked)),
             session=torch.tensor([i for i, _ in picks]),
             row=torch.from_numpy(np.concatenate(rows)),
+            course=torch.from_numpy(course) if np.any(locked) and not first.valued else None,
         )
+        if self.unit_windows is None:
+            return batch
+        within = np.zeros((len(picks), widest, 2), dtype=np.int64)
+        for g, (i, _) in enumerate(picks):
+            within[g, : self.sessions[i].units] = self.unit_windows[i]
+        return batch.within(torch.from_numpy(within))
 
     def sequence(self, index: int, rows: np.ndarray, size: int) -> Iterator[SpikeBatch]:
         """All ``rows`` of session ``index`` in order, ``size`` windows a batch."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from neurobridge.data.pictures import read_pages, read_picture
 from neurobridge.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -40,10 +41,10 @@ def read_frames(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     if path.is_file() and path.suffix.lower() == ".npy":
         yield from enumerate(_stack(path))
     elif path.is_file() and path.suffix.lower() in (".tif", ".tiff"):
-        yield from enumerate(_decoded(path))
+        yield from enumerate(read_pages(path))
     else:
         for frame, file in frame_files(path).items():
-            yield frame, next(_decoded(file))
+            yield frame, read_picture(file)
 
 
 def _stack(path: Path) -> Iterator[np.ndarray]:
@@ -58,18 +59,3 @@ def _stack(path: Path) -> Iterator[np.ndarray]:
         )
     for picture in stack:
         yield np.repeat(picture[..., None], 3, axis=-1) if grey else np.asarray(picture)
-
-
-def _decoded(file: Path) -> Iterator[np.ndarray]:
-    from PIL import Image, ImageSequence
-
-    try:
-        with Image.open(file) as pages:
-            for page in ImageSequence.Iterator(pages):
-                if page.mode[0] in "IF":
-                    raise UserError(f"{file} holds more than 8 bits a pixel ('{page.mode}'): save it with 8")
-                yield np.asarray(page.convert("RGB"))
-    except UserError:
-        raise
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{file} is not an image that can be read: replace it, or download again") from error

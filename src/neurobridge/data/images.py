@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from neurobridge.data.guard import open_hdf5
 from neurobridge.data.hdf5 import atomic_hdf5, text
-from neurobridge.errors import UserError, needs, reading
+from neurobridge.errors import UserError, reading
+
+CONTENT_ID = re.compile("[0-9a-f]{16}")
 
 
 def content_id(pixels: np.ndarray) -> str:
@@ -23,15 +26,22 @@ def content_id(pixels: np.ndarray) -> str:
     return digest.hexdigest()[:16]
 
 
-def decode_picture(data: bytes, what: str) -> np.ndarray:
-    """RGB pixels [H, W, 3] uint8 of an encoded picture; ``what`` names it in the UserError if it cannot be decoded."""
-    with needs("data"):
-        from PIL import Image
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except Exception as error:  # what a decoder raises on damaged bytes is not documented
-        raise UserError(f"{what} is not an image that can be read: replace it, or fetch it again") from error
+def is_content_id(key: str) -> bool:
+    """False for a name that a lab gave to a picture which is not at hand."""
+    return CONTENT_ID.fullmatch(key) is not None
+
+
+def picture_keys(ids: np.ndarray, dataset: str) -> list[str]:
+    """[P]: what tells pictures apart over sessions: content ids as they are, names within their data set, '' for ''."""
+    return [key if not key or is_content_id(key) else f"{dataset}/{key}" for key in ids.tolist()]
+
+
+def read_ids(path: Path) -> set[str]:
+    """The ids of an image set, without its pixels; none where there is no file. Raises UserError if it is broken."""
+    if not path.is_file():
+        return set()
+    with reading(path, "image set", "import the images again"), h5py.File(path, "r") as file:
+        return set(file["ids"][:].astype(str).tolist())
 
 
 @dataclass(kw_only=True)

@@ -5,6 +5,7 @@ These judge realism, not whether the right picture was drawn, and they are biase
 only those of Inception-v3 (2048 numbers before the classifier; its logits for the Inception Score) may be compared
 with published figures.
 
+Features that are NaN or infinite are a ValueError.
 Shapes: ``N`` generated pictures, ``M`` real ones, ``D`` features, ``K`` classes.
 """
 
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from neurobridge.evaluation.inputs import finite
 
 MINIMUM = {
     "FID": 2048,  # below the 2048 features of Inception's last layer its covariance has no full rank
@@ -30,7 +33,7 @@ def frechet_distance(generated: ArrayLike, real: ArrayLike, *, force: bool = Fal
     root_a, root_b = (np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1), mode="r") for x in (a, b))
     cross = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
     means = ((a.mean(0) - b.mean(0)) ** 2).sum()
-    return float(means + (root_a**2).sum() + (root_b**2).sum() - 2 * cross)
+    return max(0.0, float(means + (root_a**2).sum() + (root_b**2).sum() - 2 * cross))  # rounding may end below 0
 
 
 def kernel_distance(
@@ -49,8 +52,8 @@ def kernel_distance(
     """
     a, b = _sets("KID", generated, real, force=force)
     size = subset_size or min(1000, max(2, min(len(a), len(b)) // 2))
-    if size > min(len(a), len(b)):
-        raise ValueError(f"subsets of {size} do not fit into {len(a)} generated and {len(b)} real pictures")
+    if not 2 <= size <= min(len(a), len(b)):
+        raise ValueError(f"subsets of {size} do not fit: take 2 or more of {len(a)} generated, {len(b)} real pictures")
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(subsets):
@@ -62,9 +65,11 @@ def kernel_distance(
 def inception_score(logits: ArrayLike, *, seed: int, splits: int = 10, force: bool = False) -> np.ndarray:
     """Inception Score (Salimans et al. 2016) [splits] from class logits [N, K]: exp of the mean KL(p(y|x) || p(y)).
 
-    Pictures are shuffled, then split. Raises ValueError below the minimum.
+    Pictures are shuffled, then split. Raises ValueError below the minimum, and for fewer pictures than splits.
     """
     (logits,) = _sets("Inception Score", logits, force=force)
+    if len(logits) < splits:
+        raise ValueError(f"{len(logits)} pictures do not make {splits} splits")
     logits = logits[np.random.default_rng(seed).permutation(len(logits))]
     log_p = logits - logits.max(1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
@@ -76,7 +81,7 @@ def inception_score(logits: ArrayLike, *, seed: int, splits: int = 10, force: bo
 
 
 def _sets(metric: str, *features: ArrayLike, force: bool) -> list[np.ndarray]:
-    sets = [np.asarray(x, np.float64) for x in features]
+    sets = [finite(x, f"features for {metric}") for x in features]
     if any(x.ndim != 2 or x.shape[1] != sets[0].shape[1] or len(x) < 2 for x in sets):
         raise ValueError(f"{metric} takes features [N, D] of equal width, got {', '.join(str(x.shape) for x in sets)}")
     smallest = min(len(x) for x in sets)

@@ -178,7 +178,7 @@ def score_pictures(
         picture, _ = _pair(picture, targets)
 
         def row(metric: str, values: np.ndarray, pairs: np.ndarray | None, network: str = "", who: str = name) -> Score:
-            mean, low, high = bootstrap_interval(values, seed=seed, draws=draws)
+            mean, low, high = bootstrap_interval(values, seed=seed, draws=draws, share=False)
             marked = network != "" and network == decoding_target
             return Score(
                 metric=metric + TARGET * marked,

@@ -1,11 +1,12 @@
 """What a frozen representation holds: linear probes, nearest neighbours, and a picture of it in two dimensions.
 
 Shapes: ``I`` items, ``D`` features, ``Y`` targets. Every probe returns one value per item, for intervals over items.
-Standardisation and hyper-parameters are fitted on training folds only.
+Standardisation and hyper-parameters are fitted on training folds only. NaN and infinity are a ValueError.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,14 +14,15 @@ from numpy.typing import ArrayLike
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.manifold import TSNE
-from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from neurobridge.evaluation.controls import majority_level
+from neurobridge.evaluation.inputs import finite
 from neurobridge.evaluation.protocols import NO_REGION
+from neurobridge.evaluation.spikes import r2
 
 
 def linear_probe(
@@ -70,8 +72,10 @@ def ridge_probe(
 ) -> tuple[np.ndarray, float]:
     """Out-of-fold predictions [I, Y] of a ridge regression from ``x`` [I, D] to ``y`` [I, Y], and their R2.
 
-    Alpha by efficient leave-one-out within each training fold; R2 is scikit-learn's uniform average over targets, over
-    all out-of-fold predictions. ``shuffle=False`` takes contiguous blocks as folds: right for time series.
+    Alpha by efficient leave-one-out within each training fold; R2 is the mean over targets of that over all
+    out-of-fold predictions (:func:`r2_by_target`). A target that does not vary has none: it is left out with a warning
+    that counts them, and where none varies R2 is NaN. ``shuffle=False`` takes contiguous blocks as folds: right for
+    time series.
     """
     x, y = _items(x, y)
     y = y[:, None] if y.ndim == 1 else y
@@ -79,7 +83,18 @@ def ridge_probe(
     for train, test in _folds(x, y, folds, groups, seed, shuffle=shuffle):
         probe = make_pipeline(StandardScaler(), RidgeCV(alphas=alphas))
         prediction[test] = np.reshape(probe.fit(x[train], y[train]).predict(x[test]), (len(test), -1))
-    return prediction, float(r2_score(y, prediction))
+    scores = r2_by_target(prediction, y)
+    left_out = int(np.isnan(scores).sum())
+    if left_out:
+        warnings.warn(
+            f"{left_out} of {len(scores)} targets do not vary: they have no R2 and are left out", stacklevel=2
+        )
+    return prediction, float(np.nanmean(scores)) if left_out < len(scores) else float("nan")
+
+
+def r2_by_target(prediction: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """R2 [Y] of predictions [I, Y] of targets ``y`` [I, Y]; NaN for a target that does not vary."""
+    return r2(finite(prediction, "predictions"), finite(y, "targets"), axis=0)
 
 
 def knn_accuracy(
@@ -163,7 +178,9 @@ def project_2d(x: ArrayLike, method: Literal["tsne", "pca", "umap"] = "tsne", se
 
 
 def _items(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(x, np.float64), np.asarray(y)
+    x, y = finite(x, "features"), np.asarray(y)
+    if y.dtype.kind == "f":
+        finite(y, "targets")
     if x.ndim != 2 or len(x) != len(y) or not len(x):
         raise ValueError(f"a probe takes features [I, D] and a target for each item, got {x.shape} and {y.shape}")
     return x, y

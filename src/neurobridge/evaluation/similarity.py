@@ -1,6 +1,8 @@
 """Features in, agreement out: identification, retrieval, distances, diversity. One number per item.
 
-Scotti et al. 2024 (MindEye2), arXiv:2403.11207. Shapes: ``I`` items, ``G`` gallery, ``D`` features, ``S`` samples.
+Features that are NaN or infinite are a ValueError everywhere: no comparison with them is true, so they would count as
+a miss or as a hit. Scotti et al. 2024 (MindEye2), arXiv:2403.11207.
+Shapes: ``I`` items, ``G`` gallery, ``D`` features, ``S`` samples.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from neurobridge.evaluation.controls import chance_level
+from neurobridge.evaluation.inputs import centred, divide, finite
 
 TIE = 1e-12  # correlations nearer than this are equal: rounding must not decide a comparison
 
@@ -21,6 +24,7 @@ def correlation_matrix(recon_features: ArrayLike, true_features: ArrayLike) -> n
 
 def two_way_matrix(correlation: np.ndarray) -> np.ndarray:
     """[I, I]: two-way identification of reconstruction i if j were its target; the diagonal is the score."""
+    correlation = finite(correlation, "correlations")
     ordered = np.sort(correlation, axis=1)
     rows = zip(ordered, correlation - TIE, strict=True)
     return np.stack([np.searchsorted(row, right, side="left") for row, right in rows]) / (len(correlation) - 1)
@@ -56,7 +60,7 @@ def sample_diversity(features: ArrayLike) -> np.ndarray:
 
     0 where all samples of an image are one picture. Raises ValueError for fewer than two samples.
     """
-    features = np.asarray(features)
+    features = finite(features, "features")
     if features.ndim < 3 or len(features) < 2:
         raise ValueError(f"diversity takes features [S, I, ...] of at least two samples, got shape {features.shape}")
     z = np.stack([normalise(flatten(sample)) for sample in features])
@@ -74,9 +78,9 @@ def retrieval(
     the k nearest to its entry, against the predictions of *other* entries (repeats of one image are not rivals)?
     Ties lose. Keys: ``rank`` [I] (0 = first) and ``top<k>`` [I] hits, ``backward_rank``, ``backward_top<k>``,
     ``gallery`` (int), ``backward_gallery`` (mean number of candidates), ``chance_top<k>``, ``backward_chance_top<k>``.
-    Raises ValueError for shapes that do not match.
+    Raises ValueError for shapes that do not match and numbers that are not finite.
     """
-    pred, true = (np.asarray(x, np.float64) for x in (embedding_pred, embedding_true))
+    pred, true = finite(embedding_pred, "predictions"), finite(embedding_true, "the gallery")
     index = np.asarray(target_index)
     if (
         pred.ndim != 2
@@ -151,18 +155,20 @@ def _features(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def flatten(x: ArrayLike) -> np.ndarray:
-    """[I, ...] -> [I, D] float64."""
-    x = np.asarray(x, np.float64)
+    """[I, ...] -> [I, D] float64, finite."""
+    x = finite(x, "features")
     return x.reshape(len(x), -1)
 
 
-def unit(x: np.ndarray, threshold: float = 1e-12) -> np.ndarray:
-    """Rows of unit length; rows shorter than ``threshold`` become zero."""
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.divide(x, norm, out=np.zeros_like(x), where=norm > threshold)
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows of unit length, whatever their scale; rows of zeros stay zero."""
+    x = divide(x, np.abs(x).max(1, keepdims=True, initial=0.0), empty=0.0)
+    return divide(x, np.linalg.norm(x, axis=1, keepdims=True), empty=0.0)
 
 
 def normalise(x: np.ndarray) -> np.ndarray:
-    """Rows centred and of unit length, so that a product of rows is Pearson's r; flat rows become zero."""
-    scale = np.abs(x).max(initial=0.0) * np.sqrt(x.shape[1])
-    return unit(x - x.mean(1, keepdims=True), threshold=1e-7 * scale)
+    """Rows centred and of unit length, so that a product of rows is Pearson's r; flat rows become zero.
+
+    Pictures pass through float32: what varies by less than its rounding is flat.
+    """
+    return unit(centred(x, axis=1, rounding=1e-7)[0])

@@ -2,7 +2,7 @@
 
 Shapes: ``W`` windows (any number of leading axes, also none), ``N`` units, ``T`` bins, ``I`` images, ``R`` repeats.
 Predictions are *expected counts per bin*, never Hz and never log rates. ``mask``: True = scored.
-Cells whose count is NaN are never scored.
+Cells whose count is NaN are never scored; NaN predictions and infinite numbers are refused (ValueError).
 
 Two names for two formulas: ``bits_per_spike`` is pooled over units (Neural Latents Benchmark, Pei et al. 2021,
 arXiv:2109.04463, eq. 2); ``bits_per_spike_per_neuron`` scores every unit by itself, and its ``nanmean`` is what
@@ -14,7 +14,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import gammaln, xlogy
-from sklearn.metrics import r2_score
+
+from neurobridge.evaluation.controls import Interval, bootstrap_interval
+from neurobridge.evaluation.controls import spearman_brown as carried
+from neurobridge.evaluation.inputs import centred, divide
 
 ZERO_RATE = 1e-9  # the value that stands for a rate of zero, as in the NLB evaluation
 
@@ -25,7 +28,8 @@ def bits_per_spike(rates: ArrayLike, counts: ArrayLike, mask: ArrayLike | None =
     ``rates`` [..., N, T] expected counts per bin, ``counts`` the same shape, ``mask`` the same shape, boolean. The null
     is each unit's mean count over its *scored* cells. Silent units stay in, as in NLB;
     ``ibl-bwb-eval`` leaves them out: its number is this one over the units that fired.
-    Raises ValueError for unequal shapes, negative or NaN rates, nothing scored, or no spike among the scored cells.
+    Raises ValueError for unequal shapes, negative or not finite rates, infinite counts, nothing scored, or no spike
+    among the scored cells.
     """
     rates, counts, scored = _cells(rates, counts, mask)
     model, null, spikes = _likelihoods(rates, counts, scored)
@@ -40,7 +44,33 @@ def bits_per_spike_per_neuron(rates: ArrayLike, counts: ArrayLike, mask: ArrayLi
     Arguments and errors as :func:`bits_per_spike`. Report ``np.nanmean`` of it, under this name.
     """
     model, null, spikes = _likelihoods(*_cells(rates, counts, mask))
-    return _divide(null - model, spikes) / np.log(2)
+    return divide(null - model, spikes) / np.log(2)
+
+
+def bits_per_spike_interval(
+    rates: ArrayLike,
+    counts: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    null: ArrayLike | None = None,
+    seed: int,
+    draws: int = 2000,
+) -> Interval:
+    """:func:`bits_per_spike` with its bootstrap interval over units, over the mean rate or over another prediction.
+
+    ``null``: expected counts of the shape of ``rates``: a time course (bits/spike over the PSTH), or a rival; since the
+    units are the same, its interval is then that of the paired difference of the two scores. Units are drawn with
+    their spikes; one that never fired is in as well. Errors as :func:`bits_per_spike`.
+    """
+    cells = _cells(rates, counts, mask)
+    model, mean_rate, spikes = _likelihoods(*cells)
+    if spikes.sum() == 0:
+        raise ValueError("bits per spike is undefined: there is no spike among the scored cells")
+    base = mean_rate if null is None else _likelihoods(*_cells(null, counts, mask))[0]
+    drawn = np.random.default_rng(seed).integers(len(spikes), size=(draws, len(spikes)))
+    ratios = _divide((base - model)[drawn].sum(1), spikes[drawn].sum(1)) / np.log(2)
+    low, high = np.nanquantile(ratios, [0.025, 0.975])
+    return Interval(float((base - model).sum() / spikes.sum() / np.log(2)), float(low), float(high))
 
 
 def poisson_d2(rates: ArrayLike, counts: ArrayLike, mask: ArrayLike | None = None, *, clip: bool = True) -> float:
@@ -67,14 +97,19 @@ def gaussian_r2_per_unit(prediction: ArrayLike, values: ArrayLike, mask: ArrayLi
     """R2 [N] of value signals (calcium, averaged counts) against each unit's mean over its scored cells.
 
     ``prediction`` and ``values`` [..., N, T]. NaN for a unit whose scored values do not vary (or has none).
-    Raises ValueError for unequal shapes, NaN predictions, or nothing scored.
+    The unit of the signal does not matter. Raises ValueError for unequal shapes, predictions that are not finite,
+    infinite values, or nothing scored.
     """
     prediction, values, scored = _cells(prediction, values, mask, nonnegative=False)
-    number = scored.sum(1)
-    mean = _divide(np.where(scored, values, 0).sum(1), number)
-    residual = np.where(scored, (values - prediction) ** 2, 0).sum(1)
-    total = np.where(scored, (values - mean[:, None]) ** 2, 0).sum(1)
-    return 1 - _divide(residual, np.where(total > 1e-12, total, 0))
+    return r2(prediction, values, scored, axis=1)
+
+
+def r2(prediction: np.ndarray, values: np.ndarray, scored: np.ndarray | bool = True, *, axis: int) -> np.ndarray:
+    """1 - residual / total sum of squares over the ``scored`` cells along ``axis``; NaN where values do not vary."""
+    deviation, unit = centred(values, scored, axis=axis)
+    residual = np.where(scored, (values - prediction) / unit, 0.0)
+    constant = np.isnan(unit).all(axis=axis)
+    return np.where(constant, np.nan, 1 - divide((residual**2).sum(axis), (deviation**2).sum(axis)))
 
 
 def gaussian_r2(prediction: ArrayLike, values: ArrayLike, mask: ArrayLike | None = None) -> float:
@@ -85,23 +120,45 @@ def gaussian_r2(prediction: ArrayLike, values: ArrayLike, mask: ArrayLike | None
     return float(np.nanmean(scores))
 
 
+def gaussian_r2_interval(
+    prediction: ArrayLike, values: ArrayLike, *, null: ArrayLike | None = None, seed: int
+) -> Interval:
+    """:func:`gaussian_r2` with its bootstrap interval over units; with ``null`` the gain in R2 over that prediction."""
+    scores = gaussian_r2_per_unit(prediction, values)
+    scores = scores if null is None else scores - gaussian_r2_per_unit(null, values)
+    return bootstrap_interval(scores[~np.isnan(scores)], seed=seed)
+
+
 def psth_r2(rates: ArrayLike, counts: ArrayLike, conditions: ArrayLike) -> float:
-    """R2 between predicted and measured peristimulus time histograms, mean over units.
+    """Mean over units of :func:`psth_r2_per_unit` (NLB's score), units whose histogram does not vary left out.
+
+    Raises ValueError if none varies, and as there.
+    """
+    scores = psth_r2_per_unit(rates, counts, conditions)
+    if np.isnan(scores).all():
+        raise ValueError("R2 is undefined: no unit has a varying histogram")
+    return float(np.nanmean(scores))
+
+
+def psth_r2_per_unit(rates: ArrayLike, counts: ArrayLike, conditions: ArrayLike) -> np.ndarray:
+    """R2 [N] between predicted and measured peristimulus time histograms.
 
     ``rates`` and ``counts`` [W, N, T], ``conditions`` [W] the condition (image) of each window. Windows of one
-    condition are averaged; scikit-learn's R2 runs over condition x time for each unit, then the uniform average (NLB).
-    Raises ValueError for unequal shapes.
+    condition are averaged (cells whose count is NaN left out of both); R2 runs over condition x time. NaN for a unit
+    whose measured histogram does not vary. Raises ValueError for unequal shapes, rates that are not finite, infinite
+    counts, or nothing scored.
     """
-    rates, counts, conditions = np.asarray(rates, float), np.asarray(counts, float), np.asarray(conditions)
-    if rates.shape != counts.shape or rates.ndim != 3 or len(conditions) != len(rates):
+    shapes = np.shape(rates), np.shape(counts), np.shape(conditions)
+    if shapes[0] != shapes[1] or len(shapes[0]) != 3 or shapes[2] != shapes[0][:1]:
         raise ValueError(
-            "psth_r2 takes rates and counts [W, N, T] and conditions [W], "
-            f"got {rates.shape}, {counts.shape} and {conditions.shape}"
+            f"psth_r2 takes rates and counts [W, N, T] and conditions [W], got {shapes[0]}, {shapes[1]} and {shapes[2]}"
         )
-    _, index = np.unique(conditions, return_inverse=True)
-    table = [np.stack([array[index == c].mean(0) for c in range(index.max() + 1)]) for array in (rates, counts)]
-    predicted, measured = (psth.transpose(0, 2, 1).reshape(-1, rates.shape[1]) for psth in table)
-    return float(r2_score(measured, predicted))
+    _, index = np.unique(np.asarray(conditions), return_inverse=True)
+    cells = (x.reshape(len(x), len(index), -1) for x in _cells(rates, counts, None, nonnegative=False))
+    predicted, measured, scored = (
+        np.stack([x[:, index == c].sum(1) for c in range(index.max() + 1)], axis=1).reshape(len(x), -1) for x in cells
+    )
+    return r2(divide(predicted, scored), divide(measured, scored, empty=0.0), scored > 0, axis=1)
 
 
 def fano_factor(counts: ArrayLike) -> np.ndarray:
@@ -112,11 +169,11 @@ def fano_factor(counts: ArrayLike) -> np.ndarray:
     """
     counts = _repeats(counts)
     number = (~np.isnan(counts)).sum(1)
-    mean = _divide(np.nansum(counts, axis=1), number)
-    variance = _divide(np.nansum((counts - mean[:, None]) ** 2, axis=1), np.maximum(number - 1, 0))
-    ratio = _divide(variance, mean)
+    mean = divide(np.nansum(counts, axis=1), number)
+    variance = divide(np.nansum((counts - mean[:, None]) ** 2, axis=1), np.maximum(number - 1, 0))
+    ratio = divide(variance, mean)
     valid = ~np.isnan(ratio)
-    return _divide(np.where(valid, ratio, 0).sum(0), valid.sum(0))
+    return divide(np.where(valid, ratio, 0).sum(0), valid.sum(0))
 
 
 def split_half_reliability(
@@ -139,8 +196,8 @@ def split_half_reliability(
         valid = ~np.isnan(first) & ~np.isnan(second)
         r = _pearson(first, second, valid)
         total, number = total + np.nan_to_num(r), number + ~np.isnan(r)
-    r = _divide(total, number)
-    return 2 * r / (1 + r) if spearman_brown else r
+    r = divide(total, number)
+    return carried(r, 2) if spearman_brown else r
 
 
 def _cells(
@@ -164,6 +221,8 @@ def _cells(
         raise ValueError("nothing to score: the mask is empty, or every count under it is NaN")
     if np.isnan(prediction[scored]).any():
         raise ValueError("the prediction is NaN in a scored cell")
+    if np.isinf(prediction[scored]).any() or np.isinf(target[scored]).any():
+        raise ValueError("a prediction or a count is infinite in a scored cell")
     if nonnegative and ((prediction[scored] < 0).any() or (target[scored] < 0).any()):
         raise ValueError("rates and counts must not be negative: pass expected counts per bin, not log rates")
     prediction, target = np.where(scored, prediction, 0), np.where(scored, target, 0)
@@ -179,7 +238,7 @@ def _likelihoods(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Poisson NLL of the model and of the null, and the spikes: each [N], over scored cells."""
     spikes = np.where(scored, counts, 0).sum(1)
-    null = _divide(spikes, scored.sum(1))[:, None]
+    null = divide(spikes, scored.sum(1))[:, None]
 
     def nll(rate: np.ndarray) -> np.ndarray:
         rate = np.where(rate == 0, ZERO_RATE, rate)
@@ -188,26 +247,21 @@ def _likelihoods(
     return nll(rates), nll(np.where(scored, null, 1.0)), spikes
 
 
-def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a / b, NaN where b is 0."""
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    return np.divide(a, b, out=np.full(np.broadcast_shapes(a.shape, b.shape), np.nan), where=b != 0)
-
-
 def _repeats(counts: ArrayLike) -> np.ndarray:
     counts = np.asarray(counts, np.float64)
     if counts.ndim != 3:
         raise ValueError(f"responses to repeated images must be [I, R, N], got shape {counts.shape}")
+    if np.isinf(counts).any():
+        raise ValueError("responses must not be infinite (NaN: a repeat that is missing)")
     return counts
 
 
 def _nanmean(a_IRN: np.ndarray) -> np.ndarray:
-    return _divide(np.nansum(a_IRN, axis=1), (~np.isnan(a_IRN)).sum(1))
+    return divide(np.nansum(a_IRN, axis=1), (~np.isnan(a_IRN)).sum(1))
 
 
 def _pearson(a: np.ndarray, b: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Pearson over the rows [I] of a and b [I, N] where ``valid``: [N], NaN where one does not vary."""
-    number = valid.sum(0)
-    a, b = (np.where(valid, x - _divide(np.where(valid, x, 0).sum(0), number), 0) for x in (a, b))
-    norm = np.sqrt((a**2).sum(0) * (b**2).sum(0))
-    return _divide((a * b).sum(0), np.where(norm > 1e-12, norm, 0))
+    (a, of_a), (b, of_b) = (centred(x, valid, axis=0) for x in (a, b))
+    constant = np.isnan(of_a + of_b)[0]
+    return np.where(constant, np.nan, divide((a * b).sum(0), np.sqrt((a**2).sum(0) * (b**2).sum(0))))

@@ -24,6 +24,9 @@ class SpikeBatch:
     stimulus     [B] int64, row of the image shown in its image set (-1: none)
     locked       [B] bool, True for a window that begins at a known time after the onset of a stimulus
     session      [G] int64, index of the session; row [B] int64, index of the window within its session
+    course       [G, N, T] float or None: log of each unit's own time course over its mean rate, in locked windows
+    unit_window  [G, N, 2] ms or None: the part of a window that each unit is seen in (:meth:`within`)
+    repeats      [B] float or None: how many presentations a window holds the events of (``target`` is their mean)
     """
 
     unit_row: Tensor
@@ -40,6 +43,9 @@ class SpikeBatch:
     locked: Tensor
     session: Tensor
     row: Tensor
+    course: Tensor | None = None
+    unit_window: Tensor | None = None
+    repeats: Tensor | None = None
 
     @property
     def windows(self) -> int:
@@ -62,14 +68,21 @@ class SpikeBatch:
     def only_units(self, keep: Tensor) -> SpikeBatch:
         """Remove units in the data: ``keep`` [G, N] bool. Their events, presence and targets are gone."""
         kept = self.unit_mask & keep
-        event = self.per_window(kept)[self.event_window, self.event_unit]
+        return replace(self._only_events(self.per_window(kept)[self.event_window, self.event_unit]), unit_mask=kept)
+
+    def within(self, unit_window: Tensor) -> SpikeBatch:
+        """Show each unit in a part of the window alone: ``unit_window`` [G, N, 2] ms. Targets stay."""
+        low, high = self.per_window(unit_window)[self.event_window, self.event_unit].unbind(-1)
+        kept = (self.event_tick >= low) & (self.event_tick < high)
+        return replace(self._only_events(kept), unit_window=unit_window)
+
+    def _only_events(self, kept: Tensor) -> SpikeBatch:
         return replace(
             self,
-            unit_mask=kept,
-            event_window=self.event_window[event],
-            event_unit=self.event_unit[event],
-            event_tick=self.event_tick[event],
-            event_value=None if self.event_value is None else self.event_value[event],
+            event_window=self.event_window[kept],
+            event_unit=self.event_unit[kept],
+            event_tick=self.event_tick[kept],
+            event_value=None if self.event_value is None else self.event_value[kept],
         )
 
 

@@ -1,4 +1,4 @@
-"""Events to latents: table attention over chunks, presence of visible units, a bidirectional backbone.
+"""Events to latents: table attention and centred counts of chunks, presence of visible units, a bidirectional backbone.
 
 The latent queries are constants and the key of an event depends on its unit alone, rotated by its tick within the
 chunk. So the score of an event is a function of (unit, tick): one table [N, P, H * L], built by small products.
@@ -15,24 +15,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurobridge.neuro.batch import SpikeBatch
-from neurobridge.neuro.layers import Block, norm, rotary_phase, rotate
+from neurobridge.neuro.layers import Block, MapAttention, norm, rotary_phase, rotate
 from neurobridge.neuro.masking import MODES, MaskPlan
 
+ONSET_WAVES = 16
+COUNT_SCALE = 3.0  # one over the spread of new unit vectors: counts then start at the order of one
 
-class ChunkAttention(nn.Module):
-    """Perceiver over the events of each chunk: [events] -> [B, C, L, D].
 
-    A value-carrying event also adds ``value * second_value(unit)``; these z-scored terms have mean 0, so their weighted
-    sum is divided by the square root of the weights' sum, lest a large population average them away. One null key a
-    chunk is always on.
+class ChunkReader(nn.Module):
+    """Perceiver over the events of each chunk: [events] -> [B, C, L, D]. Two sums over events, one table.
+
+    Attention, a weighted mean of the values of the units that fired, tells who fired when within the chunk; it is
+    nearly the same in every chunk, for a mean over a hundred units hardly moves. Centred counts tell how many events
+    came: a unit's visible events less those expected in the visible milliseconds (its mean rate, and its own time
+    course where the window knows the stimulus onset), over the root of the expectation (raised by ``floor``, lest one
+    spike of a nearly silent unit outweigh all others), times a linear function of the unit's vector, over the root of
+    the number of visible units. A value-carrying event counts as its value, whose expectation is 0, over the root of
+    the number of events.
+
     Queries and keys are normalised and scaled (clamped at ``max_scale``), so scores are bounded and no running
-    maximum over events is needed.
+    maximum over events is needed. One null key a chunk is always on.
     The mass of a unit in a chunk, the sum of its events' weights, is made in one of two equal ways: dense (events as
     counts on a unit x tick grid, times the table) or, where such a grid would be nearly empty (thousands of units),
     sparse (one look-up an event).
     """
 
     max_scale = 16.0
+    floor = 0.1  # events
     sparse_cost = 10  # of a number that the sparse way looks up, in cells of the dense way's grid
 
     def __init__(self, *, width: int, unit_width: int, latents: int, heads: int, chunk_ms: int) -> None:
@@ -42,11 +51,12 @@ class ChunkAttention(nn.Module):
         self.query = nn.Parameter(torch.randn(latents, heads, head))
         self.key = nn.Linear(unit_width, width, bias=False)
         self.value = nn.Linear(unit_width, width)
-        self.second_value = nn.Linear(unit_width, width, bias=False)
         self.scale = nn.Parameter(torch.full((heads,), 4.0))
         self.null_score = nn.Parameter(torch.zeros(latents, heads))
         self.null_value = nn.Parameter(torch.zeros(heads, head))
         self.out = nn.Linear(width, width, bias=False)
+        self.counted = nn.Linear(unit_width, latents * width, bias=False)
+        nn.init.normal_(self.counted.weight, std=COUNT_SCALE / unit_width**0.5)
 
     def table(self, unit: Tensor) -> Tensor:
         """exp(score) of every (unit, tick, head, latent): unit [G, N, E] -> [G, N, P, K]."""
@@ -58,13 +68,21 @@ class ChunkAttention(nn.Module):
         score = torch.einsum("gnhd,plhd->gnphl", key, query)
         return score.exp().flatten(-2)
 
-    def forward(self, batch: SpikeBatch, unit: Tensor, plan: MaskPlan) -> Tensor:
-        """unit [G, N, E] embeddings; events that ``plan`` hides count for nothing -> [B, C, L, D]."""
+    def forward(self, batch: SpikeBatch, unit: Tensor, plan: MaskPlan, expected: Tensor) -> Tensor:
+        """unit [G, N, E] vectors; events that ``plan`` hides count for nothing -> [B, C, L, D].
+
+        expected [B, N, C]: events that were to be expected of each unit in the visible milliseconds of each chunk
+        (:func:`expected_events`); ignored for values.
+        """
         g, n, _ = unit.shape
-        p, c = self.chunk_ms, -(-batch.window_ms // self.chunk_ms)
+        p, c = self.chunk_ms, expected.shape[-1]
+        if plan.sees_nothing:  # the null key takes all attention, and nothing was counted
+            null = self.out(self.null_value.flatten())
+            return null.expand(batch.windows, c, self.latents, -1)
         per_group = batch.windows // g
         chunks = per_group * c
-        table = self.table(unit).flatten(0, 1)  # [G * N, P, K]
+        # the last column of the table counts events
+        table = F.pad(self.table(unit).flatten(0, 1), (0, 1), value=1.0)  # [G * N, P, K + 1]
 
         # the cell of each event on the unit x tick grid: windows of a session side by side, each c * p ticks long
         window = torch.arange(batch.windows, device=unit.device)
@@ -74,33 +92,43 @@ class ChunkAttention(nn.Module):
         seen_unit = ~plan.hidden_unit.view(g, per_group, n).transpose(1, 2)[..., None]
         seen_tick = ~F.pad(plan.hidden_tick, (0, c * p - batch.window_ms)).view(g, 1, per_group, c * p)
 
-        def mass(amount: Tensor) -> Tensor:
-            """Sum of the visible events' weights, times ``amount`` [S], a unit and chunk: [G, N, K, R]."""
-            if sparse:
-                seen = (~plan.hides_event(batch)).nonzero()[:, 0]
-                at, tick = cell[seen] // p, batch.event_tick[seen] % p
-                weight = table.flatten(0, 1)[at // chunks * p + tick] * amount[seen, None]
-                total = weight.new_zeros(g * n * chunks, table.shape[-1]).index_add(0, at, weight)
-                total = total.view(g * n, chunks, -1).transpose(1, 2)
-            else:
-                grid = amount.new_zeros(g, n, per_group, c * p)
-                grid.view(-1).scatter_add_(0, cell, amount)
-                grid.mul_(seen_unit).mul_(seen_tick)
-                total = torch.bmm(table.transpose(1, 2), grid.view(g * n, chunks, p).transpose(1, 2))
-            return total.unflatten(0, (g, n))
-
-        value = self.value(unit).unflatten(-1, (self.heads, -1))
-        summed = self._mix(
-            mass(torch.ones_like(batch.event_tick, dtype=unit.dtype)), F.pad(value, (0, 1), value=1.0)
-        )  # the last column sums the weights themselves
+        if sparse:
+            seen = (~plan.hides_event(batch)).nonzero()[:, 0]
+            at, tick = cell[seen] // p, batch.event_tick[seen] % p
+            weight = table.flatten(0, 1)[at // chunks * p + tick]
+            mass = weight.new_zeros(g * n * chunks, table.shape[-1]).index_add(0, at, weight)
+            mass = mass.view(g * n, chunks, -1).transpose(1, 2)
+        else:
+            grid = table.new_zeros(g, n, per_group, c * p)
+            grid.view(-1).scatter_add_(0, cell, torch.ones_like(cell, dtype=table.dtype))
+            grid.mul_(seen_unit).mul_(seen_tick)
+            mass = torch.bmm(table.transpose(1, 2), grid.view(g * n, chunks, p).transpose(1, 2))
+        mass = mass.unflatten(0, (g, n))  # [G, N, K + 1, R]
+        value = F.pad(self.value(unit).unflatten(-1, (self.heads, -1)), (0, 1), value=1.0)
+        summed = self._mix(mass[:, :, :-1], value)  # its last column sums the weights themselves
         null = self.null_score.clamp(-self.max_scale, self.max_scale).exp()[..., None]
-        total = summed[..., -1:] + null
-        mixed = (summed[..., :-1] + null * self.null_value) / total
+        mixed = (summed[..., :-1] + null * self.null_value) / (summed[..., -1:] + null)
+        x = self.out(mixed.flatten(-2)).reshape(batch.windows, c, self.latents, -1)
+        surprise = self._centred(batch, plan, mass[:, :, -1].detach(), expected, cell)
+        return x + self._counted(batch, plan, surprise, unit)
+
+    def _centred(self, batch: SpikeBatch, plan: MaskPlan, count: Tensor, expected: Tensor, cell: Tensor) -> Tensor:
+        """[G, N, R]: events (``count`` [G, N, R]) beyond those expected, in standard deviations; values likewise."""
         if batch.event_value is not None:
-            valued = mass(batch.event_value.to(unit.dtype))
-            second = self.second_value(unit).unflatten(-1, (self.heads, -1))
-            mixed = mixed + self._mix(valued, second) / total.sqrt()
-        return self.out(mixed.flatten(-2)).reshape(batch.windows, c, self.latents, -1)
+            value = batch.event_value.to(count.dtype) * ~plan.hides_event(batch)
+            total = torch.zeros_like(count).view(-1).index_add_(0, cell // self.chunk_ms, value).view_as(count)
+            return total / count.clamp(min=1.0).sqrt()
+        g, n, chunks = count.shape
+        if batch.repeats is not None:
+            count = (count.view(g, n, -1, expected.shape[-1]) / batch.repeats.view(g, 1, -1, 1)).view_as(count)
+        expected = expected.view(g, -1, n, expected.shape[-1]).transpose(1, 2).reshape(g, n, chunks)
+        return (count - expected) / (expected + self.floor).sqrt()
+
+    def _counted(self, batch: SpikeBatch, plan: MaskPlan, surprise: Tensor, unit: Tensor) -> Tensor:
+        """[B, C, L, D]: the sum over units of ``surprise`` [G, N, R] times a function of their vectors."""
+        visible = (batch.per_window(batch.unit_mask) & ~plan.hidden_unit).sum(1).clamp(min=1).to(unit.dtype)
+        total = torch.bmm(surprise.transpose(1, 2).to(unit.dtype), unit).view(batch.windows, -1, unit.shape[-1])
+        return self.counted(total / visible.sqrt()[:, None, None]).unflatten(-1, (self.latents, -1))
 
     def _mix(self, mass: Tensor, value: Tensor) -> Tensor:
         """sum over units: mass [G, N, K, R], value [G, N, H, d] -> [G, R, L, H, d].
@@ -110,6 +138,37 @@ class ChunkAttention(nn.Module):
         heads = mass.unflatten(2, (self.heads, self.latents)).flatten(3).transpose(1, 2)  # [G, H, N, L * R]
         mixed = value.permute(0, 2, 3, 1) @ heads  # [G, H, d, L * R]
         return mixed.unflatten(-1, (self.latents, -1)).permute(0, 4, 3, 1, 2)
+
+
+def expected_events(batch: SpikeBatch, plan: MaskPlan, bias: Tensor, chunk_ms: int) -> Tensor:
+    """[B, N, C]: events that each visible unit's own rate lets expect in the visible milliseconds of each chunk.
+
+    bias [G, N]: log mean count a bin. In windows that know the stimulus onset the rate follows ``batch.course``.
+    """
+    g, n = bias.shape
+    chunks = -(-batch.window_ms // chunk_ms)
+    whole = F.pad((~plan.hidden_tick).to(bias.dtype), (0, chunks * chunk_ms - batch.window_ms))
+    per_ms = bias.exp() / batch.bin_ms
+    visible = whole.view(-1, chunks, chunk_ms)
+    seen = (batch.per_window(batch.unit_mask) & ~plan.hidden_unit).to(bias.dtype)[:, :, None]
+    if batch.course is None and batch.unit_window is None:
+        return batch.per_window(per_ms)[:, :, None] * visible.sum(-1)[:, None] * seen
+    tick = torch.arange(whole.shape[1], device=bias.device)
+    shown = bias.new_ones(g, n, len(tick))
+    if batch.unit_window is not None:
+        shown = ((tick >= batch.unit_window[..., :1]) & (tick < batch.unit_window[..., 1:])).to(bias.dtype)
+
+    def over(weight: Tensor) -> Tensor:
+        """Visible milliseconds [B, N, C], each times a unit's ``weight`` [G, N, ticks]."""
+        weight = weight.unflatten(-1, (chunks, chunk_ms))
+        return torch.einsum("gncp,grcp->grnc", weight, visible.view(g, -1, chunks, chunk_ms)).flatten(0, 1)
+
+    relative = over(shown)
+    if batch.course is not None:
+        bin_ = (tick // batch.bin_ms).clamp(max=batch.course.shape[-1] - 1)
+        own = over(shown * batch.course.exp()[:, :, bin_])
+        relative = torch.where(batch.locked[:, None, None], own, relative)
+    return batch.per_window(per_ms)[:, :, None] * relative * seen
 
 
 class Presence(nn.Module):
@@ -143,7 +202,8 @@ class Presence(nn.Module):
 class Encoder(nn.Module):
     """SpikeBatch and a mask plan -> contextual latents [B, M, D], M = C * L (+ 1 in front with ``cls`` or ``prompts``).
 
-    memory_width: every second block can read a conditioning sequence of that width. cls: a [CLS] token.
+    memory_width: every second block, the last among them, can read a conditioning sequence of that width, a map of
+    memory_side x memory_side positions (0: a plain sequence). cls: a [CLS] token.
     For ablation only: ``prompts``, a learnt token that tells which masking mode is on (MtM; none is the default, for a
     missing token tells it by itself); ``mask_latents``, masking behind the Perceiver: the latents of a chunk that is
     wholly hidden in time are replaced by a learnt one.
@@ -160,6 +220,7 @@ class Encoder(nn.Module):
         chunk_ms: int,
         dropout: float = 0.0,
         memory_width: int | None = None,
+        memory_side: int = 0,
         cls: bool = False,
         prompts: bool = False,
         mask_latents: bool = False,
@@ -168,49 +229,82 @@ class Encoder(nn.Module):
         assert not (cls and prompts), "one token in front: [CLS] or a prompt"
         self.chunk_ms, self.latents, self.in_front = chunk_ms, latents, cls or prompts
         sizes = {"width": width, "unit_width": unit_width, "latents": latents, "heads": heads}
-        self.head_width = width // heads
-        self.chunks = ChunkAttention(chunk_ms=chunk_ms, **sizes)
+        self.width, self.heads, self.head_width = width, heads, width // heads
+        self.chunks = ChunkReader(chunk_ms=chunk_ms, **sizes)
         self.presence = Presence(**sizes)
         self.hidden_time = nn.Linear(10, width, bias=False)
+        self.onset = nn.Linear(ONSET_WAVES, width, bias=False)
         self.latent = nn.Parameter(torch.randn(latents, width) * 0.02)
         self.cls = nn.Parameter(torch.randn(1, width) * 0.02) if cls else None
         self.prompt = nn.Parameter(torch.randn(len(MODES), width) * 0.02) if prompts else None
         self.masked_latent = nn.Parameter(torch.randn(latents, width) * 0.02) if mask_latents else None
         self.blocks = nn.ModuleList(
-            Block(width, heads, dropout=dropout, memory_width=memory_width if i % 2 else None) for i in range(depth)
+            Block(
+                width,
+                heads,
+                dropout=dropout,
+                cross=None if (depth - 1 - i) % 2 else self._reader(memory_width, memory_side),
+            )
+            for i in range(depth)
         )
         self.norm = norm(width)
 
-    def forward(self, batch: SpikeBatch, unit: Tensor, plan: MaskPlan, *, memory: Tensor | None = None) -> Tensor:
-        """unit [G, N, E]; memory [B, K, memory_width] conditions the backbone where it was asked for.
+    def _reader(self, memory_width: int | None, side: int) -> MapAttention | None:
+        """What a block reads the conditioning sequence with."""
+        if memory_width is None:
+            return None
+        return MapAttention(self.width, self.heads, memory_width=memory_width, latents=self.latents, side=side)
 
-        With prompts and a plan without a mode, all four are tried and their latents averaged (an ensemble).
+    def forward(
+        self,
+        batch: SpikeBatch,
+        unit: Tensor,
+        plan: MaskPlan,
+        expected: Tensor,
+        *,
+        memory: Tensor | None = None,
+        level: int | None = None,
+    ) -> Tensor:
+        """unit [G, N, E]; expected [B, N, C], see :func:`expected_events`.
+
+        memory [B, K, memory_width] conditions the backbone where it was asked for. level: 0 gives what the chunks hold
+        before the backbone, k what its k-th block leaves; without it the normalised output of the last. With prompts
+        and a plan without a mode, all four are tried and their latents averaged (an ensemble).
         """
         visible_unit = batch.per_window(batch.unit_mask) & ~plan.hidden_unit
         # encode: chunks of 50 ms to latents
-        x = self.chunks(batch, unit, plan)
+        x = self.chunks(batch, unit, plan, expected)
         x = x + self.latent + self.presence(unit, visible_unit, batch.windows // batch.groups)[:, None]
         hidden = self._hidden_share(plan.hidden_tick, x.shape[1]).to(x.dtype)
         x = x + self.hidden_time(hidden)[:, :, None]
+        x = x + self._since_onset(x.shape[1], batch.locked.to(x.dtype))[:, :, None]
         if self.masked_latent is not None:
             x = torch.where((hidden > 0.999).all(-1)[..., None, None], self.masked_latent, x)
         # process: all latents of the window, both directions in time
         x = x.flatten(1, 2)
         if self.prompt is None:
-            return self._process(x, self.cls, batch, memory)
+            return self._process(x, self.cls, batch, memory, level)
         if (plan.mode >= 0).all():
-            return self._process(x, self.prompt[plan.mode], batch, memory)
-        every = [self._process(x, prompt[None], batch, memory) for prompt in self.prompt]
+            return self._process(x, self.prompt[plan.mode], batch, memory, level)
+        every = [self._process(x, prompt[None], batch, memory, level) for prompt in self.prompt]
         return torch.stack(every).mean(0)
 
-    def _process(self, x: Tensor, first: Tensor | None, batch: SpikeBatch, memory: Tensor | None) -> Tensor:
+    def _process(
+        self, x: Tensor, first: Tensor | None, batch: SpikeBatch, memory: Tensor | None, level: int | None
+    ) -> Tensor:
         """The backbone over x [B, C * L, D], with the token ``first`` [1 or B, D] in front if there is one."""
         if first is not None:
             x = torch.cat([first[:, None].expand(len(x), 1, -1), x], dim=1)
         phase = rotary_phase(self.latent_times(batch.window_ms, x.device), self.head_width)
-        for block in self.blocks:
+        for block in self.blocks[:level]:
             x = block(x, phase=phase, memory=memory)
-        return self.norm(x)
+        return self.norm(x) if level is None else x
+
+    def _since_onset(self, chunks: int, locked: Tensor) -> Tensor:
+        """[B, C, D]: the time of each chunk, told where the window knows the stimulus onset."""
+        centre = (torch.arange(chunks, device=locked.device, dtype=torch.float32) + 0.5) * self.chunk_ms
+        wave = torch.view_as_real(rotary_phase(centre, ONSET_WAVES, shortest_ms=4.0 * self.chunk_ms)).flatten(1)
+        return self.onset(wave.to(locked.dtype)) * locked[:, None, None]
 
     def latent_times(self, window_ms: int, device: torch.device | str = "cpu") -> Tensor:
         """[M] ms: the centre of each latent's chunk (the centre of the window for the token in front)."""

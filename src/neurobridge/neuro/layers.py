@@ -196,15 +196,57 @@ class SwiGLU(torch.autograd.Function):
         return grads
 
 
-class Block(nn.Module):
-    """Pre-norm transformer block; with ``memory_width`` a cross-attention stands between the two halves."""
+class MapAttention(nn.Module):
+    """Latents read a map: x [B, M, D], memory [B, K, memory_width], K = side * side positions of a square.
 
-    def __init__(self, width: int, heads: int, *, dropout: float = 0.0, memory_width: int | None = None) -> None:
+    Each of the ``latents`` of a chunk has a window of its own on the map, a bias [H, L, K] on its scores. Windows are
+    learnt; they start as Gaussians whose centres lie on a grid, narrow in every other head. Tokens in front of the
+    chunks' latents have none. side 0: the memory is a plain sequence, and nothing has a window.
+    """
+
+    def __init__(self, width: int, heads: int, *, memory_width: int, latents: int, side: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(memory_width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.window = nn.Parameter(gaussian_windows(heads, latents, side)) if side else None
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        q = self.query(x).unflatten(-1, (self.heads, -1))
+        k, v = self.key_value(memory).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        bias = None
+        if self.window is not None:
+            latents, tokens = self.window.shape[1], x.shape[1]
+            bias = self.window.repeat(1, tokens // latents, 1)
+            bias = F.pad(bias, (0, 0, tokens % latents, 0)).to(q.dtype)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def gaussian_windows(heads: int, latents: int, side: int) -> Tensor:
+    """[H, L, side * side]: log of a Gaussian window of each head and latent on a map from -1 to 1."""
+    across = math.ceil(latents**0.5)
+    down = math.ceil(latents / across)
+    place = torch.arange(latents)
+    centre = torch.stack([(place // across + 0.5) / down, (place % across + 0.5) / across], -1) * 2 - 1
+    axis = (torch.arange(side) + 0.5) / side * 2 - 1
+    at = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).flatten(0, 1)
+    distance = (centre[:, None] - at).square().sum(-1)
+    width = 1.4 / across * torch.tensor([0.7 if head % 2 else 1.6 for head in range(heads)])
+    return -distance / (2 * width[:, None, None].square())
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; with ``cross`` a cross-attention stands between the two halves."""
+
+    def __init__(self, width: int, heads: int, *, dropout: float = 0.0, cross: nn.Module | None = None) -> None:
         super().__init__()
         self.norm_attention = norm(width)
         self.attention = Attention(width, heads, dropout=dropout)
-        self.cross = Attention(width, heads, memory_width=memory_width, dropout=dropout) if memory_width else None
-        self.norm_cross = norm(width) if memory_width else None
+        self.cross = cross
+        self.norm_cross = norm(width) if cross is not None else None
         self.norm_feed = norm(width)
         self.feed = FeedForward(width, dropout=dropout)
 

@@ -26,12 +26,14 @@ class MaskPlan:
     """hidden_unit [B, N], hidden_tick [B, window_ms]: True where the encoder sees nothing. mode [B]: index in MODES.
 
     unscored_unit [B, N]: True for those of the hidden units that the loss does not score either (None: all are scored).
+    sees_nothing: all units are hidden in all windows, as where an image alone is seen.
     """
 
     hidden_unit: Tensor
     hidden_tick: Tensor
     mode: Tensor
     unscored_unit: Tensor | None = None
+    sees_nothing: bool = False
 
     def hides_event(self, batch: SpikeBatch) -> Tensor:
         """[S] bool, True for an event that must be removed from the input."""
@@ -58,6 +60,15 @@ def nothing_hidden(batch: SpikeBatch) -> MaskPlan:
         hidden_tick=torch.zeros(b, batch.window_ms, dtype=torch.bool, device=device),
         mode=torch.full((b,), -1, device=device),
     )
+
+
+def everything_hidden(batch: SpikeBatch) -> MaskPlan:
+    """The plan of encoding: the encoder sees no spike."""
+    plan = nothing_hidden(batch)
+    plan.hidden_unit[:] = True
+    plan.hidden_tick[:] = True
+    plan.sees_nothing = True
+    return plan
 
 
 class Masker:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from neurobridge.errors import UserError, atomic_path
 from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.decoder import FactorisedDecoder, GridDecoder
-from neurobridge.neuro.encoder import Encoder
+from neurobridge.neuro.encoder import Encoder, expected_events
 from neurobridge.neuro.masking import MaskPlan, nothing_hidden
+from neurobridge.neuro.memory import MapMemory
 from neurobridge.neuro.units import UnitVocabulary
 
 DECODERS = {"factorised": FactorisedDecoder, "grid": GridDecoder}
@@ -32,8 +33,9 @@ class NeuroBridge(nn.Module):
     """Spikes (or values) of any session whose units are in the vocabulary -> latents -> log expected counts.
 
     width, depth, heads: of the backbone; latents: per chunk of chunk_ms; unit_width: of a unit's embedding.
-    decoder: "factorised" or "grid". memory_width: width of an optional conditioning sequence, read by every second
-    block. cls: a [CLS] token. prompts, mask_latents: for ablation, see :class:`Encoder`. ``PRESETS`` names sizes.
+    decoder: "factorised" or "grid". memory_width: width of an optional conditioning sequence, a map of memory_side x
+    memory_side positions (0: a plain sequence), of which every second block reads memory_features. cls: a [CLS] token.
+    prompts, mask_latents: for ablation, see :class:`Encoder`. ``PRESETS`` names sizes.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class NeuroBridge(nn.Module):
         decoder_depth: int = 1,
         dropout: float = 0.0,
         memory_width: int | None = None,
+        memory_side: int = 0,
+        memory_features: int = 64,
         cls: bool = False,
         prompts: bool = False,
         mask_latents: bool = False,
@@ -59,6 +63,7 @@ class NeuroBridge(nn.Module):
             raise ValueError(f"a decoder is one of {', '.join(DECODERS)}, not '{decoder}'")
         self.width = width
         self.units = UnitVocabulary(unit_width=unit_width)
+        self.memory = MapMemory(memory_width, features=memory_features) if memory_width else None
         self.encoder = Encoder(
             width=width,
             unit_width=unit_width,
@@ -67,12 +72,15 @@ class NeuroBridge(nn.Module):
             latents=latents,
             chunk_ms=chunk_ms,
             dropout=dropout,
-            memory_width=memory_width,
+            memory_width=memory_features if memory_width else None,
+            memory_side=memory_side,
             cls=cls,
             prompts=prompts,
             mask_latents=mask_latents,
         )
-        self.decoder = DECODERS[decoder](width=width, unit_width=unit_width, heads=heads, depth=decoder_depth)
+        self.decoder = DECODERS[decoder](
+            width=width, unit_width=unit_width, heads=heads, latents=latents, depth=decoder_depth
+        )
 
     def encode(
         self,
@@ -81,11 +89,20 @@ class NeuroBridge(nn.Module):
         *,
         unit: Tensor | None = None,
         memory: Tensor | None = None,
+        level: int | None = None,
     ) -> Tensor:
-        """Latents [B, M, D]; without a plan the encoder sees all. unit [G, N, E] replaces the vocabulary's rows."""
+        """Latents [B, M, D]; without a plan the encoder sees all. unit [G, N, E] replaces the vocabulary's rows.
+
+        memory [B, K, memory_width]: a conditioning sequence. level: see :meth:`Encoder.forward`.
+        """
         plan = plan or nothing_hidden(batch)
         unit = self.units(batch.unit_row) if unit is None else unit
-        return self.encoder(batch, unit, plan, memory=memory)
+        bias = self.units.bias.detach()[batch.unit_row]
+        expected = expected_events(batch, plan, bias, self.encoder.chunk_ms)
+        if memory is not None:
+            assert self.memory is not None, "the model was made without a memory"
+            memory = self.memory(memory)
+        return self.encoder(batch, unit, plan, expected, memory=memory, level=level)
 
     def forward(
         self,
@@ -103,16 +120,29 @@ class NeuroBridge(nn.Module):
         unit = self.units(batch.unit_row) if unit is None else unit
         latent = self.encode(batch, plan, unit=unit, memory=memory)
         time = self.encoder.latent_times(batch.window_ms, latent.device)
-        bias, bins = self.units.bias[batch.unit_row], batch.target.shape[-1]
+        bins, baseline = batch.target.shape[-1], self.baseline(batch)
         if cells is None:
-            return self.decoder(latent, time, unit, bias, bins, batch.bin_ms)
+            return self.decoder(latent, time, unit, bins, batch.bin_ms) + baseline
+        baseline = baseline.expand(-1, -1, bins).flatten(1).gather(1, cells)
         if isinstance(self.decoder, GridDecoder):
-            return self.decoder(latent, time, unit, bias, bins, batch.bin_ms, cells)
-        return self.decoder(latent, time, unit, bias, bins, batch.bin_ms).flatten(1).gather(1, cells)
+            return self.decoder(latent, time, unit, bins, batch.bin_ms, cells) + baseline
+        return self.decoder(latent, time, unit, bins, batch.bin_ms).flatten(1).gather(1, cells) + baseline
+
+    def baseline(self, batch: SpikeBatch) -> Tensor:
+        """What is expected of a unit before another one or an image is looked at: [B, N, T], or [B, N, 1] if constant.
+
+        Its bias, and in windows that know the stimulus onset its own time course: the model is paid for what the PSTH
+        cannot know.
+        """
+        bias = batch.per_window(self.units.bias[batch.unit_row])[..., None]
+        if batch.course is None:
+            return bias
+        return bias + batch.per_window(batch.course) * batch.locked[:, None, None]
 
     def body(self) -> list[nn.Parameter]:
         """All parameters but the units'."""
-        return [*self.encoder.parameters(), *self.decoder.parameters()]
+        parts = [self.encoder, self.decoder, *([] if self.memory is None else [self.memory])]
+        return [p for part in parts for p in part.parameters()]
 
     def save(self, folder: Path | str) -> None:
         """Write model.safetensors (tensors) and model.json (options, unit keys) into ``folder``."""

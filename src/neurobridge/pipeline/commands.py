@@ -134,7 +134,7 @@ def demo_settings(data: Path, out: Path, *, quick: bool, seed: int) -> RunSettin
         settings.adapt = replace(settings.adapt, steps=60, checkpoint_every=60)
         settings.align = replace(settings.align, steps=60, joint_steps=60, windows=64, hidden=128, checkpoint_every=60)
         settings.generator = replace(settings.generator, adapter_steps=30, sketch_steps=60)
-        settings.reconstruct = replace(settings.reconstruct, samples=2, steps=10, posterior_steps=100, ascent_steps=3)
+        settings.reconstruct = replace(settings.reconstruct, samples=2, steps=10, posterior_steps=100)
     return settings
 
 

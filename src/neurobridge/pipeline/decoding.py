@@ -8,16 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from neurobridge.baselines.linear_encoding import LinearEncoding
 from neurobridge.baselines.ridge import RidgeDecoder
-from neurobridge.bridge.alignment import AlignmentHead, EmbeddingSpace
-from neurobridge.bridge.encoding import LinearEncoding
+from neurobridge.bridge.alignment import EmbeddingSpace, ImageHead
 from neurobridge.data.datamodule import Batcher
-from neurobridge.data.store import Session
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.alignment import average_by_image, predict_windows
+from neurobridge.pipeline.joint_encoding import (
+    SessionEncoding,
+    differences_between_repeats,
+    expected_responses,
+    responses,
+)
 from neurobridge.training.settings import RunSettings
-
-COUNT_MS = (30, 280)
 
 
 @dataclass(kw_only=True)
@@ -49,29 +52,31 @@ class Split:
 class Decoded:
     """Splits of one session, by name; ``train`` holds no predictions (they would be those of seen images).
 
-    areas [N]: where each unit lies.
+    areas [N]: where each unit lies. encoding: what the model expects of the session, by image (None: it reads none).
     """
 
     session: str
     areas: np.ndarray
+    encoding: SessionEncoding | None
     valid: Split
     test: Split
     train_images: np.ndarray
     train_responses: np.ndarray
 
 
-def responses(session: Session, rows: np.ndarray) -> np.ndarray:
-    """[len(rows), N]: counts between 30 and 280 ms after the start of the window, or the values of the window."""
-    if session.valued:
-        return session.binned(rows, session.window_ms)[:, :, 0]
-    low, high = COUNT_MS[0] // 10, min(COUNT_MS[1], session.window_ms) // 10
-    return session.binned(rows, 10)[:, :, low:high].sum(-1)
-
-
 def decode_session(
-    model: NeuroBridge, head: AlignmentHead, batcher: Batcher, index: int, settings: RunSettings
+    model: NeuroBridge,
+    head: ImageHead,
+    batcher: Batcher,
+    index: int,
+    settings: RunSettings,
+    *,
+    maps: torch.Tensor | None = None,
 ) -> Decoded:
-    """Predictions and mean responses of a session; at most settings.reconstruct.images test images, drawn by seed."""
+    """Predictions and mean responses of a session; at most settings.reconstruct.images test images, drawn by seed.
+
+    maps [I, positions, W] of all images: with them the session is encoded too.
+    """
     session = batcher.sessions[index]
 
     def split(name: str, most: int | None = None) -> Split:
@@ -94,13 +99,25 @@ def decode_session(
             presentations=one_by_one(predicted, counts, shown),
         )
 
+    valid = split("valid")
+    encoding = None
+    if maps is not None and len(valid.images) > 1:
+        shown = session.rows("valid")
+        encoding = SessionEncoding.of(
+            expected_responses(model, batcher, index, maps, np.arange(len(maps))),
+            images=valid.images,
+            responses=valid.responses,
+            repeats=valid.repeats,
+            differences=differences_between_repeats(session, shown[session.image_row[shown] >= 0]),
+        )
     train = session.rows("train")
     train = train[session.image_row[train] >= 0]
     train_images, train_responses = average_by_image(responses(session, train), session.image_row[train])
     return Decoded(
         session=session.name,
         areas=np.asarray(session.recording.regions),
-        valid=split("valid"),
+        encoding=encoding,
+        valid=valid,
         test=split("test", settings.reconstruct.images),
         train_images=train_images,
         train_responses=train_responses,

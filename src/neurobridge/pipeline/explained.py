@@ -8,27 +8,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from neurobridge.bridge.ascent import ascend, invert, latent_scale
-from neurobridge.bridge.encoding import library_posterior_mean
+from neurobridge.baselines.linear_encoding import library_posterior_mean
+from neurobridge.baselines.windowed_encoding import Encoding
 from neurobridge.bridge.features import blend, decode_features
+from neurobridge.bridge.inversion import invert, latent_scale
 from neurobridge.bridge.posterior import AmortisedPosterior
-from neurobridge.bridge.steering import ResponseLikelihood
-from neurobridge.bridge.windowed_encoding import Encoding
 from neurobridge.data.images import ImageSet
 from neurobridge.pipeline.decoding import Decoded, Split
 from neurobridge.pipeline.encodings import (
     SeenImages,
     closed_form,
-    expected_responses,
-    feature_stack,
-    stack_features,
+    expected_by,
 )
+from neurobridge.pipeline.image_data import feature_stack, stack_features
 from neurobridge.training.settings import RunSettings
 from neurobridge.vision.autoencoder import PatchPCA
-from neurobridge.vision.generator import Generator
-from neurobridge.vision.protocol import PictureGenerator
 
 PATCH = 8
+BATCH = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +49,19 @@ class Explainer:
         """Fit the encoding on the session's training images."""
         features = stack_features(settings, images)
         encoding = closed_form(SeenImages(images=decoded.train_images, responses=decoded.train_responses), features)
-        expected = expected_responses(encoding, features, library)
+        expected = expected_by(encoding, features, library)
         return cls(
             settings=settings, encoding=encoding, images=images, library=library, pixels=pixels, expected=expected
         )
 
-    def likelihood(self, repeats: float = 1.0) -> ResponseLikelihood:
-        """Of averages over ``repeats`` presentations, as a function of pictures."""
+    def likelihood(self, pictures: np.ndarray, responses: np.ndarray) -> np.ndarray:
+        """Log likelihood [I] in nats of ``responses`` [I, N], each under its own of the ``pictures`` [I, H, W, 3]."""
         stack = feature_stack(self.settings, self.settings.encoding.layers)
-        return ResponseLikelihood(self.encoding, stack, repeats=repeats)
+        batches = [stack(batch) for batch in channels_first(pictures).split(BATCH)]
+        expected = self.encoding.predict([torch.cat(layer).numpy() for layer in zip(*batches, strict=True)])
+        return self.encoding.noise.log_likelihood(responses.astype(np.float64), expected).diagonal()
 
-    def pictures(self, test: Split, generator: PictureGenerator) -> dict[str, np.ndarray]:
+    def pictures(self, test: Split) -> dict[str, np.ndarray]:
         """Rows of pictures [I, H, W, 3] by name."""
         options, seed = self.settings.reconstruct, self.settings.seed
         responses, noise = test.responses.astype(np.float32), self.encoding.noise.covariance / test.repeats
@@ -74,15 +73,6 @@ class Explainer:
             "library posterior": library_posterior_mean(table, self.pixels).astype(np.float32),
             "posterior mean": mean,
         }
-        if options.ascent_steps and isinstance(generator, Generator):
-            drawn = ascend(
-                channels_first(mean),
-                torch.from_numpy(responses),
-                likelihood=self.likelihood(test.repeats),
-                autoencoder=generator.autoencoder,
-                steps=options.ascent_steps,
-            )
-            rows["likelihood ascent"] = channels_last(drawn)
         if options.inversion_steps:
             rows |= self._inverted(responses, noise, mean)
         return rows

@@ -16,8 +16,8 @@ from neurobridge.bridge.adapter import Adapter
 from neurobridge.bridge.generator_training import encode_images, train_condition, train_generator
 from neurobridge.data.images import ImageSet
 from neurobridge.errors import UserError, atomic_path
-from neurobridge.pipeline.alignment import ImageData, image_encoder
 from neurobridge.pipeline.folder import REFUSED, RunFolder, as_yaml
+from neurobridge.pipeline.image_data import ImageData, image_encoder
 from neurobridge.pipeline.oracle import measure_oracle, require_oracle
 from neurobridge.training.trainer import MetricsCSV
 from neurobridge.vision.autoencoder import TinyAutoencoder
@@ -41,7 +41,7 @@ def small_adapter(run: RunFolder) -> None:
     options = settings.generator
     data = load_images(run)
     pixels, ids = data.images.pixels[data.train], data.images.ids[data.train]
-    encoder = image_encoder(run)
+    encoder = image_encoder(run.settings)
     common = {
         "sketch_steps": options.sketch_steps,
         "batch_size": options.batch,

@@ -1,27 +1,36 @@
-"""Which image was seen? By decoding, by the likelihood of the response, by both; beside ridge and chance."""
+"""Which image was seen? By decoding, by the likelihood of the response, by both; beside closed forms and chance."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from neurobridge.baselines.linear_encoding import stacking_weights
+from neurobridge.baselines.noise import GaussianNoise
 from neurobridge.baselines.ridge import LinearMap
+from neurobridge.bridge.response_noise import ResponseNoise
+from neurobridge.errors import UserError
 from neurobridge.evaluation.controls import bootstrap_interval, chance_level
 from neurobridge.evaluation.images import retrieval, retrieval_in_draws
+from neurobridge.evaluation.inputs import divide
 from neurobridge.pipeline.alignment import load_aligned
 from neurobridge.pipeline.decoding import Decoded, linear_encoding, ridge_decoder
-from neurobridge.pipeline.encodings import ClosedForm, SessionEncoding, StackFeatures, encode_sessions
+from neurobridge.pipeline.encodings import ClosedForm
 from neurobridge.pipeline.folder import RunFolder
+from neurobridge.pipeline.image_data import StackFeatures
+from neurobridge.pipeline.joint_encoding import SessionEncoding
 from neurobridge.pipeline.pictures import cosine, load_images
 
 DECODING, ENCODING, BOTH = "NeuroBridge, decoding", "NeuroBridge, likelihood", "NeuroBridge, decoding and likelihood"
-RIDGE, LINEAR, STACKED = (
+HELPED = "NeuroBridge with windowed encoding, decoding and likelihood"
+RIDGE, LINEAR, STACKED, WINDOWED = (
     "ridge decoding, same target",
     "linear encoding likelihood",
     "linear encoding likelihood, stacked",
+    "windowed encoding likelihood",
 )
 DRAW = 300  # the gallery of MindEye's protocol: larger ones are drawn from at random
 
@@ -31,8 +40,8 @@ class Evidence:
     """What a session says of its test images [I], which are the gallery [G].
 
     targets [images, K]: embeddings of all images of the data folder; embeddings [images, width]: before the embedding
-    space; encoding: images to responses; share: weight of the likelihood beside the decoder, chosen on the valid split;
-    ridge: the rival, responses [I, N] -> predictions [I, K].
+    space; encoding: images to responses, through the model; share: weight of the likelihood beside the decoder, chosen
+    on the valid split; ridge: the rival, responses [I, N] -> predictions [I, K].
     """
 
     decoded: Decoded
@@ -46,56 +55,77 @@ class Evidence:
         """[I, G]: predictions [I, K] against the gallery."""
         return cosine(predicted, self.targets[self.decoded.test.images])
 
-    def by_likelihood(self, responses: np.ndarray) -> np.ndarray:
-        """[I, G]: responses [I, N] under the gallery, in nats."""
-        return self.encoding.log_likelihood(responses, self.decoded.test.images)
+    def by_likelihood(self, responses: np.ndarray, repeats: float) -> np.ndarray:
+        """[I, G]: responses [I, N], means over ``repeats`` presentations, under the gallery, in nats."""
+        return self.encoding.log_likelihood(responses, self.decoded.test.images, repeats=repeats)
 
-    def by_both(self, predicted: np.ndarray, responses: np.ndarray) -> np.ndarray:
+    def by_both(self, predicted: np.ndarray, responses: np.ndarray, repeats: float) -> np.ndarray:
         """[I, G]: the two combined."""
-        return combine(self.by_decoding(predicted), self.by_likelihood(responses), self.share)
+        return combine(self.by_decoding(predicted), self.by_likelihood(responses, repeats), self.share)
+
+    def with_encoding(self, encoding: SessionEncoding) -> Evidence:
+        """The same with another encoding, its share chosen anew on the valid split."""
+        valid = self.decoded.valid
+        likelihood = encoding.log_likelihood(valid.responses, valid.images, repeats=valid.repeats)
+        share = best_weight(cosine(valid.decoded, self.targets[valid.images]), likelihood)
+        return replace(self, encoding=encoding, share=share)
 
 
-def gather_evidence(
-    run: RunFolder, sessions: Sequence[Decoded], features: StackFeatures, closed: dict[str, ClosedForm]
-) -> list[Evidence]:
-    """The evidence of every session; fits the encodings, all sessions together."""
+def gather_evidence(run: RunFolder, sessions: Sequence[Decoded]) -> list[Evidence]:
+    """The evidence of every session. Raises UserError for a model that reads no images."""
     data = load_images(run)
-    encodings = encode_sessions(run, sessions, data.images, features, closed)
-    _, _, space = load_aligned(run)
-    targets = space(torch.from_numpy(data.embeddings)).numpy()
+    _, bridge = load_aligned(run)
+    targets = bridge.space(torch.from_numpy(data.embeddings)).numpy()
     found = []
     for d in sessions:
-        encoding, valid = encodings[d.session], d.valid
-        share = best_weight(
-            cosine(valid.decoded, targets[valid.images]), encoding.log_likelihood(valid.responses, valid.images)
-        )
-        ridge = ridge_decoder(d, data.embeddings, space)
-        found.append(
-            Evidence(
-                decoded=d, targets=targets, embeddings=data.embeddings, encoding=encoding, share=share, ridge=ridge
+        if d.encoding is None:
+            raise UserError(
+                f"the model of {run.path} reads no images, or session {d.session} has no valid split: there is no "
+                "likelihood to identify images by; pretrain with --pretrain.images true on data with a valid split"
             )
+        ridge = ridge_decoder(d, data.embeddings, bridge.space)
+        one = Evidence(
+            decoded=d, targets=targets, embeddings=data.embeddings, encoding=d.encoding, share=0.0, ridge=ridge
         )
+        found.append(one.with_encoding(d.encoding))
     return found
 
 
-def identification_rows(
-    run: RunFolder, sessions: Sequence[Decoded], features: StackFeatures, closed: dict[str, ClosedForm]
-) -> list[dict]:
-    """One row a (session, method): top-1 and top-5 with intervals over images, gallery size and chance."""
-    evidence = gather_evidence(run, sessions, features, closed)
-    return [row for one in evidence for row in rows_of(one, features, closed, seed=run.settings.seed)]
+def closed_encoding(decoded: Decoded, expected: np.ndarray) -> SessionEncoding:
+    """A rival's expectations [images, N], training images out of fold, with the noise of its training residuals."""
+    residual = decoded.train_responses - expected[decoded.train_images]
+    variance = decoded.train_responses.var(axis=0)
+    r2 = 1 - (residual**2).mean(axis=0) / np.where(variance > 0, variance, 1.0)
+    return SessionEncoding(expected=expected, noise=ResponseNoise.of(residual, repeats=1.0, differences=None), r2=r2)
 
 
-def rows_of(evidence: Evidence, features: StackFeatures, closed: dict[str, ClosedForm], *, seed: int) -> list[dict]:
-    """The rows of one session."""
+def stacked_encoding(decoded: Decoded, parts: Sequence[SessionEncoding]) -> SessionEncoding:
+    """Several encodings, weighed unit by unit by non-negative least squares on the valid split (Breiman 1996)."""
+    valid = decoded.valid
+    means = [part.expected.mean(axis=0) for part in parts]
+    centred = np.stack([part.expected - mean for part, mean in zip(parts, means, strict=True)])
+    middle = valid.responses.mean(axis=0, dtype=np.float64)
+    weights = stacking_weights(centred[:, valid.images], valid.responses - middle)
+    expected = np.einsum("kin,kn->in", centred, weights) + middle
+    return SessionEncoding.of(
+        expected, images=valid.images, responses=valid.responses, repeats=valid.repeats, differences=None
+    )
+
+
+def rows_of(evidence: Evidence, features: StackFeatures, closed: ClosedForm, *, seed: int) -> list[dict]:
+    """One row a method: top-1 and top-5 with intervals over images, gallery size and chance."""
     d, test = evidence.decoded, evidence.decoded.test
-    linear, stacked = linear_encoding(d, evidence.embeddings), closed[d.session].stacked
+    windowed = closed_encoding(d, closed.windowed)
+    helped = evidence.with_encoding(stacked_encoding(d, [evidence.encoding, windowed]))
+    linear = linear_encoding(d, evidence.embeddings)
     methods = {
         DECODING: evidence.by_decoding(test.decoded),
         f"{DECODING} one presentation": evidence.by_decoding(test.single),
-        BOTH: evidence.by_both(test.decoded, test.responses),
-        ENCODING: evidence.by_likelihood(test.responses),
-        STACKED: stacked.log_likelihood(test.responses, features.of(test.images)),
+        BOTH: evidence.by_both(test.decoded, test.responses, test.repeats),
+        ENCODING: evidence.by_likelihood(test.responses, test.repeats),
+        HELPED: helped.by_both(test.decoded, test.responses, test.repeats),
+        WINDOWED: windowed.log_likelihood(test.responses, test.images, repeats=1.0),
+        STACKED: closed.stacked.log_likelihood(test.responses, features.of(test.images)),
         LINEAR: linear.log_likelihood(test.responses, evidence.embeddings[test.images]),
         RIDGE: evidence.by_decoding(evidence.ridge(test.responses)),
     }
@@ -104,8 +134,8 @@ def rows_of(evidence: Evidence, features: StackFeatures, closed: dict[str, Close
         one = {"session": d.session, "method": method, "gallery": len(test.images), "repeats": test.repeats}
         if "one presentation" in method:
             one["repeats"] = 1.0
-        if method == BOTH:
-            one["share"] = evidence.share
+        if method in (BOTH, HELPED):
+            one["share"] = (evidence if method == BOTH else helped).share
         ranks = rank(scores)
         for k in (1, 5):
             one[f"top{k}"] = [*bootstrap_interval((ranks < k).astype(float), seed=seed)]
@@ -171,15 +201,14 @@ def layer_by_area(
     ``train_responses`` [P, N], ``valid_responses`` [V, N]. The best layer of an area is a choice for its decoding
     target (``image.layer``).
     """
-    train = np.arange(len(train_responses))
-    valid = len(train) + np.arange(len(valid_responses))
     table: dict[str, dict[str, float]] = {area: {} for area in dict.fromkeys(areas.tolist())}
     for layer, fitted in maps.items():
-        expected = np.concatenate([fitted.out_of_fold, fitted.predict(valid_features[layer])])
+        expected = fitted.predict(valid_features[layer])
         for area, row in table.items():
             units = areas == area
-            encoding = SessionEncoding.of([expected[:, units]], train, train_responses[:, units])
-            row[layer] = float((rank(encoding.log_likelihood(valid_responses[:, units], valid)) < 1).mean())
+            noise = GaussianNoise((train_responses - fitted.out_of_fold)[:, units])
+            scores = noise.log_likelihood(valid_responses[:, units], expected[:, units])
+            row[layer] = float((rank(scores) < 1).mean())
     return table
 
 
@@ -190,12 +219,20 @@ def best_weight(decoding: np.ndarray, likelihood: np.ndarray) -> float:
 
 
 def combine(decoding: np.ndarray, likelihood: np.ndarray, share: float) -> np.ndarray:
-    """Both kinds of evidence [I, G], each standardised over the gallery (averaging repeats then changes no scale)."""
-    a, b = ((x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) for x in (decoding, likelihood))
+    """Both kinds of evidence [I, G], each standardised over the gallery (averaging repeats then changes no scale).
+
+    Evidence that is the same for the whole gallery says nothing.
+    """
+    a, b = (divide(x - x.mean(1, keepdims=True), x.std(1, keepdims=True), empty=0.0) for x in (decoding, likelihood))
     return (1 - share) * a + share * b
 
 
 def rank(scores: np.ndarray) -> np.ndarray:
-    """[I]: how many wrong gallery entries score at least as high as the right one, which is on the diagonal."""
+    """[I]: how many wrong gallery entries score at least as high as the right one, which is on the diagonal.
+
+    Raises ValueError for NaN, with which no comparison is true.
+    """
+    if np.isnan(scores).any():
+        raise ValueError(f"{np.isnan(scores).sum()} of {scores.size} scores are NaN: nothing can be identified by them")
     right = np.diagonal(scores)[:, None]
     return (scores >= right).sum(1) - 1

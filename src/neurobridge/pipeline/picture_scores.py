@@ -101,7 +101,7 @@ def score_sets(
         judges = {"pixels": Evaluator(features=lambda x: x, network=""), **nets}
         for judge, net in judges.items():
             diversity = sample_diversity(np.stack([net.features(sample) for sample in samples]))
-            value = [*bootstrap_interval(diversity, seed=seed)]
+            value = [*bootstrap_interval(diversity, seed=seed, share=False)]
             rows.append(_set_row(f"diversity {judge}", SAMPLES, value, len(diversity), net.network))
     return rows
 

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from neurobridge.bridge.adapter import Adapter
-from neurobridge.bridge.steering import Steering, explanation
 from neurobridge.errors import UserError
 from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
 from neurobridge.pipeline.decoding import Calibration, Decoded, decode_session, linear_encoding, ridge_embeddings
-from neurobridge.pipeline.explained import Explainer, channels_first, channels_last, to_side
+from neurobridge.pipeline.explained import Explainer, channels_last, to_side
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.pipeline.generators import device, load_generator, load_images
+from neurobridge.pipeline.generators import load_generator, load_images
+from neurobridge.pipeline.image_data import stack_features
 from neurobridge.pipeline.spikes import make_batcher
 from neurobridge.training.settings import RunSettings
 from neurobridge.vision.generator import Generator
@@ -27,16 +27,20 @@ def picture_sessions(settings: RunSettings) -> list[str]:
 
 def decode_sessions(run: RunFolder) -> list[Decoded]:
     """Predictions of every session with pictures asked for (all with images, if none is named or held out)."""
-    model, head, _ = load_aligned(run)
+    model, bridge = load_aligned(run)
     sessions = sessions_with_images(run)
-    batcher = make_batcher(model, sessions, run.settings)
+    batcher = make_batcher(model, sessions, run.settings, by_area=True)
     wanted = picture_sessions(run.settings) or [s.name for s in sessions]
     missing = set(wanted) - {s.name for s in sessions}
     if missing:
         raise UserError(
             f"session '{sorted(missing)[0]}' shows no images or is not part of the run: mend picture_sessions"
         )
-    return [decode_session(model, head, batcher, i, run.settings) for i, s in enumerate(sessions) if s.name in wanted]
+    maps = None
+    if model.memory is not None:
+        maps = bridge.maps.table(stack_features(run.settings, load_images(run).images).layers)
+    chosen = [i for i, s in enumerate(sessions) if s.name in wanted]
+    return [decode_session(model, bridge.head, batcher, i, run.settings, maps=maps) for i in chosen]
 
 
 def reconstruct(run: RunFolder) -> None:
@@ -45,7 +49,7 @@ def reconstruct(run: RunFolder) -> None:
     torch.manual_seed(settings.seed)
     data = load_images(run)
     generator, tokens = load_generator(run)
-    _, _, space = load_aligned(run)
+    space = load_aligned(run)[1].space
     targets = space(torch.from_numpy(data.embeddings)).numpy()
     decoded = decode_sessions(run)[0]
     test = decoded.test
@@ -60,21 +64,14 @@ def reconstruct(run: RunFolder) -> None:
     true = resized(side, data.images.pixels[test.images])
     library = train_rows if len(train_rows) <= LIBRARY else np.sort(rng.choice(train_rows, LIBRARY, replace=False))
     train_pixels = resized(side, data.images.pixels[library])
-    observed = torch.from_numpy(test.responses).float()
     explainer = Explainer.of(settings, decoded, data.images, library, train_pixels)
-    guesses = explainer.pictures(test, generator)
-    steering = None
-    if options.energy:
-        start = channels_first(guesses["posterior mean"])
-        likelihood = explainer.likelihood(test.repeats)
-        steering = Steering(likelihood=likelihood, responses=observed, weight=options.energy, start=start)
-        steering = steering if isinstance(generator, Generator) else steering.to(device(run))
+    guesses = explainer.pictures(test)
 
-    def draw(embeddings: np.ndarray, seed: int, steering: Steering | None = None) -> np.ndarray:
+    def draw(embeddings: np.ndarray, seed: int) -> np.ndarray:
         with torch.no_grad():
             condition = tokens(torch.from_numpy(embeddings))
         seeds = [settings.seed * 1_000_003 + seed * 10_007 + int(i) for i in test.images]
-        options_ = {"steps": options.steps, "guidance": options.guidance, "steering": steering, "side": side}
+        options_ = {"steps": options.steps, "guidance": options.guidance, "side": side}
         return paint(generator, condition, tokens.null, seeds=seeds, **options_)
 
     def mean_of(embeddings: np.ndarray) -> np.ndarray:
@@ -82,9 +79,8 @@ def reconstruct(run: RunFolder) -> None:
             return sketch(generator, tokens, embeddings)
         return draw(embeddings, 0)
 
-    candidates = np.stack([draw(embedding, sample, steering) for sample in range(options.samples)])
-    one = explainer.likelihood()
-    explained = np.stack([explanation(one, channels_first(c), observed).numpy() for c in candidates])
+    candidates = np.stack([draw(embedding, sample) for sample in range(options.samples)])
+    explained = np.stack([explainer.likelihood(c, test.responses) for c in candidates])
     best = candidates[explained.argmax(0), np.arange(len(test.images))]
 
     mean = train_pixels.mean(0, dtype=np.float64).astype(np.float32)
@@ -127,17 +123,13 @@ def paint(
     seeds: list[int],
     steps: int,
     guidance: float,
-    steering: Steering | None = None,
     side: int | None = None,
 ) -> np.ndarray:
     """Sample in small batches -> [I, H, W, 3] float32 in [0, 1], at the generator's own size or at ``side`` pixels."""
     parts = []
     for at in range(0, len(condition), 50):
         rows = slice(at, at + 50)
-        led = {} if steering is None else steering.of(rows)
-        drawn = generator.sample(
-            condition[rows], null.detach(), seeds=seeds[rows], steps=steps, guidance=guidance, **led
-        )
+        drawn = generator.sample(condition[rows], null.detach(), seeds=seeds[rows], steps=steps, guidance=guidance)
         parts.append(to_side(drawn.float().cpu(), side or generator.image_size))
     return channels_last(torch.cat(parts).clamp(0, 1))
 

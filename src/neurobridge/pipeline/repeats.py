@@ -28,8 +28,8 @@ def by_repeats(evidence: Evidence, *, seed: int) -> list[dict]:
     width = test.presentations.decoded.shape[-1]
     methods: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         DECODING: lambda mean: evidence.by_decoding(mean[:, :width]),
-        ENCODING: lambda mean: evidence.by_likelihood(mean[:, width:]),
-        BOTH: lambda mean: evidence.by_both(mean[:, :width], mean[:, width:]),
+        ENCODING: lambda mean: evidence.by_likelihood(mean[:, width:], test.repeats),
+        BOTH: lambda mean: evidence.by_both(mean[:, :width], mean[:, width:], test.repeats),
         RIDGE: lambda mean: evidence.by_decoding(evidence.ridge(mean[:, width:])),
     }
     rows = []

@@ -14,6 +14,7 @@ from neurobridge.pipeline.analyses.drawing import DRAWINGS
 from neurobridge.pipeline.analyses.drawing import blocks as drawn
 from neurobridge.pipeline.folder import RunFolder, as_yaml
 from neurobridge.pipeline.identification_report import OURS, identification
+from neurobridge.pipeline.spike_scores import CO_SMOOTHING
 from neurobridge.training.trainer import read_metrics
 
 RIVALS = ("ridge + generator", "library posterior", "nearest by decoded features")
@@ -25,7 +26,6 @@ GALLERY = (
     "best of samples",
     "mean of samples",
     "posterior mean",
-    "likelihood ascent",
     "oracle",
     "library posterior",
     "nearest by decoded features",
@@ -88,7 +88,7 @@ def summary(results: dict) -> dict:
             cards[row["metric"]] = tuple(row["value"])
     for row in results["spikes"]:
         if row["method"] == OURS and row["task"].startswith("co-smoothing"):
-            cards.setdefault(f"co-smoothing, {row['unit']}", row["value"])
+            cards.setdefault(f"{row['task'].replace(', leave one out', '')}, {row['unit']}", tuple(row["interval"]))
     return cards
 
 
@@ -156,27 +156,37 @@ def learning(run: RunFolder) -> list[Block]:
 def spikes(rows: list[dict]) -> list[Block]:
     if not rows:
         return []
-    table = [[r["session"], r["role"], r["task"], r["method"], r["value"], r["unit"]] for r in rows]
+    table = [
+        [r["session"], r["role"], r["task"], r["method"], interval(r, "interval") or r["value"], r["unit"],
+         interval(r, "ours_minus")] for r in rows
+    ]  # fmt: skip
     panels: dict[str, list[figures.Bar]] = {}
     for r in rows:
-        if r["task"].startswith("co-smoothing"):
+        if "interval" in r:
             role = "ours" if r["method"] == OURS else "baseline"
-            panels.setdefault(r["session"], []).append(figures.Bar(r["method"], r["value"], role=role))
+            panel = r["session"] + r["task"].removeprefix(CO_SMOOTHING)
+            panels.setdefault(panel, []).append(figures.Bar(r["method"], *r["interval"], role=role))
     return [
         Figure(
             "Leave-one-out co-smoothing",
             figures.bars(panels, xlabel=rows[0]["unit"]),
-            "Test split. The mean rate scores 0.",
+            "Test split, 95 % intervals over units. 0 is the mean rate; over the PSTH the unit's own time course.",
         ),
         Table(
             "Masked prediction",
-            ["session", "role", "task", "method", "score", "unit"],
+            ["session", "role", "task", "method", "score", "unit", "ours minus this"],
             table,
             note="Test split, up to 300 windows, frozen masks, one seed. Null: each unit's mean over the scored cells. "
-            "Co-smoothing: 20 units, each predicted from all the others.",
+            "Co-smoothing: 20 units, each predicted from all the others; intervals over units, paired for ours minus a "
+            "rival. PSTH x GLM: the unit's own time course times what the other units add.",
             highlight=frozenset(i for i, r in enumerate(rows) if r["method"] == OURS),
         ),
     ]
+
+
+def interval(row: dict, key: str) -> tuple[float, float, float] | None:
+    """The (mean, low, high) of a row, if it has one."""
+    return tuple(row[key]) if key in row else None
 
 
 def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
@@ -198,9 +208,8 @@ def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
             "from the spikes; the details of the training image that has them best, laid over the posterior mean, and "
             "then changed until the picture has them. Best of samples: the candidate that explains the recorded "
             "spikes best. Posterior mean: the mean of what the spikes allow, by the encoding model and the training "
-            "images as prior. Likelihood ascent: from there up the gradient of the spikes' likelihood. Oracle: the "
-            "true embedding through the same generator. Library posterior: the mean of the ten training images that "
-            "explain the spikes best, without any generator.",
+            "images as prior. Oracle: the true embedding through the same generator. Library posterior: the mean of "
+            "the ten training images that explain the spikes best, without any generator.",
             photographic=True,
         ),
         Figure(

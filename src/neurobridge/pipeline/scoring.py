@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from neurobridge.data.intervals import elapsed, length_of, merged
 from neurobridge.errors import atomic_path
 from neurobridge.evaluation.probes import project_2d
 from neurobridge.evaluation.spikes import fano_factor, split_half_reliability
 from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
-from neurobridge.pipeline.decoding import Decoded, responses
-from neurobridge.pipeline.encodings import closed_forms, stack_features
+from neurobridge.pipeline.decoding import Decoded
+from neurobridge.pipeline.encodings import closed_forms
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.identification import both_ways, gather_evidence, layer_rows, rows_of
+from neurobridge.pipeline.image_data import stack_features
+from neurobridge.pipeline.joint_encoding import responses
 from neurobridge.pipeline.picture_scores import score_images
 from neurobridge.pipeline.pictures import decode_sessions, load_images
 from neurobridge.pipeline.repeats import by_repeats
@@ -41,10 +44,12 @@ def score_retrieval(run: RunFolder, sessions: Sequence[Decoded]) -> dict[str, li
     settings = run.settings
     features = stack_features(settings, load_images(run).images)
     closed = closed_forms(sessions, features)
-    evidence = gather_evidence(run, sessions, features, closed)
+    evidence = gather_evidence(run, sessions)
     layers = [layer_rows(d, settings.encoding.layers, features, closed[d.session]) for d in sessions]
     return {
-        "retrieval": [row for one in evidence for row in rows_of(one, features, closed, seed=settings.seed)],
+        "retrieval": [
+            row for one in evidence for row in rows_of(one, features, closed[one.decoded.session], seed=settings.seed)
+        ],
         "both_ways": [row for one in evidence for row in both_ways(one, seed=settings.seed)],
         "repeats": [row for one in evidence for row in by_repeats(one, seed=settings.seed)],
         "layers": [row for rows in layers for row in rows],
@@ -53,7 +58,7 @@ def score_retrieval(run: RunFolder, sessions: Sequence[Decoded]) -> dict[str, li
 
 def representation(run: RunFolder) -> dict[str, np.ndarray]:
     """2-D maps: readouts of test images by category, unit embeddings by area."""
-    model, _, _ = load_aligned(run)
+    model, _ = load_aligned(run)
     decoded = decode_sessions(run)[0]
     images = load_images(run).images
     sessions = sessions_with_images(run)
@@ -86,8 +91,9 @@ def noise(run: RunFolder) -> dict[str, np.ndarray]:
         return {}
     by_image = np.stack([counts[shown == image][:repeats] for image in np.unique(shown)])
     binned = session.binned(some_rows(session, "test", 200), 10)
-    start, end = session.recording.duration
-    rates = np.bincount(session.columns, minlength=session.units) / (end - start)
+    observed = merged(session.recording.observed_time)
+    inside = elapsed(session.source.times, observed)[0] >= 0
+    rates = np.bincount(session.columns[inside], minlength=session.units) / length_of(observed)
     return {
         "rates": rates,
         "fano": fano_factor(by_image),

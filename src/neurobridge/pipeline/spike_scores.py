@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from neurobridge.baselines.glm import fit_predict_glm
-from neurobridge.baselines.rates import fit_predict_population_coupling
+from neurobridge.baselines.glm import fit_predict_glm, fit_predict_psth_glm
+from neurobridge.baselines.rates import fit_predict_population_coupling, fit_predict_psth
 from neurobridge.baselines.ridge import ridge
 from neurobridge.data.datamodule import Batcher
 from neurobridge.data.store import Session
 from neurobridge.evaluation.protocols import Task, collect, forward_prediction, inter_region, intra_region
 from neurobridge.evaluation.protocols import co_smoothing as co_smoothing_task
-from neurobridge.evaluation.spikes import bits_per_spike, bits_per_spike_per_neuron, gaussian_r2
+from neurobridge.evaluation.spikes import (
+    bits_per_spike,
+    bits_per_spike_interval,
+    bits_per_spike_per_neuron,
+    gaussian_r2,
+    gaussian_r2_interval,
+)
 from neurobridge.neuro.masking import MODES, Masker, MaskPlan, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.spikes import held_out_sessions, make_batcher, pretraining_sessions
 
-WINDOWS, UNITS = 300, 20
-OURS = "NeuroBridge"
+WINDOWS, UNITS, GLM_SAMPLES = 300, 20, 30_000
+GLM = {"sigmas_s": (0.02, 0.05), "lags_s": ((0.0,), (-0.05, 0.0, 0.05)), "alphas": (0.1, 1.0, 3.0), "folds": 2}
+OURS, PSTH = "NeuroBridge", "time course of the unit (PSTH)"
+CO_SMOOTHING = "co-smoothing, leave one out"
+OVER_PSTH = "co-smoothing, leave one out, over the PSTH"
 
 
 def score_spikes(run: RunFolder) -> list[dict]:
@@ -39,20 +48,38 @@ def score_spikes(run: RunFolder) -> list[dict]:
 
 
 def spike_tasks(model: NeuroBridge, batcher: Batcher, index: int, modes: Sequence[str]) -> list[dict]:
-    """Masked prediction in every mode, the frozen protocols, then co-smoothing beside coupling and the GLM."""
+    """Masked prediction in every mode, the frozen protocols, then co-smoothing beside its rivals."""
     session = batcher.sessions[index]
-    measure, unit = (gaussian_r2, "R2") if session.valued else (bits_per_spike, "bits/spike")
+    unit = "R2" if session.valued else "bits/spike"
     scores = []
     for mode, value in masked_scores(model, batcher, index, modes).items():
         scores.append({"task": f"masked, {mode}", "method": OURS, "value": value, "unit": unit})
     for task, value in protocol_scores(model, batcher, index).items():
         scores.append({"task": task, "method": OURS, "value": value, "unit": unit})
     ours, truth, units = co_smoothing(model, batcher, index)
-    rivals = {OURS: ours} | rival_predictions(session, batcher.bin_ms, truth, units)
-    for method, prediction in rivals.items():
-        value = measure(prediction, truth[:, units])
-        scores.append({"task": "co-smoothing, leave one out", "method": method, "value": float(value), "unit": unit})
-    return scores
+    predictions = {OURS: ours} | rival_predictions(session, batcher.bin_ms, truth, units)
+    return scores + co_smoothing_scores(predictions, truth[:, units], valued=session.valued)
+
+
+def co_smoothing_scores(predictions: Mapping[str, np.ndarray], truth: np.ndarray, *, valued: bool) -> list[dict]:
+    """Rows of method -> [W, U, T] beside ``truth``: over the mean rate and, where there is a PSTH, over the PSTH.
+
+    ``interval``: 95 % over units; ``ours_minus``: how far ours is above the method, paired over the same units.
+    """
+    interval, unit = (gaussian_r2_interval, "R2") if valued else (bits_per_spike_interval, "bits/spike")
+    rows = []
+    for task, null in {CO_SMOOTHING: None, OVER_PSTH: predictions.get(PSTH)}.items():
+        if task == OVER_PSTH and null is None:
+            continue
+        for method, prediction in predictions.items():
+            if prediction is null:
+                continue
+            found = interval(prediction, truth, null=null, seed=0)
+            row = {"task": task, "method": method, "value": found.mean, "unit": unit, "interval": list(found)}
+            if method != OURS:
+                row["ours_minus"] = list(interval(predictions[OURS], truth, null=prediction, seed=0))
+            rows.append(row)
+    return rows
 
 
 def masked_scores(model: NeuroBridge, batcher: Batcher, index: int, modes: Sequence[str]) -> dict[str, float]:
@@ -119,10 +146,16 @@ def rival_predictions(session: Session, bin_ms: int, truth: np.ndarray, units: n
         fits = [ridge(x[:, o], x[:, [u]]).predict(y[:, o]) for o, u in zip(others, units, strict=True)]
         return {"ridge on the other units": np.concatenate(fits, axis=1)[:, :, None]}
     bin_s = bin_ms / 1000
-    return {
-        "time-locked mean (PSTH)": np.broadcast_to(train.mean(0), truth.shape)[:, units],
+    options = {"bin_s": bin_s, "units": units, "max_samples": GLM_SAMPLES}
+    rivals = {
         "population coupling": fit_predict_population_coupling(train, truth, bin_s=bin_s)[:, units],
-        "leave-one-out GLM": fit_predict_glm(train, truth, bin_s=bin_s, units=units, max_samples=30_000),
+        "leave-one-out GLM": fit_predict_glm(train, truth, **GLM, **options),
+    }
+    if (session.stimulus_row < 0).any():  # windows of a grid know no onset
+        return rivals
+    return rivals | {
+        PSTH: fit_predict_psth(train, truth, bin_s=bin_s)[:, units],
+        "PSTH x leave-one-out GLM": fit_predict_psth_glm(train, truth, **options),
     }
 
 

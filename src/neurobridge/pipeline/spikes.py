@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import torch
 
+from neurobridge.bridge.image_maps import ImageMaps
 from neurobridge.data.audit import audit_record
 from neurobridge.data.datamodule import Batcher, StepBatches, open_sessions
 from neurobridge.data.mixture import MixtureBatches
@@ -19,6 +20,18 @@ from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.masking import Masker, MaskPlan
 from neurobridge.neuro.model import PRESETS, NeuroBridge, parameter_count
 from neurobridge.pipeline.folder import RunFolder
+from neurobridge.pipeline.image_data import (
+    Bridge,
+    ImageData,
+    StackFeatures,
+    embedded_images,
+    make_maps,
+    new_bridge,
+    seen_by,
+    show_images,
+    stack_features,
+)
+from neurobridge.training.joint_task import JointTask, Seen
 from neurobridge.training.settings import AdaptSettings, MixtureSettings, PretrainSettings, RunSettings
 from neurobridge.training.tasks import IdentityTask, MaskedTask
 from neurobridge.training.trainer import fit
@@ -82,9 +95,32 @@ def bin_of(session: Session, settings: RunSettings) -> int:
     return settings.mixture.windows.get(session.dataset, settings.window).bin_ms
 
 
-def make_batcher(model: NeuroBridge, sessions: Sequence[Session], settings: RunSettings) -> Batcher:
+def make_batcher(
+    model: NeuroBridge, sessions: Sequence[Session], settings: RunSettings, *, by_area: bool = False
+) -> Batcher:
+    """Batches of ``sessions``; ``by_area``: each area in its window of align.area_windows."""
     rows = {s.name: model.units.rows_of(s.recording.unit_keys) for s in sessions}
-    return Batcher(sessions, rows_of_units=rows, bin_ms=[bin_of(s, settings) for s in sessions])
+    windows = area_windows(sessions, settings) if by_area else None
+    return Batcher(sessions, rows_of_units=rows, bin_ms=[bin_of(s, settings) for s in sessions], area_windows=windows)
+
+
+def area_windows(sessions: Sequence[Session], settings: RunSettings) -> dict[str, tuple[int, int]]:
+    """Region -> ms since the start of the window. Raises UserError for what leaves nothing, or names no area."""
+    window, found = settings.window, {}
+    areas = {region for s in sessions for region in s.recording.regions.tolist()}
+    for area, (low, high) in settings.align.area_windows.items():
+        low, high = low - window.offset_ms, high - window.offset_ms
+        if area in areas and not (low < min(high, window.window_ms) and high > 0):
+            raise UserError(
+                f"align.area_windows gives {area} {low + window.offset_ms}-{high + window.offset_ms} ms, outside of "
+                f"the windows, which run from {window.offset_ms} to {window.offset_ms + window.window_ms} ms"
+            )
+        if area in areas:
+            found[area] = (low, high)
+    if settings.align.area_windows and not found:
+        named = ", ".join(settings.align.area_windows)
+        raise UserError(f"align.area_windows names {named}, but no session has units there")
+    return found
 
 
 def add_units(model: NeuroBridge, sessions: Sequence[Session], settings: RunSettings) -> None:
@@ -108,10 +144,12 @@ def frozen_validation(batcher: Batcher, masker: Masker) -> list[tuple[SpikeBatch
     return plans
 
 
-def make_model(settings: RunSettings) -> NeuroBridge:
-    """A new model of the size that the settings ask for."""
+def make_model(settings: RunSettings, *, maps: ImageMaps | None = None) -> NeuroBridge:
+    """A new model of the size that the settings ask for; with ``maps`` its backbone reads images."""
     options = asdict(settings.model)
     preset = options.pop("preset")
+    if maps is not None:
+        options |= {"memory_width": maps.basis.shape[1], "memory_side": maps.side}
     return NeuroBridge(**options | (PRESETS[preset] if preset != "none" else {}))
 
 
@@ -126,24 +164,66 @@ def make_masker(settings: RunSettings) -> Masker:
     )
 
 
-def masked_task(
-    model: NeuroBridge, sessions: Sequence[Session], settings: RunSettings, *, only_units: bool
+def spike_task(
+    model: NeuroBridge,
+    sessions: Sequence[Session],
+    settings: RunSettings,
+    *,
+    only_units: bool,
+    bridge: Bridge | None = None,
+    seen: Seen | None = None,
 ) -> MaskedTask:
+    """Pretraining, or adaptation (``only_units``): masked prediction, both ways with ``bridge`` and ``seen`` images."""
     batcher, masker = make_batcher(model, sessions, settings), make_masker(settings)
     options = settings.pretrain
     faster = options.unit_learning_rate
     faster = UNITS_FASTER * options.learning_rate if faster is None else faster
-    return MaskedTask(
-        model,
-        masker=masker,
-        only_units=only_units,
-        unit_learning_rate=None if only_units else faster,
-        unfreeze_every=settings.adapt.unfreeze_every if only_units else 0,
-        cells=options.cells,
-        augmentation={"unit_dropout": options.unit_dropout, "jitter_ms": options.jitter_ms},
-        validation=frozen_validation(batcher, masker),
-        **schedule(batcher, settings.adapt if only_units else options, settings, len(sessions) if only_units else None),
+    common = {
+        "masker": masker,
+        "unit_learning_rate": None if only_units else faster,
+        "unit_weight_decay": options.unit_weight_decay,
+        "unfreeze_every": settings.adapt.unfreeze_every if only_units else 0,
+        "cells": options.cells,
+        "augmentation": {"unit_dropout": options.unit_dropout, "jitter_ms": options.jitter_ms},
+        "validation": frozen_validation(batcher, masker),
+    }
+    common |= schedule(
+        batcher, settings.adapt if only_units else options, settings, len(sessions) if only_units else None
     )
+    if bridge is None or seen is None:
+        return MaskedTask(model, only_units=only_units, **common)
+    return JointTask(
+        model,
+        bridge.head,
+        seen=seen,
+        learns="units" if only_units else "all",
+        labelled=labelled_images(sessions, settings, len(seen.targets)) if only_units else None,
+        **joint_options(settings),
+        **common,
+    )
+
+
+def joint_options(settings: RunSettings) -> dict:
+    """Options of a :class:`JointTask` that all stages share."""
+    return {
+        "masked_weight": settings.pretrain.masked_weight,
+        "encode_weight": settings.pretrain.encode_weight,
+        "decode_weight": settings.pretrain.decode_weight,
+        "head_learning_rate": settings.align.learning_rate,
+        "projector_learning_rate": settings.align.projector_learning_rate,
+        "head_weight_decay": settings.align.weight_decay,
+        "unit_dropout": settings.align.unit_dropout,
+    }
+
+
+def labelled_images(sessions: Sequence[Session], settings: RunSettings, images: int) -> torch.Tensor:
+    """[images] bool: those that adaptation may know, adapt.labels of each session's train split, drawn by seed."""
+    known = torch.zeros(images, dtype=torch.bool)
+    for session in sessions:
+        shown = session.image_row[session.rows("train")]
+        shown = np.unique(shown[shown >= 0])
+        known[np.random.default_rng(settings.seed).permutation(shown)[: settings.adapt.labels]] = True
+    return known
 
 
 def schedule(
@@ -181,15 +261,24 @@ def schedule(
 
 
 def pretrain(run: RunFolder) -> None:
-    """Masked pretraining on all sessions but the held-out ones, of all folders of the mixture -> run/pretrain."""
+    """Pretraining on all sessions but the held-out ones, of all folders of the mixture -> run/pretrain."""
     settings = run.settings
     sessions = mixture_sessions(settings)
     leaks = audit_splits(run)
+    data, features = image_side(settings, sessions)
     torch.manual_seed(settings.seed)
-    model = make_model(settings)
+    maps = None if data is None or features is None else make_maps(features, np.flatnonzero(data.train))
+    model = make_model(settings, maps=maps)
     add_units(model, sessions, settings)
-    fit_here(masked_task(model, sessions, settings, only_units=False), "pretrain", run)
+    bridge = seen = None
+    if data is not None and features is not None:
+        bridge = new_bridge(settings, model, data, features)
+        seen = seen_by(bridge, data, features)
+    task = spike_task(model, sessions, settings, only_units=False, bridge=bridge, seen=seen)
+    fit_here(task, "pretrain", run)
     model.save(run / "pretrain")
+    if bridge is not None:
+        bridge.save(run / "pretrain")
     run.finish(
         "pretrain",
         sessions=[s.name for s in sessions],
@@ -198,6 +287,14 @@ def pretrain(run: RunFolder) -> None:
         windows=int(sum(len(s.rows("train")) for s in sessions)),
         leaks=leaks,
     )
+
+
+def image_side(settings: RunSettings, sessions: Sequence[Session]) -> tuple[ImageData | None, StackFeatures | None]:
+    """Images with embeddings, and their features, if pretraining is to see images and ``sessions`` show any."""
+    images = show_images(settings, sessions) if settings.pretrain.images else None
+    if images is None:
+        return None, None
+    return embedded_images(settings, images, sessions), stack_features(settings, images)
 
 
 def audit_splits(run: RunFolder) -> int:
@@ -215,6 +312,7 @@ def adapt(run: RunFolder) -> None:
     settings = run.settings
     run.need("pretrain")
     model = NeuroBridge.load(run / "pretrain")
+    bridge = Bridge.load(run / "pretrain") if Bridge.there(run / "pretrain") else None
     sessions = held_out_sessions(settings)
     if sessions and settings.adapt.method == "identity":
         known = pretraining_sessions(settings)
@@ -225,8 +323,13 @@ def adapt(run: RunFolder) -> None:
     else:
         add_units(model, sessions, settings)
         if sessions and settings.adapt.steps:
-            fit_here(masked_task(model, sessions, settings, only_units=True), "adapt", run)
+            data, features = image_side(settings, sessions) if bridge is not None else (None, None)
+            seen = None if bridge is None or data is None else seen_by(bridge, data, features)
+            task = spike_task(model, sessions, settings, only_units=True, bridge=bridge, seen=seen)
+            fit_here(task, "adapt", run)
     model.save(run / "adapt")
+    if bridge is not None:
+        bridge.save(run / "adapt")
     run.finish("adapt", sessions=[s.name for s in sessions])
 
 

@@ -61,13 +61,18 @@ class ModelSettings:
 
 @dataclass(kw_only=True)
 class PretrainSettings:
-    """Masked pretraining.
+    """Pretraining: masked prediction, and where sessions show images both ways between spikes and images.
 
     Args:
         steps: Optimiser steps.
         learning_rate: Peak learning rate (linear warm-up over a tenth, then cosine).
         unit_learning_rate: Peak learning rate of unit embeddings and biases; empty: 20 times that of the body.
-        weight_decay: Of the body; unit embeddings have none.
+        weight_decay: Of the body.
+        unit_weight_decay: Of unit embeddings, in steps that draw them.
+        images: Sessions that show images learn encoding (image seen, spikes hidden) and decoding (the other way) too.
+        masked_weight: Weight of the mean over masking modes.
+        encode_weight: Weight of the mean loss of a cell when the image alone is seen.
+        decode_weight: Weight of InfoNCE between what is read from the latents and the image embedding.
         windows: Windows a batch.
         groups: Sessions a batch.
         continuous: Sessions with stimuli give windows between and outside presentations too, none near held-out ones.
@@ -84,6 +89,11 @@ class PretrainSettings:
     learning_rate: float = 1e-3
     unit_learning_rate: float | None = None
     weight_decay: float = 0.01
+    unit_weight_decay: float = 0.0
+    images: bool = True
+    masked_weight: float = 1.0
+    encode_weight: float = 1.0
+    decode_weight: float = 0.1
     windows: int = 128
     groups: int = 4
     continuous: bool = False
@@ -123,6 +133,7 @@ class AdaptSettings:
 
     Args:
         method: gradient learns the embeddings; identity computes them without (IDEncoder, from calibration windows).
+        labels: Images of a new session whose responses count as labelled; empty: all of its train split, 0: none.
         steps: Optimiser steps: of the embeddings, or of the IDEncoder on the pretraining sessions (0: none).
         learning_rate: Peak learning rate of the embeddings.
         windows: Windows a batch.
@@ -132,6 +143,7 @@ class AdaptSettings:
     """
 
     method: Literal["gradient", "identity"] = "gradient"
+    labels: int | None = None
     steps: int = 150
     learning_rate: float = 1e-2
     windows: int = 128
@@ -184,62 +196,50 @@ class EncodingSettings:
 
 @dataclass(kw_only=True)
 class AlignSettings:
-    """Contrastive alignment: readout and projector first, then the last blocks of the backbone too.
+    """Alignment: readout and projector on the frozen encoder first, then the last blocks and the units too.
 
     Args:
         sessions: Sessions to align; empty: all that show images.
         steps: Steps of stage 1 (encoder frozen).
         joint_steps: Steps of stage 2 (last blocks and unit embeddings unfrozen).
         joint_blocks: Backbone blocks unfrozen in stage 2.
-        anti_forgetting: Weight of the masked reconstruction in stage 2.
-        learning_rate: Peak learning rate of what the sessions share of the population path.
-        loading_learning_rate: Peak learning rate of the loadings, whose entries are of the order of one.
-        readout_learning_rate: Peak learning rate of the paths that read the latents.
-        joint_learning_rate: Peak learning rate in stage 2 (of the loadings: as many times more as in stage 1).
+        anti_forgetting: Weight of masked reconstruction and of encoding in stage 2.
+        learning_rate: Peak learning rate of the readout and of the projector's linear part.
+        projector_learning_rate: Peak learning rate of the projector's network.
+        joint_learning_rate: Peak learning rate of the backbone in stage 2.
+        joint_unit_learning_rate: Peak learning rate of unit embeddings in stage 2.
         weight_decay: Of readout and projector.
         windows: Windows a batch.
         groups: Sessions a batch.
+        level: Which latents are read: 0 those of the chunks, k those behind block k, null the last.
         readout: How latents are read: queries (learnable, by attention), average (over time) or cls ([CLS] token).
         queries: Readout queries.
-        loadings: Width of a unit's loading in the population path (0: none, the latents alone).
-        population_hidden: Width of a hidden layer in the population path's shared map (0: none, it is linear).
-        time: Time in the population path: chunks (each its own), areas (area_windows) or attention (learned averages).
-        area_windows: Window of each area in ms after stimulus onset, for time=areas; other areas keep all of it.
-        average_repeats: Train stage 1 on the mean over an image's repeats in a session, not on single presentations.
-        mixco: Share of stage 1 on mixed responses (MixCo), after which SoftCLIP takes over; 0: InfoNCE throughout.
-        hidden: Width of the projector's hidden layers.
-        dropout: Dropout in the projector (and in the population path's hidden layer).
+        area_windows: Window of an area in ms after stimulus onset, outside which its spikes are not looked at.
+        hidden: Width of the projector's hidden layer.
+        dropout: Dropout in the projector.
         unit_dropout: Share of the units hidden at random in training windows.
-        noise: Noise added to standardised responses in training, in standard deviations.
         checkpoint_every: Steps between checkpoints.
     """
 
     sessions: list[str] = field(default_factory=list)
-    steps: int = 1000
-    joint_steps: int = 50
+    steps: int = 300
+    joint_steps: int = 200
     joint_blocks: int = 4
     anti_forgetting: float = 0.2
     learning_rate: float = 2e-3
-    loading_learning_rate: float = 3.2e-2
-    readout_learning_rate: float = 5e-5
-    joint_learning_rate: float = 1e-4
+    projector_learning_rate: float = 5e-4
+    joint_learning_rate: float = 5e-4
+    joint_unit_learning_rate: float = 1e-2
     weight_decay: float = 0.05
     windows: int = 128
     groups: int = 2
+    level: int | None = 0
     readout: Literal["queries", "average", "cls"] = "queries"
     queries: int = 8
-    loadings: int = 256
-    population_hidden: int = 0
-    time: Literal["chunks", "areas", "attention"] = "attention"
-    area_windows: dict[str, tuple[int, int]] = field(
-        default_factory=lambda: {"V1": (30, 80), "V4": (60, 120), "IT": (80, 200)}
-    )
-    average_repeats: bool = False
-    mixco: float = 0.0
+    area_windows: dict[str, tuple[int, int]] = field(default_factory=dict)
     hidden: int = 512
     dropout: float = 0.3
     unit_dropout: float = 0.1
-    noise: float = 0.3
     checkpoint_every: int = 200
 
 
@@ -290,11 +290,8 @@ class ReconstructSettings:
         steps: Sampler steps.
         guidance: Classifier-free guidance.
         posterior_steps: Training steps of the posterior mean's net; 0: the closed form for a Gaussian prior.
-        ascent_steps: Steps of likelihood ascent from the posterior mean; 0: no such pictures.
         feature_layers: Layers of the image encoder that are decoded, with their grids, as in encoding.layers.
         inversion_steps: Steps of giving a picture the decoded features; 0: no such pictures.
-        energy: Length of a step by which the sampler, started from the posterior mean, follows the likelihood's
-            gradient, in standard deviations of the latents (0.1 is a good one); 0: off, for it is slow.
     """
 
     images: int = 100
@@ -302,10 +299,8 @@ class ReconstructSettings:
     steps: int = 25
     guidance: float = 2.0
     posterior_steps: int = 600
-    ascent_steps: int = 10
     feature_layers: list[str] = field(default_factory=lambda: ["block4@4", "block7@4", "block10@4", "pooled"])
     inversion_steps: int = 30
-    energy: float = 0.0
 
 
 @dataclass(kw_only=True)

@@ -128,10 +128,11 @@ class Task(lightning.LightningModule):
 class MaskedTask(Task):
     """Masked prediction: pretraining (all weights), or adaptation (``only_units``: the body is frozen).
 
-    masker draws the plans; unit_learning_rate: of unit embeddings and biases, where it is not the task's; ``cells``:
-    with a grid decoder, queries a window in training; ``augmentation``: options of :func:`augment`. unfreeze_every: in
-    adaptation, one more backbone block from the top learns after each such number of steps, at a tenth of the rate (0:
-    the body stays frozen). validation: batches with frozen plans, scored at every checkpoint.
+    masker draws the plans; unit_learning_rate: of unit embeddings and biases, where it is not the task's;
+    unit_weight_decay: of unit embeddings, in steps that draw them; ``cells``: with a grid decoder, queries a window in
+    training; ``augmentation``: options of :func:`augment`. unfreeze_every: in adaptation, one more backbone block from
+    the top learns after each such number of steps, at a tenth of the rate (0: the body stays frozen). validation:
+    batches with frozen plans, scored at every checkpoint.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class MaskedTask(Task):
         masker: Masker,
         only_units: bool = False,
         unit_learning_rate: float | None = None,
+        unit_weight_decay: float = 0.0,
         unfreeze_every: int = 0,
         cells: int = 512,
         augmentation: dict | None = None,
@@ -150,6 +152,7 @@ class MaskedTask(Task):
         super().__init__(**options)
         self.model, self.masker, self.only_units = model, masker, only_units
         self.unit_learning_rate = self.learning_rate if unit_learning_rate is None else unit_learning_rate
+        self.unit_weight_decay = unit_weight_decay
         self.unfreeze_every, self.cells, self.augmentation = unfreeze_every, cells, augmentation or {}
         self.validation = list(validation)
         for parameter in model.body():
@@ -160,11 +163,13 @@ class MaskedTask(Task):
     def groups(self) -> list[dict]:
         table = self.model.units
         alone = {"weight_decay": 0.0, "rows": True}
-        units = {"params": [table.embedding, table.bias], "lr": self.unit_learning_rate} | alone
+        units = {"params": [table.embedding], "lr": self.unit_learning_rate} | alone
+        units["weight_decay"] = self.unit_weight_decay
+        units = [units, {"params": [table.bias], "lr": self.unit_learning_rate} | alone]
         if not self.only_units:
-            return [units, {"params": [table.dataset]} | alone, {"params": self.model.body()}]
+            return [*units, {"params": [table.dataset]} | alone, {"params": self.model.body()}]
         blocks = list(self.model.encoder.blocks)[::-1] if self.unfreeze_every else []
-        return [units] + [
+        return units + [
             {"params": list(block.parameters()), "lr": self.learning_rate / 10, "first": (i + 1) * self.unfreeze_every}
             for i, block in enumerate(blocks)
         ]
@@ -177,12 +182,12 @@ class MaskedTask(Task):
     def on_train_epoch_end(self) -> None:
         if self.global_rank:
             return  # validation windows are the same on all ranks
-        self.model.eval()
+        self.eval()
         with torch.no_grad():
             for batch, plan in self.validation:
                 for mode, value in masked(self.model, batch.to(self.device), plan).items():
                     self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1, rank_zero_only=True)
-        self.model.train()
+        self.train()
 
 
 def mean_losses(parts: Sequence[dict[str, Tensor]], windows: Sequence[int]) -> dict[str, Tensor]:

@@ -20,7 +20,6 @@ from torch import nn
 
 from neurobridge.errors import UserError
 from neurobridge.vision.autoencoder import build_autoencoder, read_module, save_module
-from neurobridge.vision.energy import Energy, EnergyGuidance
 
 FILE = "generator.safetensors"
 
@@ -196,8 +195,6 @@ class Generator(nn.Module):
         temperature: float = 0.6,
         start: torch.Tensor | None = None,
         strength: float = 0.6,
-        energy: Energy | None = None,
-        energy_weight: float = 0.0,
     ) -> torch.Tensor:
         """Draw one image [B, 3, H, W] in [0, 1] for each condition [B, T, K].
 
@@ -206,11 +203,6 @@ class Generator(nn.Module):
         only, not on the batch it is drawn in. ``temperature`` scales the noise that sampling starts from: at 1 the
         draws are as varied as the model, below 1 they are nearer its mean and less grainy. With ``start``
         [B, 3, H, W], sampling starts from these images, noised to ``strength`` of the whole way (1 = forgets them).
-
-        ``energy`` maps images [b, 3, H, W] in [0, 1] and their rows among the B to energies [b], each of its own image.
-        At every step the picture that the step foresees goes down its gradient, by ``energy_weight`` standard
-        deviations of the latents (energy guidance, Pierzchlewicz et al. 2023; the gradient is taken at the foreseen
-        picture, not through the UNet).
         """
         assert len(seeds) == len(condition), "one seed an image"
         shape = (self.latent_channels, self.side, self.side)
@@ -228,23 +220,12 @@ class Generator(nn.Module):
         null = null_condition[None].expand(len(condition), -1, -1)
         both = torch.cat([condition, null]) if guided else condition
         sketch = self.sketch(both)
-        leader = None
-        if energy is not None and energy_weight:
-            leader = EnergyGuidance(
-                energy=energy,
-                weight=energy_weight,
-                decode=self.decode,
-                scheduler=self.scheduler,
-                at_once=len(seeds),
-            )
         for timestep in timesteps:
             doubled = torch.cat([latents, latents]) if guided else latents
             velocity = self.predict(doubled, timestep.expand(len(doubled)), both, sketch)
             if guided:
                 conditional, unconditional = velocity.chunk(2)
                 velocity = unconditional + guidance * (conditional - unconditional)
-            if leader is not None:
-                velocity = leader.lead(velocity, timestep, latents)
             latents = self.scheduler.step(velocity, timestep, latents).prev_sample
         return self.decode(latents)
 

@@ -11,8 +11,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from neurobridge.vision.energy import Energy
-
 
 @runtime_checkable
 class PictureGenerator(Protocol):
@@ -57,15 +55,11 @@ class PictureGenerator(Protocol):
         guidance: float,
         start: torch.Tensor | None = None,
         strength: float = 0.6,
-        energy: Energy | None = None,
-        energy_weight: float = 0.0,
     ) -> torch.Tensor:
         """One picture [B, 3, H, W] in [0, 1] for each condition [B, T, K] and seed, guided away from [T, K].
 
         A picture depends on its own seed and condition only. With ``start`` [B, 3, H, W], for instance a blurry image,
-        sampling starts from these images, noised to ``strength`` of the whole way. ``energy`` maps pictures
-        [b, 3, H, W] and their rows among the B to energies [b], each of its own picture; every step goes down its
-        gradient by ``energy_weight`` standard deviations of the latents.
+        sampling starts from these images, noised to ``strength`` of the whole way.
         """
         ...
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from rich.progress import track
 from torch import nn
 
 from neurobridge.errors import UserError, needs
-from neurobridge.vision.energy import Energy, EnergyGuidance
 
 TOKENS = 77
 BATCH = 8
@@ -159,8 +157,6 @@ class StableDiffusion(nn.Module):
         guidance: float = 7.5,
         start: torch.Tensor | None = None,
         strength: float = 0.6,
-        energy: Energy | None = None,
-        energy_weight: float = 0.0,
     ) -> torch.Tensor:
         """Draw one image [B, 3, H, W] in [0, 1] for each condition [B, T, K], on the CPU, in float32.
 
@@ -168,18 +164,8 @@ class StableDiffusion(nn.Module):
         ``guidance`` (1 or less = off). ``seeds`` holds one integer an image, which draws its noise on the CPU: an image
         depends on its own seed and condition only. With ``start`` [B, 3, H, W] (a blurry image, say), sampling starts
         from these images, noised to ``strength`` of the whole way (1 = forgets them).
-
-        ``energy`` maps images [b, 3, H, W] in [0, 1] and their rows among the B to energies [b], each of its own image.
-        At every step the picture that the step foresees goes down its gradient, by ``energy_weight`` standard
-        deviations of the latents, which are scaled to 1 (energy guidance, Pierzchlewicz et al. 2023; the gradient is
-        taken at the foreseen picture, through the decoder and not through the UNet, of one picture at a time).
         """
         assert len(seeds) == len(condition), "one seed an image"
-        leader = None
-        if energy is not None and energy_weight:
-            leader = EnergyGuidance(
-                energy=energy, weight=energy_weight, decode=self.decode, scheduler=self.scheduler, at_once=1
-            )
         parts = []
         rows = range(0, len(condition), self.batch)
         for at in track(rows, "pictures", transient=True, disable=len(rows) < 2):
@@ -190,12 +176,11 @@ class StableDiffusion(nn.Module):
                 "generator": [torch.Generator().manual_seed(int(seed)) for seed in seeds[some]],
                 "output_type": "pt",
             }
-            with nullcontext() if leader is None else leader.inside(at):
-                if start is None:
-                    drawn = self.pipeline(height=self.image_size, width=self.image_size, **options)
-                else:
-                    image = self.resize(start[some]).to(self.vae.device, self.vae.dtype)
-                    drawn = self.from_image(image=image, strength=max(strength, 1.5 / steps), **options)
+            if start is None:
+                drawn = self.pipeline(height=self.image_size, width=self.image_size, **options)
+            else:
+                image = self.resize(start[some]).to(self.vae.device, self.vae.dtype)
+                drawn = self.from_image(image=image, strength=max(strength, 1.5 / steps), **options)
             parts.append(drawn.images.float().cpu())
         return torch.cat(parts)
 

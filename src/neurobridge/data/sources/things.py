@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from neurobridge.data import pictures
 from neurobridge.errors import UserError
 
 
@@ -29,11 +30,7 @@ def find_pictures(root: Path, paths: Iterable) -> dict[PurePosixPath, Path]:
 
 def read_picture(file: Path, side: int) -> np.ndarray:
     """The centre square of a picture at ``side`` pixels: uint8 [side, side, 3]. Raises UserError if it is none."""
-    try:
-        with Image.open(file) as picture:
-            rgb = picture.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{file} is not an image that can be read: replace it, or download THINGS again") from error
+    rgb = Image.fromarray(pictures.read_picture(file))
     width, height = rgb.size
     edge = min(width, height)
     left, top = (width - edge) // 2, (height - edge) // 2

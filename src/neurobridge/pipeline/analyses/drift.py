@@ -15,7 +15,7 @@ from neurobridge.pipeline.analyses.areas import model_scores
 from neurobridge.pipeline.analyses.material import Material, Seen, shown_rows
 from neurobridge.pipeline.analyses.parts import by_image, difference, each_session, interval, pooled, row
 from neurobridge.pipeline.analyses.questions import FEWEST_IMAGES
-from neurobridge.pipeline.decoding import responses
+from neurobridge.pipeline.joint_encoding import responses
 
 EARLY, SPREAD, WHOLE = "first third", "as many, from all over", "whole session"
 WITHIN, NUMBER = "within", "number"

@@ -16,11 +16,12 @@ import numpy as np
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError
 from neurobridge.evaluation.protocols import NO_REGION
-from neurobridge.pipeline.alignment import average_by_image, embedded_images, sessions_with_images
+from neurobridge.pipeline.alignment import average_by_image, sessions_with_images
 from neurobridge.pipeline.analyses.model import AlignedModel
 from neurobridge.pipeline.analyses.questions import FEWEST_IMAGES, Questions
-from neurobridge.pipeline.decoding import responses
 from neurobridge.pipeline.folder import RunFolder
+from neurobridge.pipeline.image_data import embedded_images, show_images
+from neurobridge.pipeline.joint_encoding import responses
 
 Split = Literal["valid", "test"]
 HIERARCHY = ("LGN", "LGd", "V1", "VISp", "V2", "V3", "MT", "V4", "TEO", "TE", "IT")
@@ -53,7 +54,9 @@ class Material:
         if repeats < 1:
             raise UserError(f"--repeats is {repeats}: average 1 presentation or more")
         sessions = sessions_with_images(run)
-        data = embedded_images(run, sessions)
+        images = show_images(run.settings, sessions)
+        assert images is not None, "sessions_with_images lets no other pass"
+        data = embedded_images(run.settings, images, sessions)
         questions = Questions(data.images, data.embeddings, data.train, label=label)
         model = AlignedModel(run, data.embeddings) if run.done("align") else None
         shown = {s.name: [len(np.unique(shown_rows(s, part)[1])) for part in ("train", split)] for s in sessions}

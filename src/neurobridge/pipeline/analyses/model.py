@@ -32,8 +32,9 @@ class AlignedModel:
 
     def __init__(self, run: RunFolder, embeddings: np.ndarray) -> None:
         self.settings = run.settings
-        self.model, self.head, space = load_aligned(run)
-        self.targets = space(torch.from_numpy(embeddings)).numpy()
+        self.model, bridge = load_aligned(run)
+        self.head = bridge.head
+        self.targets = bridge.space(torch.from_numpy(embeddings)).numpy()
 
     def predict(
         self, session: Session, rows: np.ndarray, columns: np.ndarray, *, known_as: Sequence[str] | None = None

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from neurobridge.data.store import Session
 from neurobridge.errors import atomic_path
-from neurobridge.evaluation.controls import Interval, bootstrap_interval
+from neurobridge.evaluation.controls import Interval, bootstrap_difference, bootstrap_interval
 from neurobridge.pipeline.analyses.material import Material
 
 DIGITS = 5
@@ -61,7 +61,8 @@ def interval(scores: dict[int, float], seed: int) -> Interval | None:
 
 def difference(ours: dict[int, float], theirs: dict[int, float], seed: int) -> Interval | None:
     """The mean paired difference over the images that both have."""
-    return interval({image: ours[image] - theirs[image] for image in ours if image in theirs}, seed)
+    both = [image for image in ours if image in theirs]
+    return bootstrap_difference([ours[i] for i in both], [theirs[i] for i in both], seed=seed) if both else None
 
 
 def pooled(parts: dict[str, list[dict]], keys: Sequence[str], seed: int) -> list[dict]:

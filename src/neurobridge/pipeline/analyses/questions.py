@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from neurobridge.baselines.linear_encoding import stacking_weights
 from neurobridge.baselines.ridge import ridge
-from neurobridge.bridge.encoding import stacking_weights
 from neurobridge.data.images import ImageSet
 from neurobridge.evaluation.controls import majority_level
 from neurobridge.evaluation.similarity import TIE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import re
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -21,6 +21,7 @@ Layout = Literal["labels", "indices", "binned"]
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 MOST_BYTES = 1_000_000
 VALUED = ("binned_count", "mua_envelope")
+TIGHT = 1 / 500  # share of the duration in which only a mix-up of units puts everything
 MIX_UP = "is the time_unit right (s taken for ms, or ms for s)?"
 
 
@@ -69,10 +70,12 @@ class Manifest:
     duration: First and last moment of the recording, in s whatever the time unit: the check against a mix-up.
     areas: Every region name that the unit table may use; ``unknown`` is always allowed.
     spikes, units, stimuli: The tables; without stimuli the session serves pretraining only.
+    observed: Intervals [start, stop] in s in which spikes were recorded; outside, a count is unknown and not zero.
     species: NCBI name, such as MACACA_MULATTA.
     sampling_rate: Samples a second, where a time unit is samples.
     image_root: Folder of the pictures, relative to the manifest; null: they are not at hand. Needed with stimuli.
-    split: ``column`` (the table's own), ``image`` or ``concept`` (drawn from content or concept). Needed with stimuli.
+    split: ``column`` (the table's own), ``image`` or ``concept`` (drawn from the picture's content, or its image_id
+    where it is not at hand, or from the concept). Needed with stimuli.
     split_seed, split_test, split_valid: Seed and shares of such a draw.
     """
 
@@ -88,6 +91,7 @@ class Manifest:
     spikes: SpikeTable
     units: Table
     stimuli: StimulusTable | None = None
+    observed: list[tuple[float, float]] = field(default_factory=list)
     species: str = "UNKNOWN"
     sampling_rate: float | None = None
     image_root: Path | None = None
@@ -121,8 +125,9 @@ def read_manifest(path: Path) -> Manifest:
         loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     if not isinstance(loaded, dict):
         raise UserError(f"{path} holds {_kind(loaded)}, expected keys and values: see docs/data-format.md")
+    _refuse_missing(loaded, path)
     manifest = _fill(Manifest, loaded, str(path), file=path)
-    _check(manifest, loaded)
+    _check(manifest)
     return manifest
 
 
@@ -143,7 +148,7 @@ def resolve(manifest: Manifest, path: Path) -> Path:
     return manifest.file.parent / path
 
 
-def _check(m: Manifest, given: dict) -> None:
+def _check(m: Manifest) -> None:
     where = m.file
     for key in ("dataset", "subject", "session_id"):
         if not NAME.fullmatch(getattr(m, key)):
@@ -158,16 +163,14 @@ def _check(m: Manifest, given: dict) -> None:
         raise UserError(f"{where}: sampling_rate is given but no time is in samples; remove it or mend time_unit")
     if not m.areas:
         raise UserError(f"{where}: areas is empty; list every region name of the unit table ('{UNKNOWN_REGION}' too)")
-    if m.stimuli is not None:
-        for key in ("image_root", "split"):
-            if key not in given:
-                raise UserError(
-                    f"{where}: stimuli are given but no {key}; declare it ('image_root: null': no pictures)"
-                )
-        if m.split is None:
-            raise UserError(f"{where}: split is null; declare column, image or concept")
-        if m.split == "image" and m.image_root is None:
-            raise UserError(f"{where}: split: image needs the pictures; give image_root, or split by column or concept")
+    for low, high in m.observed:
+        if not low < high or high <= start or low >= end:
+            raise UserError(
+                f"{where}: observed holds [{low:g}, {high:g}]; give a start and a later stop, in s, within the "
+                f"duration of {start:g} to {end:g} s"
+            )
+    if m.stimuli is not None and m.split is None:
+        raise UserError(f"{where}: split is null; declare column, image or concept")
     if min(m.split_test, m.split_valid) < 0 or not m.split_test + m.split_valid < 1:
         shares = f"{m.split_test:g} and {m.split_valid:g}"
         raise UserError(f"{where}: split_test and split_valid are {shares}; they are shares that leave some train")
@@ -198,21 +201,54 @@ def stimulus_unit(m: Manifest) -> TimeUnit:
     return m.stimuli.time_unit if m.stimuli is not None and m.stimuli.time_unit is not None else m.time_unit
 
 
+def _keys(cls: type) -> dict[str, Field]:
+    return {f.name: f for f in fields(cls) if not f.metadata.get("ours")}
+
+
+def _refuse_missing(given: dict, where: Path) -> None:
+    """Raise UserError for a key that nothing knows, or for all those that are missing, in one sentence."""
+    hints = get_type_hints(Manifest)
+    parts = [("", Manifest, given)]
+    for name, hint in hints.items():
+        cls = next((one for one in (hint, *get_args(hint)) if is_dataclass(one)), None)
+        if cls is not None and isinstance(given.get(name), dict):
+            parts.append((f"{name}: ", cls, given[name]))
+    missing = []
+    for prefix, cls, keys in parts:
+        known = _keys(cls)
+        for key in keys:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"do you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
+                raise UserError(f"{where}: {prefix}unknown key '{str(key)[:80]}'; {hint}")
+        needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+        missing += [f"'{prefix}{name}'" for name in needed if name not in keys]
+    told = []
+    if missing:
+        them = "it" if len(missing) == 1 else "them"
+        are = "is" if len(missing) == 1 else "are"
+        told.append(f"{', '.join(missing)} {are} missing; nothing is guessed, so declare {them}")
+    stimuli = given.get("stimuli")
+    absent = [f"no {key}" for key in ("image_root", "split") if stimuli is not None and key not in given]
+    if absent:
+        told.append(f"stimuli are given but {' and '.join(absent)}; declare it ('image_root: null': no pictures)")
+    units = (given.get("time_unit"), stimuli.get("time_unit") if isinstance(stimuli, dict) else None)
+    if "samples" in units and "sampling_rate" not in given:
+        told.append("times are in samples but sampling_rate is None; give it in Hz")
+    if told:
+        raise UserError(f"{where}: {'; '.join(told)} (see docs/data-format.md)")
+
+
 def _fill(cls: type, given: dict, where: str, **ours: object) -> Any:
     """A dataclass from a mapping; UserError for keys unknown or missing and for values of another type."""
-    known = {f.name: f for f in fields(cls) if not f.metadata.get("ours")}
-    for key in given:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"do you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
-            raise UserError(f"{where}: unknown key '{str(key)[:80]}'; {hint}")
+    known = _keys(cls)
     hints = get_type_hints(cls)
     values = {}
     for name, f in known.items():
         if name in given:
             values[name] = _convert(given[name], hints[name], where, name)
-        elif f.default is MISSING and f.default_factory is MISSING:
-            raise UserError(f"{where}: '{name}' is missing; nothing is guessed, so declare it")
+        else:
+            assert f.default is not MISSING or f.default_factory is not MISSING, "missing keys were refused"
     return cls(**values, **ours)
 
 
@@ -250,9 +286,10 @@ def _convert(value: Any, hint: Any, where: str, name: str) -> Any:
             raise refuse("two numbers, [first, last]")
         return tuple(_convert(part, float, where, name) for part in value)
     if get_origin(hint) is list:
+        one = get_args(hint)[0]
         if not isinstance(value, list):
-            raise refuse("a list, [V1, V4]")
-        return [_convert(part, str, where, name) for part in value]
+            raise refuse("a list, [V1, V4]" if one is str else "a list of [start, stop]")
+        return [_convert(part, one, where, name) for part in value]
     assert get_origin(hint) is dict
     if not isinstance(value, dict):
         raise refuse("keys and values, {our_name: their_name}")

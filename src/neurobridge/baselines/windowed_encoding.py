@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurobridge.bridge.encoding import LinearEncoding, stacking_weights
-from neurobridge.bridge.noise import GaussianNoise
+from neurobridge.baselines.linear_encoding import LinearEncoding, stacking_weights
+from neurobridge.baselines.noise import GaussianNoise
 
 PENALTIES = np.logspace(-3, 3, 13)
 
@@ -79,11 +79,6 @@ class WindowedEncoding:
         self.held_out_r2 = 1 - (residual**2).mean(axis=0) / np.where(variance > 0, variance, 1.0)
         self.weights = self._weights(scaled, fits)
         return self
-
-    def affine(self) -> tuple[list[np.ndarray], np.ndarray]:
-        """Weights, K arrays [D, N], and offset [N]: ``predict`` is offset + the sum of features @ weights."""
-        parts = [np.asarray(c, np.float64) @ w for c, w in zip(self.center, self.weights, strict=True)]
-        return self.weights, self.mean - np.sum(parts, axis=0)
 
     def predict(self, features: Sequence[np.ndarray]) -> np.ndarray:
         """Expected responses [I, N] to images with K layers of ``features`` [I, D]."""
@@ -174,4 +169,4 @@ class _KernelFit:
         return _KernelFit(dual=dual, out_of_fold=held_out)
 
 
-Encoding = LinearEncoding | WindowedEncoding  # linear in the features: both have ``affine``, ``noise`` and ``predict``
+Encoding = LinearEncoding | WindowedEncoding  # both have ``noise`` and ``predict``

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from neurobridge.bridge.shared_encoding import SeenImages, SharedEncoding, SharedReadout, common_maps
+from neurobridge.baselines.shared_encoding import SeenImages, SharedEncoding, SharedReadout, common_maps
 
 
 def two_sessions(images: int = 240, seed: int = 0) -> tuple[torch.Tensor, list[SeenImages]]:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
+from neurobridge.baselines.linear_encoding import LinearEncoding, library_posterior_mean, stacking_weights
 from neurobridge.baselines.ridge import RidgeDecoder, ridge
-from neurobridge.bridge.encoding import LinearEncoding, library_posterior_mean, stacking_weights
 
 
 def linear_brain(*, images: int = 400, inputs: int = 30, units: int = 12, noise: float = 0.5, seed: int = 0):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from neurobridge.bridge.noise import GaussianNoise
-from neurobridge.bridge.windowed_encoding import Window, WindowedEncoding, _KernelFit
+from neurobridge.baselines.noise import GaussianNoise
+from neurobridge.baselines.windowed_encoding import Window, WindowedEncoding, _KernelFit
 
 GRID, CHANNELS = 4, 3
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import nnls
 
+from neurobridge.baselines.noise import GaussianNoise
 from neurobridge.baselines.ridge import ALPHAS, LinearMap, ridge
-from neurobridge.bridge.noise import GaussianNoise
 
 Features = np.ndarray | Sequence[np.ndarray]
 
@@ -77,14 +77,6 @@ class LinearEncoding:
         gram = projected.T @ projected / len(features) + self.covariance / repeats
         observed = self._transform(responses) - self.predict(mean[None])[0]
         return mean + observed @ np.linalg.solve(gram, cross)
-
-    def affine(self) -> tuple[list[np.ndarray], np.ndarray]:
-        """Weights, K arrays [F, N], and offset [N]: ``predict`` is offset + the sum of features @ weights."""
-        offset, weights = np.array(self.center, np.float64), []
-        for layer, share in zip(self.layers, self.stacking, strict=True):
-            weights.append(layer.weights / layer.scale[:, None] * share)
-            offset += (layer.intercept - self.center) * share - layer.mean @ weights[-1]
-        return weights, offset
 
     @property
     def covariance(self) -> np.ndarray:

@@ -1,38 +1,14 @@
-"""Pictures by gradient: those that explain a response, and those that have the features decoded from it."""
+"""Pictures by gradient, which have the features decoded from a response."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from neurobridge.bridge.ascent import ascend, invert, latent_scale, shaken, total_variation
-from neurobridge.bridge.features import DecodedFeatures, blend, decode_features
-from neurobridge.bridge.steering import ResponseLikelihood, explanation
+from neurobridge.bridge.features import DecodedFeatures, FeatureTarget, blend
+from neurobridge.bridge.inversion import invert, latent_scale, shaken
+from neurobridge.bridge.latent_posterior import LatentPosterior
 from neurobridge.vision.autoencoder import PatchPCA
 from neurobridge.vision.encoders import to_tensor
-
-
-def test_ascent_raises_the_likelihood_and_stays_a_picture(stack, pixels, fitted):
-    encoding, responses, _ = fitted
-    likelihood = ResponseLikelihood(encoding, stack)
-    coder = PatchPCA(patch=8, channels=24).fit(to_tensor(pixels[:70]))
-    start = to_tensor(pixels[:70]).mean(0, keepdim=True).expand(6, -1, -1, -1)
-    observed = torch.from_numpy(responses[70:76]).float()
-    options = {"likelihood": likelihood, "autoencoder": coder, "steps": 15, "variation": 1.0, "progress": False}
-    drawn = ascend(start, observed, batch_size=4, **options)
-    assert drawn.shape == start.shape
-    assert 0 <= drawn.min() <= drawn.max() <= 1
-    assert (likelihood(drawn, observed) > likelihood(start, observed) + 1).all()
-
-    np.testing.assert_allclose(
-        explanation(likelihood, drawn, observed, batch_size=4), likelihood(drawn, observed), rtol=1e-4
-    )
-
-    alone = ascend(start[2:3], observed[2:3], **options)
-    torch.testing.assert_close(alone, drawn[2:3], atol=1e-3, rtol=0)
-    held = ascend(start, observed, pull=30.0, **options)
-    assert (held - start).square().mean() < (drawn - start).square().mean()
-    smooth = ascend(start, observed, **{**options, "variation": 100.0})
-    assert (total_variation(smooth) < total_variation(drawn)).all()
 
 
 def decoded_of(stack, pixels, rows):
@@ -78,14 +54,22 @@ def test_the_library_picture_with_the_decoded_features_is_found(stack, pixels):
     layers = [x.numpy() for x in stack(to_tensor(pixels))]
     rng = np.random.default_rng(0)
     expected = np.concatenate(layers, axis=1) @ rng.normal(size=(sum(x.shape[1] for x in layers), 40))
-    expected = (expected - expected.mean(0)) / expected.std(0)
-    decoded = decode_features(
-        expected[:9], expected=expected, covariance=1e-4 * np.eye(40), library=layers, steps=0, progress=False
-    )
+    expected = ((expected - expected.mean(0)) / expected.std(0)).astype(np.float32)
+
+    def dream(rows, generator):
+        return torch.from_numpy(expected)[rows] + 0.01 * torch.randn(len(rows), 40, generator=generator)
+
+    target = FeatureTarget(layers)
+    joined = target.joined(layers)
+    np.testing.assert_allclose(joined[:, : layers[0].shape[1]].var(0).sum(), 1.0, rtol=1e-3)
+    posterior = LatentPosterior(components=[80]).fit(dream, [joined], dreams=900, steps=0, progress=False)
+    decoded = target.decoded(posterior.mean(expected[:9])[0])
     assert [x.shape for x in decoded.directions] == [(9, x.shape[1]) for x in layers]
     assert (decoded.nearest(layers) == np.arange(9)).mean() > 0.8
     exact = decoded_of(stack, pixels, slice(4, 13))
     np.testing.assert_array_equal(exact.nearest(layers), np.arange(4, 13))
+    for ours, true in zip(target.decoded(joined[4:13]).directions, exact.directions, strict=True):
+        torch.testing.assert_close(ours, true, atol=1e-4, rtol=1e-3)
 
 
 def test_a_blend_has_the_layout_of_one_and_the_details_of_the_other(pixels):

@@ -1,0 +1,151 @@
+"""Both ways in one model: masked spikes, image seen and spikes wanted, spikes seen and image wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neurobridge.bridge.alignment import ImageHead
+from neurobridge.bridge.contrastive import info_nce
+from neurobridge.neuro.augmentation import augment
+from neurobridge.neuro.batch import SpikeBatch
+from neurobridge.neuro.losses import cell_loss
+from neurobridge.neuro.masking import everything_hidden, nothing_hidden
+from neurobridge.neuro.model import NeuroBridge
+from neurobridge.training.ranks import across_ranks
+from neurobridge.training.tasks import MaskedTask, masked
+
+Learns = Literal["all", "units", "head", "joint"]
+
+
+@dataclass(kw_only=True)
+class Seen:
+    """What a task knows of images, one row an image.
+
+    maps [I, positions, W] that the backbone reads (None: it reads none); targets [I, K] in the embedding space.
+    """
+
+    maps: Tensor | None
+    targets: Tensor
+
+
+class JointTask(MaskedTask):
+    """Masked prediction, encoding (image seen, all spikes hidden) and decoding (spikes seen, image wanted) together.
+
+    The loss is masked_weight times the mean of the masking modes', plus encode_weight times the mean loss of a cell
+    given the image, plus decode_weight times InfoNCE between the head's reading of the latents and the image embedding;
+    the last two over the windows whose image is known. Negatives come from all ranks.
+
+    learns: "all" (pretraining), "units" (a new session: the body and the head are frozen), "head" (readout and
+    projector, the encoder frozen) or "joint" (head, unit embeddings, the last joint_blocks of the backbone and its
+    norm, at joint_learning_rate; the whole encoder if it has no more blocks than that).
+    unit_dropout: mean share of units hidden in a window that is decoded. labelled [I]: images that count as known
+    (None: all of them).
+    """
+
+    def __init__(
+        self,
+        model: NeuroBridge,
+        head: ImageHead,
+        *,
+        seen: Seen,
+        learns: Learns,
+        masked_weight: float = 1.0,
+        encode_weight: float = 1.0,
+        decode_weight: float = 1.0,
+        head_learning_rate: float = 2e-3,
+        projector_learning_rate: float = 5e-4,
+        head_weight_decay: float = 0.05,
+        joint_blocks: int = 0,
+        joint_learning_rate: float = 0.0,
+        unit_dropout: float = 0.1,
+        labelled: Tensor | None = None,
+        **options,
+    ) -> None:
+        super().__init__(model, only_units=learns != "all", **options)
+        self.head, self.learns = head, learns
+        self.masked_weight, self.encode_weight, self.decode_weight = masked_weight, encode_weight, decode_weight
+        self.head_learning_rate, self.projector_learning_rate = head_learning_rate, projector_learning_rate
+        self.head_weight_decay, self.unit_dropout = head_weight_decay, unit_dropout
+        self.joint_learning_rate = joint_learning_rate
+        known = torch.ones(len(seen.targets), dtype=torch.bool) if labelled is None else labelled
+        self.register_buffer("targets", seen.targets, persistent=False)
+        self.register_buffer("known", known, persistent=False)
+        self.maps = seen.maps
+        head.requires_grad_(learns != "units")
+        model.units.requires_grad_(learns != "head")
+        if learns == "head":
+            model.requires_grad_(False)
+        self.unfrozen: list[nn.Parameter] = []
+        if learns == "joint" and joint_blocks:
+            blocks = model.encoder.blocks[-joint_blocks:]
+            parts = [*blocks, model.encoder.norm] if joint_blocks < len(model.encoder.blocks) else [model.encoder]
+            self.unfrozen = [p for part in parts for p in part.parameters()]
+            for parameter in self.unfrozen:
+                parameter.requires_grad_(True)
+        self.train()
+
+    def train(self, mode: bool = True) -> JointTask:
+        """What is frozen keeps its statistics, and nothing of it drops out."""
+        super().train(mode)
+        if self.learns == "units":
+            self.head.eval()
+        if self.learns == "head":
+            self.model.eval()
+        if self.learns != "all" and self.model.memory is not None:
+            self.model.memory.eval()
+        return self
+
+    def groups(self) -> list[dict]:
+        groups = [] if self.learns == "head" else super().groups()
+        if self.unfrozen:
+            groups.append({"params": self.unfrozen, "lr": self.joint_learning_rate})
+        if self.learns != "units":
+            common = {"weight_decay": self.head_weight_decay}
+            groups.append({"params": self.head.fast(), "lr": self.head_learning_rate} | common)
+            groups.append(
+                {"params": list(self.head.projector.parameters()), "lr": self.projector_learning_rate} | common
+            )
+        return groups
+
+    def losses(self, batch: SpikeBatch, rng: np.random.Generator) -> dict[str, Tensor]:
+        batch = augment(batch, rng, **self.augmentation)
+        losses, parts = {}, []
+        if self.masked_weight:
+            losses = masked(self.model, batch, self.masker.draw(batch, rng), cells=self.cells)
+            parts.append(self.masked_weight * torch.stack(list(losses.values())).mean())
+        image = torch.where(batch.stimulus >= 0, batch.stimulus, 0)
+        known = (batch.stimulus >= 0) & self.known[image]
+        if self.encode_weight and self.maps is not None:
+            losses["encode"] = self.encoded(batch, image, known)
+            parts.append(self.encode_weight * losses["encode"])
+        if self.decode_weight:
+            losses["info_nce"] = self.decoded(batch, image, known, rng)
+            parts.append(self.decode_weight * losses["info_nce"])
+        return losses | {"loss": torch.stack(parts).sum()}
+
+    def encoded(self, batch: SpikeBatch, image: Tensor, known: Tensor) -> Tensor:
+        """Mean loss of a cell where the image is known and every spike is hidden."""
+        assert self.maps is not None
+        memory = self.maps[image.cpu()].to(self.device, torch.float32)
+        prediction = self.model(batch, everything_hidden(batch), memory=memory)
+        cells = (batch.per_window(batch.unit_mask) & known[:, None]).to(prediction.dtype)
+        loss = cell_loss(prediction, batch.target, poisson=batch.event_value is None).mean(-1)
+        return (loss * cells).sum() / cells.sum().clamp(min=1)
+
+    def decoded(self, batch: SpikeBatch, image: Tensor, known: Tensor, rng: np.random.Generator) -> Tensor:
+        """InfoNCE of the rows of all ranks whose image is known."""
+        plan = nothing_hidden(batch)
+        if self.unit_dropout:
+            share = rng.random((batch.windows, 1)) * 2 * self.unit_dropout
+            plan.hidden_unit |= torch.from_numpy(rng.random(plan.hidden_unit.shape) < share).to(image.device)
+        with torch.set_grad_enabled(self.learns != "head"):
+            latent = self.model.encode(batch, plan, level=self.head.level)
+        predicted, image, known = (across_ranks(x) for x in (self.head(latent), image, known))
+        if not known.any():
+            return 0.0 * predicted.sum()
+        return info_nce(predicted[known], self.targets[image[known]], image[known], self.head.log_scale)

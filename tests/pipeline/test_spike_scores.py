@@ -1,0 +1,58 @@
+"""Co-smoothing beside its rivals: over the mean rate, over the time course, paired over units."""
+
+import numpy as np
+import pytest
+
+from neurobridge.data.recording import Recording
+from neurobridge.data.store import Session
+from neurobridge.evaluation.spikes import bits_per_spike
+from neurobridge.pipeline.spike_scores import (
+    CO_SMOOTHING,
+    OURS,
+    OVER_PSTH,
+    PSTH,
+    co_smoothing_scores,
+    rival_predictions,
+    some_rows,
+)
+
+
+@pytest.fixture(scope="module")
+def session(tiny_data):
+    return Session.open(tiny_data / "sessions" / "monkeyA_1.h5", window_ms=300)
+
+
+def test_rivals_are_scored_over_the_mean_rate_and_over_the_time_course(session):
+    truth, units = session.binned(some_rows(session, "test", 300), 10), np.arange(3)
+    rivals = rival_predictions(session, 10, truth, units)
+    assert list(rivals) == ["population coupling", "leave-one-out GLM", PSTH, "PSTH x leave-one-out GLM"]
+    assert all(prediction.shape == (len(truth), 3, 30) for prediction in rivals.values())
+    ours = 0.5 * rivals[PSTH] + 0.5 * rivals["leave-one-out GLM"]
+    rows = co_smoothing_scores({OURS: ours} | rivals, truth[:, units], valued=False)
+    found = {(row["task"], row["method"]): row for row in rows}
+    assert len(found) == len(rows) == 5 + 4  # over itself the time course has no score
+    score = {method: bits_per_spike(rates, truth[:, units]) for method, rates in ({OURS: ours} | rivals).items()}
+    for method, value in score.items():
+        row = found[CO_SMOOTHING, method]
+        assert row["value"] == row["interval"][0] == pytest.approx(value)
+        if method == OURS:
+            assert "ours_minus" not in row
+        else:
+            assert row["ours_minus"][0] == pytest.approx(score[OURS] - value)
+    assert found[OVER_PSTH, OURS]["value"] == pytest.approx(score[OURS] - score[PSTH])
+
+
+def test_windows_that_know_no_onset_have_no_time_course():
+    rng = np.random.default_rng(0)
+    times = np.sort(rng.uniform(0, 90, 4000))
+    recording = Recording(
+        dataset="lab", subject="rat", session="free", signal_kind="sorted", spike_times=times,
+        spike_units=rng.integers(0, 4, 4000), unit_ids=np.array(list("abcd")), regions=np.array(["CA1"] * 4),
+        duration=(0.0, 90.0),
+    )  # fmt: skip
+    session = Session(recording, window_ms=300)
+    truth = session.binned(some_rows(session, "test", 300), 10)
+    rivals = rival_predictions(session, 10, truth, np.arange(2))
+    assert list(rivals) == ["population coupling", "leave-one-out GLM"]
+    rows = co_smoothing_scores({OURS: rivals["population coupling"]} | rivals, truth[:, :2], valued=False)
+    assert {row["task"] for row in rows} == {CO_SMOOTHING}
