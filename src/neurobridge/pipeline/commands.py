@@ -12,7 +12,8 @@ from rich.console import Console
 
 from neurobridge.data.simulate import render_scenes, simulate
 from neurobridge.errors import first_process
-from neurobridge.pipeline.folder import RunFolder
+from neurobridge.pipeline.folder import DONE, RunFolder
+from neurobridge.pipeline.inputs import check_names, compare_inputs, keep_inputs, read_inputs, refuse_gone
 from neurobridge.training.settings import RunSettings
 
 __all__ = ["simulate"]
@@ -72,21 +73,31 @@ def report(**options) -> None:
 
 
 def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
-    """The stages that are not done yet, in order.
+    """The stages that are not done yet, in order; a stage of which a file was altered or is gone is done again.
 
-    Of several processes that do them together, all but the first leave after the last stage that trains by a Trainer.
+    Names are checked before anything is made, and before every stage that the data are what they were. Of several
+    processes that do the stages together, all but the first leave after the last one that trains by a Trainer.
     """
-    folder = RunFolder(settings)
     if not first_process():
+        folder = RunFolder(settings)
         for name in [stage for stage in stages if stage in TRAINED]:
             if not folder.done(name):
                 stage_function(name)(folder)
                 folder.wait(name)
         return folder
+    if not all((settings.out / name / DONE).is_file() for name in stages):
+        refuse_gone(settings, read_inputs(settings.out))
+        check_names(settings)
+        if not settings.out.exists():
+            compare_inputs(settings, settings.out)
+    folder = RunFolder(settings)
     for number, name in enumerate(stages, 1):
         if folder.done(name):
             console.print(f"[{number}/{len(stages)}] {name}: done before")
             continue
+        if reason := folder.spoilt(name):
+            console.print(f"[{number}/{len(stages)}] {name}: {reason}, so it is done again", markup=False)
+        keep_inputs(settings, folder.path)
         console.print(f"[{number}/{len(stages)}] {name} ...", markup=False)
         start = time.monotonic()
         stage_function(name)(folder)

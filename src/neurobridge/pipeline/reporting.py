@@ -68,7 +68,7 @@ def report(run: RunFolder) -> None:
         sections=sections,
         summary=summary(results),
     )
-    run.finish("report")
+    run.finish("report", outputs=["report.html"])
 
 
 def analyses(run: RunFolder) -> list[Block]:

@@ -50,6 +50,8 @@ def pretraining_sessions(settings: RunSettings) -> list[Session]:
     both = set(names) & set(settings.held_out)
     if both:
         raise UserError(f"session '{sorted(both)[0]}' is both in sessions and in held_out: name it once")
+    if not names:
+        raise UserError(f"every session of {settings.data} is held out: leave one to pretrain on, or import more")
     return open_windows(settings, names)
 
 
