@@ -49,6 +49,7 @@ from neurobridge.data.sources.v4 import import_v4
 from neurobridge.data.splits import split_of
 from neurobridge.data.store import Session
 from neurobridge.evaluation.controls import bootstrap_difference, bootstrap_interval
+from neurobridge.evaluation.judging import DECOY
 from neurobridge.evaluation.networks import OFFLINE
 from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.encodings import SeenImages, StackFeatures, closed_form, expected_responses
@@ -286,8 +287,8 @@ def main() -> int:
 
 
 def is_candidate(name: str) -> bool:
-    """A row that draws from spikes and is neither the rival nor a floor."""
-    return name not in (RIVAL, ORACLE, "best library image", *FLOORS)
+    """A row that draws from spikes and is neither the rival, nor a floor, nor a decoy."""
+    return name not in (RIVAL, ORACLE, DECOY, "best library image", *FLOORS)
 
 
 if __name__ == "__main__":
