@@ -16,10 +16,11 @@ from neurobridge.pipeline.analyses.drawing import DRAWINGS
 from neurobridge.pipeline.analyses.drawing import blocks as drawn
 from neurobridge.pipeline.folder import RunFolder, as_yaml
 from neurobridge.pipeline.identification_report import OURS, identification
+from neurobridge.pipeline.pictures import WINDOWED
 from neurobridge.pipeline.spike_report import spikes
 from neurobridge.training.trainer import read_metrics
 
-RIVALS = ("ridge + generator", "library posterior", "nearest by decoded features")
+RIVALS = ("ridge + generator", "library posterior", "nearest by decoded features")  # and all that begins with WINDOWED
 GALLERY = (
     "target",
     "features inverted",
@@ -27,7 +28,10 @@ GALLERY = (
     "best of samples",
     "mean of samples",
     "posterior mean",
+    DECOY,
     "oracle",
+    WINDOWED + "features inverted",
+    WINDOWED + "posterior mean",
     "library posterior",
     "nearest by decoded features",
     "nearest training image",
@@ -164,6 +168,7 @@ def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
     unfit = {r["metric"] for r in rows if r.get("unfit")}
     title = {metric: f"{metric} (unfit judge)" if metric in unfit else metric for metric in metrics}
     roles = {"oracle": "oracle", DECOY: "floor"} | dict.fromkeys(RIVALS, "baseline") | dict.fromkeys(FLOORS, "floor")
+    roles |= {name: "baseline" for name in names if name.startswith(WINDOWED)}
     order = [n for n in names if n not in roles] + [n for n in names if n in roles]
     panels = {
         title[metric]: [figures.Bar(n, *value[n, metric], role=roles.get(n, "ours")) for n in order]
@@ -176,9 +181,11 @@ def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
             "Held-out images, evenly spaced and not chosen. Features inverted: features of several layers are decoded "
             "from the spikes; the details of the training image that has them best, laid over the posterior mean, and "
             "then changed until the picture has them. Best of samples: the candidate that explains the recorded "
-            "spikes best. Posterior mean: the mean of what the spikes allow, by the encoding model and the training "
-            "images as prior. Oracle: the true embedding through the same generator. Library posterior: the mean of "
-            "the ten training images that explain the spikes best, without any generator.",
+            "spikes best. Posterior mean: the mean of what the spikes allow, with the training images as prior. "
+            "Windowed encoding: the same from counts, by the closed-form encoding. Decoy: features inverted, but laid "
+            "out as another test image; a judge that calls it right is deceived. Oracle: the true embedding through "
+            "the same generator. Library posterior: the mean of the ten training images that explain the spikes best, "
+            "without any generator.",
             photographic=True,
         ),
         Figure(

@@ -294,7 +294,7 @@ class ReconstructSettings:
         samples: Candidates an image, ranked by how well they explain the spikes.
         steps: Sampler steps.
         guidance: Classifier-free guidance.
-        posterior_steps: Training steps of the posterior mean's net; 0: the closed form for a Gaussian prior.
+        posterior_steps: Training steps of the posterior means' net; 0: the closed form for a Gaussian prior.
         feature_layers: Layers of the image encoder that are decoded, with their grids, as in encoding.layers.
         inversion_steps: Steps of giving a picture the decoded features; 0: no such pictures.
     """
