@@ -112,9 +112,9 @@ def test_a_folder_that_holds_another_run_or_something_else(capsys, data, tmp_pat
 
     config = out / "config.yaml"
     older = yaml.safe_load(config.read_text())
-    del older["reconstruct"]["guidance"], older["evaluate"]
+    del older["pretrain"]["jitter_ms"], older["evaluate"]
     config.write_text(yaml.safe_dump(older))
-    assert "another 'reconstruct.guidance'" in refused(capsys, *pretrain(data, out, reconstruct={"guidance": 3.0}))
+    assert "another 'pretrain.jitter_ms'" in refused(capsys, *pretrain(data, out, pretrain=SHORT | {"jitter_ms": 3}))
     assert yaml.safe_load(config.read_text()) == older
     assert main(pretrain(data, out)) == 0, "what an earlier version did not know has its default"
 

@@ -18,16 +18,16 @@ def test_a_run_takes_clip_from_a_folder_and_keeps_to_it(tmp_path):
     image = ImageSettings(encoder=str(tmp_path / "clip"))
     settings = RunSettings(data=tmp_path, out=tmp_path / "run", image=image)
 
-    encoder = image_encoder(RunFolder(settings))
+    encoder = image_encoder(RunFolder(settings).settings)
     assert (encoder.layer, encoder.resolution, encoder.width, encoder.pooled) == ("projected", 28, 12, True)
-    mapped = image_encoder(RunFolder(replace(settings, out=tmp_path / "other", image=replace(image, layer="block0"))))
+    mapped = image_encoder(replace(settings, image=replace(image, layer="block0")))
     assert (mapped.width, mapped.pooled) == (16 * 4 * 4, False)
 
-    RunFolder(replace(settings, image=replace(image, batch=64, device="cpu")))
+    RunFolder(replace(settings, image=replace(image, batch=64, device="cpu"))).finish("pretrain")
     with pytest.raises(UserError, match=r"another 'image\.layer'"):
         RunFolder(replace(settings, image=replace(image, layer="pooled")))
 
 
 def test_the_usual_encoder_is_unchanged(tmp_path):
-    encoder = image_encoder(RunFolder(RunSettings(data=tmp_path, out=tmp_path / "run")))
+    encoder = image_encoder(RunSettings(data=tmp_path, out=tmp_path / "run"))
     assert (encoder.name, encoder.layer, encoder.grid, encoder.resolution) == ("efficientnet-lite0", "block7", 4, 128)

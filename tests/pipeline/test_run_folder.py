@@ -19,7 +19,7 @@ from neurobridge.data.recording import read_recording, write_recording
 from neurobridge.data.simulate import simulate
 
 MODEL = {"width": 16, "depth": 1, "heads": 2, "latents": 2, "unit_width": 8}
-SHORT = {"steps": 4, "windows": 8, "groups": 1, "checkpoint_every": 2}
+SHORT = {"steps": 4, "windows": 8, "groups": 1, "checkpoint_every": 2, "images": False}
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ import torch
 from rich.progress import track
 from torch.utils.data import IterableDataset, get_worker_info
 
+from neurobridge.data.binning import bin_events
 from neurobridge.data.events import joined
 from neurobridge.data.sessions import Identity, session_files
-from neurobridge.data.store import Session, bin_events
+from neurobridge.data.store import Session
 from neurobridge.errors import UserError
 from neurobridge.neuro.batch import SpikeBatch
 

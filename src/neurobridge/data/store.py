@@ -10,24 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+from neurobridge.data.binning import bin_events
 from neurobridge.data.checks import SPLITS
+from neurobridge.data.continuous import EPSILON, TICK, any_millisecond, free_time, left_out
 from neurobridge.data.events import HeldEvents
 from neurobridge.data.images import ImageSet, is_content_id
-from neurobridge.data.intervals import complement, contains, merged
-from neurobridge.data.recording import Recording, Stimuli
+from neurobridge.data.intervals import contains, merged
+from neurobridge.data.recording import Recording
 from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError
 
-TICK = 1e-3
-EPSILON = 1e-6
 WINDOWS_AT_ONCE = 256
-CELLS_AT_ONCE = 2**18  # what stays in the processor's cache
 MOST_BIAS_WINDOWS = 10_000
 COURSE_MS, COURSE_SPIKES = 15.0, 3.0  # width of the smoothing of a unit's time course; pseudo-spikes a bin
 SPLIT_NAMES = np.array([*SPLITS, "none"])
@@ -81,7 +79,9 @@ class Session:
         self.free = np.empty((0, 2))
         if stimuli is not None and len(stimuli):
             if not self.valued:
-                self.free = self._free(stimuli, observed, offset_ms * TICK)
+                held = stimuli.split != "train"
+                spans = stimuli.start[held], stimuli.end[held]
+                self.free = free_time(observed, *spans, offset=offset_ms * TICK, length=length)
             starts = stimuli.start + offset_ms * TICK
             fits = stimuli.valid & contains(starts, starts + length, observed)
             self.stimulus_row = np.flatnonzero(fits).astype(np.int32)
@@ -94,15 +94,6 @@ class Session:
             self.stimulus_row = np.broadcast_to(-1, len(self.starts))
             self.split_code = np.select([block == 4, block == 9], [1, 2], 0).astype(np.int8)
 
-    def _free(self, stimuli: Stimuli, observed: np.ndarray, offset: float) -> np.ndarray:
-        """[K, 2] s: stretches of a window or more, from a whole ms, without presentations outside the train split."""
-        held, (start, end) = stimuli.split != "train", self.recording.duration
-        first, last = stimuli.start[held] + offset, stimuli.start[held] + offset + self.window_ms * TICK
-        taken = np.stack([np.minimum(first, stimuli.start[held]), np.maximum(last, stimuli.end[held])], axis=1)
-        free = complement(np.concatenate([complement(observed, start, end), taken]), start, end)
-        free[:, 0] = np.ceil((free[:, 0] - EPSILON) / TICK) * TICK
-        return free[free[:, 1] - free[:, 0] >= self.window_ms * TICK - EPSILON]
-
     @property
     def locked(self) -> np.ndarray:
         """[W] bool: which windows begin at a known time after the onset of a stimulus."""
@@ -111,10 +102,7 @@ class Session:
     @cached_property
     def unseen(self) -> float:
         """Share of the :attr:`free` time that the windows of the train split leave out: 0 where there is none."""
-        starts, (start, end) = self.starts[self.rows("train")], self.recording.duration
-        seen = np.stack([starts, starts + self.window_ms * TICK], axis=1)
-        left = complement(np.concatenate([complement(self.free, start, end), seen]), start, end)
-        return float(np.diff(left).sum() / np.diff(self.free).sum()) if len(self.free) else 0.0
+        return left_out(self.free, self.starts[self.rows("train")], self.window_ms * TICK)
 
     @property
     def split(self) -> np.ndarray:
@@ -145,11 +133,11 @@ class Session:
         breaks = np.flatnonzero(np.diff(starts) > self.window_ms * TICK + EPSILON)
         first = starts[np.concatenate([[0], breaks + 1])]
         last = starts[np.concatenate([breaks, [len(starts) - 1]])]
-        return _any_millisecond(first, last, count, rng)
+        return any_millisecond(first, last, count, rng)
 
     def continuous_starts(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """[count] s: windows on whole milliseconds within :attr:`free`, each as likely as any other."""
-        return _any_millisecond(self.free[:, 0], self.free[:, 1] - self.window_ms * TICK, count, rng)
+        return any_millisecond(self.free[:, 0], self.free[:, 1] - self.window_ms * TICK, count, rng)
 
     def draw(
         self, split: str, count: int, rng: np.random.Generator, *, continuous: bool = False
@@ -283,44 +271,3 @@ class Session:
                 mean = total / np.maximum(count, 1)
         variance = total / np.maximum(count, 1)
         return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
-
-
-def _any_millisecond(first: np.ndarray, last: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """[count] starts in s from stretches of allowed starts ``first`` to ``last`` [K], every millisecond as likely."""
-    choices = np.floor((last - first + EPSILON) / TICK).astype(np.int64) + 1
-    until = np.cumsum(choices)
-    drawn = rng.integers(until[-1], size=count)
-    stretch = np.searchsorted(until, drawn, side="right")
-    return first[stretch] + (drawn - until[stretch] + choices[stretch]) * TICK
-
-
-def bin_events(
-    window: np.ndarray,
-    column: np.ndarray,
-    tick: np.ndarray,
-    value: np.ndarray | None,
-    shape: tuple[int, int, int],
-    bin_ms: int,
-) -> np.ndarray:
-    """Counts (or summed values) [W, N, T] float32 of events in order of window; T = shape[2] bins of ``bin_ms``."""
-    windows, units, bins = shape
-    grid = np.empty(windows * units * bins, dtype=np.float32)
-    ends = np.searchsorted(window, np.arange(windows), side="right")
-    size = units * bins
-    for low, high in _blocks(np.arange(1, windows + 1) * size, CELLS_AT_ONCE):
-        part = slice(ends[low - 1] if low else 0, ends[high - 1])
-        cell = np.minimum(tick[part] // bin_ms, bins - 1)
-        cell += column[part] * bins
-        cell += window[part] * size
-        grid[low * size : high * size] = 0
-        np.add.at(grid, cell, np.float32(1) if value is None else value[part])
-    return grid.reshape(shape)
-
-
-def _blocks(ends: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """Consecutive windows (low, high) that hold about ``most`` together; ``ends`` [W]: the running total."""
-    if len(ends) == 0:
-        return []
-    cuts = np.searchsorted(ends, np.arange(most, ends[-1] + most, most))
-    cuts = np.unique(np.concatenate([[0], np.minimum(cuts + 1, len(ends)), [len(ends)]])).tolist()
-    return list(pairwise(cuts))

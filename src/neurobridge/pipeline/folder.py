@@ -27,10 +27,18 @@ DONE = "done.json"
 VOLATILE = ("out", "resume", "wandb", "accelerator", "devices", "image.batch", "image.device")
 STARTED_BY = {
     "adapt": "adapt",
-    "image": "align",
-    "encoding": "align",
-    "align": "align",
+    "align.steps": "align",
+    "align.joint_steps": "align",
+    "align.joint_blocks": "align",
+    "align.joint_learning_rate": "align",
+    "align.joint_unit_learning_rate": "align",
+    "align.anti_forgetting": "align",
+    "align.windows": "align",
+    "align.groups": "align",
+    "align.checkpoint_every": "align",
     "generator": "adapter",
+    "reconstruct.steps": "adapter",
+    "reconstruct.guidance": "adapter",
     "picture_sessions": "reconstruct",
     "reconstruct": "reconstruct",
     "evaluate": "evaluate",
@@ -86,7 +94,7 @@ class RunFolder:
             compare_inputs(self.settings, self.path)
             differing.remove("data")
         for key in differing:
-            stage = STARTED_BY.get(key.split(".")[0], "pretrain")
+            stage = STARTED_BY.get(key) or STARTED_BY.get(key.split(".")[0], "pretrain")
             if self.done(stage):
                 raise UserError(
                     f"{self.path} holds a run with another '{key}': choose another --out, or use the options in its "
