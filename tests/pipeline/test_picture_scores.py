@@ -10,9 +10,12 @@ from neurobridge.errors import UserError
 from neurobridge.evaluation.alexnet import weight_file
 from neurobridge.evaluation.images import correlation_distance, sample_diversity, two_way_identification
 from neurobridge.evaluation.networks import ALEXNET, MINDEYE2, OFFLINE
+from neurobridge.evaluation.report import Table
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.judges import LayerOutput, load_judges, offline_judges
 from neurobridge.pipeline.picture_scores import score_images
+from neurobridge.pipeline.reporting import judges as judge_blocks
+from neurobridge.pipeline.reporting import pictures as picture_blocks
 from neurobridge.pipeline.reporting import summary
 from neurobridge.training.settings import ImageSettings, RunSettings
 from neurobridge.vision.encoders import ImageEncoder, full_name, to_tensor
@@ -145,18 +148,21 @@ def test_every_set_is_scored_by_every_metric_and_every_row_names_its_network(run
 def test_decoys_tell_which_judges_no_headline_may_rest_on(run):
     arrays = run.load_arrays("reconstruct/pictures.npz")
     target = arrays["target"]
-    arrays["decoy"] = np.roll(target, 2, axis=0)  # looks like another picture to all judges,
-    run.save_arrays("reconstruct/pictures.npz", **arrays)
-    judges = {row["judge"]: row for row in score_images(run)["judges"]}
-    assert list(judges) == ["pixels", "HOG", *(judge.name for judge in OFFLINE)]
-    assert not any(row["unfit"] for row in judges.values())
-    arrays["decoy"] = (0.9 * target + 0.1 * np.roll(target, 2, axis=0)).astype(np.float32)  # or like the target
+    arrays["decoy"] = (0.9 * target + 0.1 * np.roll(target, 2, axis=0)).astype(np.float32)  # fools all
     run.save_arrays("reconstruct/pictures.npz", **arrays)
     found = score_images(run)
+    assert [row["judge"] for row in found["judges"]] == ["pixels", "HOG", *(judge.name for judge in OFFLINE)]
     assert all(row["unfit"] for row in found["judges"])
     assert all(row["decoys"][1] > 0.6 for row in found["judges"])
     for row in found["pictures"]:
         assert row["unfit"] == (row["metric"] not in ("PixCorr", "SSIM"))
+    blocks = picture_blocks(run, found["pictures"])
+    (table,) = (block for block in blocks if isinstance(block, Table))
+    marked = [column for column in table.columns if "(unfit judge)" in column]
+    assert table.columns[1:] == ["PixCorr", "SSIM", *marked]
+    (table,) = judge_blocks(found["judges"])
+    assert {row[-1] for row in table.rows} == {"unfit"}
+    assert judge_blocks([]) == []
     rows = [{**row, "name": "best of samples"} for row in found["pictures"] if row["name"] == "mean of samples"]
     cards = summary({"retrieval": [], "spikes": [], "pictures": rows})
     assert cards == {}
