@@ -186,6 +186,41 @@ def test_sessions_without_a_unit_are_passed_over_and_said(made, tmp_path, capsys
     assert not (tmp_path / "none").exists()
 
 
+def test_observed_is_what_every_probe_recorded(tree, tmp_path):
+    """The second probe starts late and has a gap; a trial that leaves what both recorded is not valid."""
+    folder = tree / PLACES[FIRST] / PROBE1
+    times = np.load(folder / "spikes.times.npy")
+    late, low, high = 20.0, 60.0, 75.0
+    kept = (times > late) & ((times < low) | (times > high))
+    for name in ("times", "clusters"):
+        file = folder / f"spikes.{name}.npy"
+        np.save(file, np.load(file)[kept])
+    whole = read_recording(import_ibl(tree, tmp_path / "a", sessions=(FIRST,)) / "sessions" / f"{FIRST}.h5")
+    assert len(whole.observed) == 2
+    np.testing.assert_allclose(whole.observed[0], [late, low], atol=1.0)
+    assert abs(whole.observed[1, 0] - high) < 1.0
+    stimuli = whole.stimuli
+    assert not stimuli.valid[(stimuli.start < late) | ((stimuli.end > low + 1) & (stimuli.start < high - 1))].any()
+    assert stimuli.valid.any()
+    windows = Session(whole, window_ms=500).starts
+    assert not ((windows < whole.observed[0, 0]) | ((windows > low) & (windows < high - 1))).any()
+
+
+def test_a_name_that_two_labs_gave_is_refused(tree, tmp_path):
+    lab = tree / Path(PLACES[FIRST]).parts[0]
+    other = tmp_path / "other" / "secondlab"
+    shutil.copytree(lab, other)
+    out = import_ibl(lab, tmp_path / "out")
+    before = {p: p.read_bytes() for p in (out / "sessions").iterdir()}
+    np.save(next(other.rglob("spikes.times.npy")), np.zeros(1))
+    with pytest.raises(UserError, match=r"is that of the lab .*, not secondlab: import each lab"):
+        import_ibl(other, out)
+    assert before == {p: p.read_bytes() for p in (out / "sessions").iterdir()}
+    shutil.copytree(other, tree / "secondlab")
+    with pytest.raises(UserError, match=r"are both session .*: import each lab into a folder of its own"):
+        import_ibl(tree, tmp_path / "both")
+
+
 def test_second_import_skips_what_is_written(tree, tmp_path):
     out = import_ibl(tree, tmp_path / "out")
     files = [out / "sessions" / f"{name}.h5" for name in (FIRST, SECOND)]

@@ -93,6 +93,14 @@ def test_a_unit_with_fewer_intervals_narrows_them_for_all(folder: Path, tmp_path
     assert recording.spike_times[recording.spike_units == 1].min() < 3.8
 
 
+def test_invalid_times_are_not_observed(folder: Path, tmp_path: Path) -> None:
+    with h5py.File(folder / "sub-Jenkins" / TRAIN, "r+") as raw:
+        raw["intervals/invalid_times/start_time"] = np.array([5.0])
+        raw["intervals/invalid_times/stop_time"] = np.array([6.0])
+    recording = imported(folder, tmp_path / "out")
+    np.testing.assert_allclose(recording.observed, [[0.0, 5.0], [6.0, 14.1], [14.3, 23.0]])
+
+
 def test_windows_are_cut_as_the_benchmark_cuts_them(folder: Path, tmp_path: Path) -> None:
     """Spikes go to milliseconds by truncation, a trial is the 700 of them from onset - 250 ms on, summed by fives."""
     session = Session(imported(folder, tmp_path / "out", valid_fraction=0.0), window_ms=700)
