@@ -371,9 +371,9 @@ def test_what_can_be_done_without_is_named_and_left_out(file: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (lambda whole: whole[:-4000], "no whole HDF5 file"),
-        (lambda whole: whole[:900], "no whole HDF5 file"),
-        (lambda whole: b"", "no whole HDF5 file"),
+        (lambda whole: whole[:-4000], "cut off, an HDF5 file without its end"),
+        (lambda whole: whole[:900], "cut off, an HDF5 file without its end"),
+        (lambda whole: b"", "empty"),
         (lambda whole: b"../../.git/annex/objects/x/MD5E-s12.nwb\n", "git-annex or Git LFS pointer"),
     ],
 )

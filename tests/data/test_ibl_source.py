@@ -312,7 +312,7 @@ NEEDED = {  # what: (file and damage, key, what the doctor finds)
     "no label": (table_defect(METRICS, lambda t: t.drop(columns="label")), "clusters.metrics", "columns cluster_id"),
     "odd label": (table_defect(METRICS, put(2, 3.0, "label")), "clusters.metrics", "other labels"),
     "rows twice": (table_defect(METRICS, put(2, 1, "cluster_id")), "clusters.metrics", "7 rows"),
-    "metrics truncated": ((METRICS, lambda p: p.write_bytes(p.read_bytes()[:200])), "file", "is not a readable file"),
+    "metrics truncated": ((METRICS, lambda p: p.write_bytes(p.read_bytes()[:200])), "file", "is cut off, a Parquet"),
     "ids twice": ((UUIDS, lambda p: p.write_text("uuids\n" + "a\n" * 7)), "clusters.uuids", "7 ids, 1 different"),
     "locations": (
         array_defect("channels.brainLocationIds_ccf_2017.npy", lambda a: a[None]),
@@ -333,7 +333,7 @@ NEEDED = {  # what: (file and damage, key, what the doctor finds)
     ),
     "odd choice": (table_defect(TRIALS, put(3, 2.0, "choice")), "trials choice", "row 3: another choice"),
     "odd feedback": (table_defect(TRIALS, put(5, 0.0, "feedbackType")), "trials feedbackType", "row 5: another type"),
-    "trials truncated": ((TRIALS, lambda p: p.write_bytes(p.read_bytes()[:-50])), "file", "is not a readable file"),
+    "trials truncated": ((TRIALS, lambda p: p.write_bytes(p.read_bytes()[:-50])), "file", "is cut off, a Parquet"),
     "wheel NaN": ((POSITION, lambda p: rewrite(p, put(5, np.nan))), "wheel.position", r"float64 \(4001,\)"),
     "wheel too short": (
         (TIMES, lambda p: rewrite(p, lambda a: a[:-1])),

@@ -288,9 +288,9 @@ def test_behaviour_that_cannot_be_used_is_named_and_left_out(folder: Path, tmp_p
 def test_truncated_foreign_and_absent_files(folder: Path, tmp_path: Path) -> None:
     file = folder / "sub-Jenkins" / TRAIN
     file.write_bytes(file.read_bytes()[:-5000])
-    assert "no whole HDF5 file" in examine(folder)[0].found
+    assert "cut off, an HDF5 file without its end" in examine(folder)[0].found
     assert not recognises(file)
-    with pytest.raises(UserError, match="no whole HDF5 file"):
+    with pytest.raises(UserError, match="cut off, an HDF5 file without its end"):
         import_nlb(folder, tmp_path / "out")
     with h5py.File(file, "w") as raw:
         raw["x"] = np.zeros(3)

@@ -232,6 +232,8 @@ def open_nwb(path: Path) -> Iterator[Nwb]:
     if not path.is_file():
         raise Unreadable(path, "not there", mend="check the path")
     refuse_pointer(path)
+    if path.stat().st_size == 0:
+        raise Unreadable(path, "empty")
     if not text_can_be_read(path):
         raise Unreadable(path, "damaged where it keeps its text (a hole in the file?)")
     try:

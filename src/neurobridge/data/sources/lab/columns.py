@@ -86,7 +86,10 @@ class Frame:
             lambda row: f"'{name}' is {cells.shown(column[row])}, and a cell is one text or one number; mend the row",
         )
         texts = np.array([_text(cell) for cell in column.tolist()], dtype=object)
-        bad = np.array([not t.isprintable() or (not empty and not t.strip()) for t in texts.tolist()], dtype=bool)
+        if not empty:
+            none = np.array([not text.strip() for text in texts.tolist()], dtype=bool)
+            self.refuse(none, lambda row: f"'{name}' is empty; fill it in, or name another column of the table")
+        bad = np.array([not text.isprintable() for text in texts.tolist()], dtype=bool)
         self.refuse(bad, lambda row: f"'{name}' is {texts[row]!r}, expected printable text; mend the row")
         return texts.astype(str) if len(texts) else np.zeros(0, "U1")
 
