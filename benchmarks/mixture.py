@@ -28,7 +28,7 @@ from neurobridge.data.sources.ibl import import_ibl
 from neurobridge.data.sources.tvsd import import_tvsd
 from neurobridge.data.sources.v4 import import_v4
 from neurobridge.pipeline.commands import run_stages
-from neurobridge.pipeline.spikes import add_units, make_model, masked_task, mixture_sessions
+from neurobridge.pipeline.spikes import add_units, make_model, mixture_sessions, spike_task
 from neurobridge.training.settings import (
     MixtureSettings,
     ModelSettings,
@@ -95,7 +95,7 @@ def main() -> int:
         sessions = mixture_sessions(settings)
         model = make_model(settings)
         add_units(model, sessions, settings)
-        task = masked_task(model, sessions, settings, only_units=False)
+        task = spike_task(model, sessions, settings, only_units=False)
         steps = list(task.loader(0, STEPS, 0))
         resumed = all(same(a, b) for a, b in zip(steps[100:120], task.loader(100, 120, 0), strict=True))
         run = run_stages(settings, ["pretrain"])

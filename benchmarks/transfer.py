@@ -40,8 +40,8 @@ from neurobridge.pipeline.spikes import (
     embed_units,
     make_batcher,
     make_model,
-    masked_task,
     open_windows,
+    spike_task,
     train_identity,
 )
 from neurobridge.training.settings import RunSettings
@@ -72,7 +72,7 @@ def fitted(
     sessions = open_windows(settings, [name])
     torch.manual_seed(settings.seed)
     add_units(model, sessions, settings)
-    task = masked_task(model, sessions, settings, only_units=only_units)
+    task = spike_task(model, sessions, settings, only_units=only_units)
     start = time.monotonic()
     if task.steps:
         train(task)

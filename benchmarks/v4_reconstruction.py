@@ -48,12 +48,13 @@ from neurobridge.data.sources.v4 import import_v4
 from neurobridge.data.splits import split_of
 from neurobridge.data.store import Session
 from neurobridge.evaluation.controls import bootstrap_difference, bootstrap_interval
+from neurobridge.evaluation.judging import DECOY
 from neurobridge.evaluation.networks import OFFLINE
 from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.encodings import SeenImages, closed_form, expected_by
 from neurobridge.pipeline.explained import Drawer, Guess, Photographs, dreams_of, guess
 from neurobridge.pipeline.image_data import StackFeatures
-from neurobridge.pipeline.pictures import DECOY, WINDOWED, cosine, paint
+from neurobridge.pipeline.pictures import WINDOWED, cosine, paint
 from neurobridge.training.settings import EncodingSettings, ReconstructSettings
 from neurobridge.vision.encoders import ImageEncoder, embed_images
 from neurobridge.vision.feature_stack import FeatureStack, embed_stack
@@ -294,7 +295,7 @@ def main() -> int:
 
 
 def is_candidate(name: str) -> bool:
-    """A row that draws from spikes and is neither the rival nor a floor."""
+    """A row that draws from spikes and is neither the rival, nor a floor, nor a decoy."""
     return name.startswith(WINDOWED)
 
 

@@ -14,12 +14,23 @@ class UserError(ValueError):
     """Bad input. The message is one sentence: what was found, where, and what to do next."""
 
 
+def first_process() -> bool:
+    """Whether this process is the first of those that do one command together (``--devices 2``): it alone writes."""
+    rank = next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), "0")
+    return rank == "0"
+
+
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` on success, delete it on any failure.
 
-    Nothing half-written is ever visible under the final name. A full disk becomes a :class:`UserError`.
+    Nothing half-written is ever visible under the final name. A full disk becomes a :class:`UserError`. What another
+    process than the first of a command writes is thrown away.
     """
+    if not first_process():
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / Path(path).name
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -55,24 +66,25 @@ def reading(path: Path | str, what: str, mend: str = "it may be empty or truncat
         lines = str(error).strip().splitlines() or [type(error).__name__]
         empty = os.path.isfile(path) and os.path.getsize(path) == 0
         found, other = ("is empty", "") if empty else why(error)
-        found = found or f"is not a readable {what} ({lines[0][:200]})"
-        raise UserError(f"{path} {found}: {other or mend}") from error
+        if found:
+            raise UserError(f"{path} {found}: {other or mend.rpartition('; ')[2]}") from error
+        raise UserError(f"{path} is not a readable {what} ({lines[0][:200]}): {mend}") from error
 
 
 def why(error: BaseException) -> tuple[str, str]:
-    """What is wrong with a file where an error tells it, and the mend where fetching it again is none; else empty."""
+    """What a file "is ..." where an error tells it, and the mend where fetching it again is none; else empty."""
     text = str(error)
     if isinstance(error, BlockingIOError) or "unable to lock file" in text:
         return "is locked by another program that writes it", "wait until that is done, or close the file there"
     if isinstance(error, PermissionError):
-        return "may not be read by you (permission denied)", "change its permissions"
+        return "is closed to you (permission denied)", "change its permissions"
     if isinstance(error, IsADirectoryError):
         return "is a folder, expected a file", "mend the path"
     if isinstance(error, UnicodeDecodeError):
         found = f"is not {error.encoding.upper()} text (byte {error.object[error.start]:#x})"
         return found, "save it as UTF-8, or mend the path"
     if isinstance(error, MemoryError):
-        return "needs more memory than there is", "split it or, if it is damaged, fetch it again"
+        return "is larger than the memory that is free", "split it or, if it is damaged, fetch it again"
     if "truncated file: eof" in text:
         return "is cut off, an HDF5 file without its end", ""
     return ("is no HDF5 file, but of another kind", "") if "file signature not found" in text else ("", "")
@@ -88,11 +100,11 @@ def needs(extra: str) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """True if ``error``, or what caused it, says that no space is left on the device."""
+    """True if ``error``, or what caused it, says that the device, the quota or the largest allowed file is full."""
     while error is not None:
-        if isinstance(error, OSError) and (
-            error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        ):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
+        if any(text in str(error) for text in ("No space left on device", "File too large")):
+            return True  # some libraries tell it in words alone
         error = error.__cause__ or error.__context__
     return False

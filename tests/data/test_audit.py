@@ -149,7 +149,7 @@ def test_missing_and_broken_folders(folder, tmp_path_factory):
         audit(folder, sessions=["day9"])
     file = folder / "sessions" / "day1.h5"
     file.write_bytes(file.read_bytes()[:2000])
-    with pytest.raises(UserError, match=r"day1\.h5 is not a readable HDF5 recording"):
+    with pytest.raises(UserError, match=r"day1\.h5 is cut off"):
         audit(folder)
 
 

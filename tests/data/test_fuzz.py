@@ -354,7 +354,7 @@ def run_case(target: str, whole: Path, number: int) -> str:
     folder, out = whole.parent / "case", whole.parent / "out"
     shutil.copytree(whole, folder)
     try:
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix)  # not the lock
         path = rng.choices(paths, [1 if path.suffix == ".png" else 4 for path in paths])[0]
         SPOILERS[path.suffix](rng, path)
         return use(target, folder, path, out)

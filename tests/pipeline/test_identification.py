@@ -5,11 +5,10 @@ import json
 import numpy as np
 
 from neurobridge.baselines.linear_encoding import LinearEncoding
-from neurobridge.baselines.noise import GaussianNoise
+from neurobridge.bridge.response_noise import ResponseNoise
 from neurobridge.evaluation.report import write_report
 from neurobridge.evaluation.similarity import unit
 from neurobridge.pipeline.decoding import Decoded, Presentations, Split, one_by_one
-from neurobridge.pipeline.encodings import SessionEncoding
 from neurobridge.pipeline.identification import (
     BOTH,
     DECODING,
@@ -19,11 +18,14 @@ from neurobridge.pipeline.identification import (
     Evidence,
     best_weight,
     both_ways,
+    closed_encoding,
     combine,
     layer_by_area,
     rank,
+    stacked_encoding,
 )
 from neurobridge.pipeline.identification_report import identification
+from neurobridge.pipeline.joint_encoding import SessionEncoding
 from neurobridge.pipeline.pictures import cosine
 from neurobridge.pipeline.repeats import by_repeats
 
@@ -41,17 +43,37 @@ def test_the_better_evidence_gets_the_weight() -> None:
     np.testing.assert_array_equal(rank(combine(good, noise, 1.0)), rank(noise))
 
 
-def test_models_are_combined_unit_by_unit_on_training_images_alone() -> None:
+def test_models_are_combined_unit_by_unit_on_validation_images_alone() -> None:
     rng = np.random.default_rng(1)
     truth = rng.normal(size=(120, 4))
     responses = truth + 0.1 * rng.normal(size=truth.shape) + 5
     first, second = truth + 5, rng.normal(size=truth.shape) + 5
     first[:, 3], second[:, 3] = second[:, 3].copy(), first[:, 3].copy()
-    train = np.arange(80)
-    encoding = SessionEncoding.of([first, second], train, responses[train])
-    assert encoding.held_out_r2.min() > 0.9
-    scores = encoding.log_likelihood(responses[80:], np.arange(80, 120))
+    valid = Split(
+        images=np.arange(80), decoded=truth[:80], responses=responses[:80], single=truth[:80], repeats=1.0,
+        presentations=None,
+    )  # fmt: skip
+    decoded = Decoded(
+        session="s", areas=np.array(["V4"] * 4), encoding=None, valid=valid, test=valid, train_images=np.arange(80),
+        train_responses=responses[:80],
+    )  # fmt: skip
+    parts = [closed_encoding(decoded, expected) for expected in (first, second)]
+    encoding = stacked_encoding(decoded, parts)
+    assert encoding.r2.min() > 0.9
+    scores = encoding.log_likelihood(responses[80:], np.arange(80, 120), repeats=1.0)
     assert (rank(scores) == 0).mean() > 0.9
+
+
+def test_an_average_scatters_less_and_is_no_better_understood() -> None:
+    """A model that is wrong by 1 about every image, presentations that scatter by 2; validation averages 2 of them."""
+    rng = np.random.default_rng(4)
+    images, units, repeats = 4000, 3, 2
+    wrong = rng.normal(size=(images, units))
+    single = wrong[:, None] + 2 * rng.normal(size=(images, repeats, units))
+    noise = ResponseNoise.of(single.mean(1), repeats=float(repeats), differences=single[:, 0] - single[:, 1])
+    for count, variance in ((1.0, 1 + 4), (2.0, 1 + 2), (20.0, 1 + 0.2)):
+        np.testing.assert_allclose(np.diag(noise.covariance(count)), variance, rtol=0.15)
+    assert (np.linalg.eigvalsh(noise.model) > 0).all()
 
 
 def test_each_area_finds_its_layer_as_if_its_units_had_been_fitted_alone() -> None:
@@ -90,15 +112,21 @@ def evidence(images: int, *, noise: float, repeats: int = 1, seed: int = 3) -> E
         one_by_one = Presentations(decoded=single, responses=single) if repeats > 1 else None
         mean = single.mean(1)
         return Split(
-            images=shown, decoded=mean, responses=mean, single=single[:, 0], repeats=repeats, presentations=one_by_one
+            images=shown,
+            decoded=mean,
+            responses=mean,
+            single=single[:, 0],
+            repeats=float(repeats),
+            presentations=one_by_one,
         )
 
     train = targets[rows["train"]] + noise * rng.normal(size=(20, 8))
     decoded = Decoded(
-        session="s", areas=np.array(["V4"] * 8), valid=split(rows["valid"]), test=split(rows["test"]),
+        session="s", areas=np.array(["V4"] * 8), encoding=None, valid=split(rows["valid"]), test=split(rows["test"]),
         train_images=rows["train"], train_responses=train,
     )  # fmt: skip
-    encoding = SessionEncoding(expected=targets, noise=GaussianNoise(train - targets[rows["train"]]), held_out_r2=train)
+    residual = ResponseNoise.of(train - targets[rows["train"]], repeats=1.0, differences=None)
+    encoding = SessionEncoding(expected=targets, noise=residual, r2=train, offset=0 * train[0])
     spoilt = noise * rng.normal(size=(1, 8))
     return Evidence(
         decoded=decoded, targets=targets, embeddings=targets, encoding=encoding, share=0.5, ridge=lambda x: x + spoilt
@@ -138,7 +166,7 @@ def test_more_presentations_identify_more_images() -> None:
     whole = evidence(40, noise=0.5, repeats=6)
     test = whole.decoded.test
     last = next(row for row in rows if row["method"] == BOTH and row["repeats"] == 6)
-    assert last["top1"][0] == (rank(whole.by_both(test.decoded, test.responses)) == 0).mean()
+    assert last["top1"][0] == (rank(whole.by_both(test.decoded, test.responses, test.repeats)) == 0).mean()
 
 
 def test_averaged_recordings_say_nothing_of_repeats() -> None:

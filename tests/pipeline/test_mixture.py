@@ -14,7 +14,8 @@ from neurobridge.cli import main
 from neurobridge.data.recording import Recording, Stimuli, write_recording
 from neurobridge.data.simulate import simulate
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.pipeline.spikes import add_units, fit_here, make_model, masked_task, mixture_sessions, pretrain
+from neurobridge.pipeline.spikes import add_units, fit_here, make_model, mixture_sessions, pretrain, spike_task
+from neurobridge.training.checkpoints import checkpoints
 from neurobridge.training.settings import (
     MixtureSettings,
     ModelSettings,
@@ -22,7 +23,7 @@ from neurobridge.training.settings import (
     RunSettings,
     WindowSettings,
 )
-from neurobridge.training.trainer import newest_checkpoint, read_metrics
+from neurobridge.training.trainer import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_three_folders_pretrain_together_and_resume(mixed, tmp_path):
     torch.manual_seed(mixed.seed)
     model = make_model(mixed)
     add_units(model, sessions, mixed)
-    task = masked_task(model, sessions, mixed, only_units=False)
+    task = spike_task(model, sessions, mixed, only_units=False)
     batches = task.loader
 
     def until_ten(first: int, last: int, rank: int):
@@ -107,7 +108,7 @@ def test_three_folders_pretrain_together_and_resume(mixed, tmp_path):
     task.loader = until_ten
     with pytest.raises(KeyboardInterrupt):
         fit_here(task, "pretrain", stopped)
-    assert newest_checkpoint(stopped / "checkpoints" / "pretrain").name == "step=10.ckpt"
+    assert checkpoints(stopped / "checkpoints" / "pretrain")[-1].name == "step=10.ckpt"
     pretrain(stopped)
     one, other = (load_file(run / "pretrain" / "model.safetensors") for run in (whole, stopped))
     for key in one:
@@ -118,7 +119,7 @@ def test_a_mixed_step_is_the_mean_over_its_windows(mixed):
     sessions = mixture_sessions(mixed)
     model = make_model(mixed)
     add_units(model, sessions, mixed)
-    task = masked_task(model, sessions, mixed, only_units=False)
+    task = spike_task(model, sessions, mixed, only_units=False)
     step = next(parts for parts in task.loader(0, 20, 0) if len(parts) == 2)
     assert {(part.window_ms, part.event_value is None) for part in step} == {(300, True), (100, False)}
     mean = task.step_losses(step, np.random.default_rng(0))["loss"]

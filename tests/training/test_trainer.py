@@ -5,8 +5,9 @@ import signal
 import pytest
 import torch
 
+from neurobridge.training.checkpoints import checkpoints
 from neurobridge.training.tasks import Task
-from neurobridge.training.trainer import fit, newest_checkpoint
+from neurobridge.training.trainer import fit
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -43,9 +44,9 @@ def test_ctrl_c_between_two_stretches_and_inside_one(tmp_path, place):
     with pytest.raises(KeyboardInterrupt):
         fit(Line(place), stage="line", out=tmp_path, accelerator="cpu")
     assert signal.getsignal(signal.SIGINT) is handler, "a second Ctrl-C is heard too"
-    assert newest_checkpoint(tmp_path / "checkpoints" / "line").name == "step=5.ckpt"
+    assert checkpoints(tmp_path / "checkpoints" / "line")[-1].name == "step=5.ckpt"
     fit(Line("nowhere"), stage="line", out=tmp_path, accelerator="cpu")
-    assert newest_checkpoint(tmp_path / "checkpoints" / "line").name == "step=10.ckpt"
+    assert checkpoints(tmp_path / "checkpoints" / "line")[-1].name == "step=10.ckpt"
 
 
 def test_one_ctrl_c_waits_for_the_step_and_two_do_not(tmp_path):

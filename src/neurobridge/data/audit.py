@@ -18,8 +18,10 @@ import numpy as np
 from rich.progress import Progress
 
 from neurobridge.data.guard import open_hdf5
-from neurobridge.data.images import ImageSet
+from neurobridge.data.hdf5 import read_text
+from neurobridge.data.images import ImageSet, picture_keys
 from neurobridge.data.recording import SPLITS
+from neurobridge.data.sessions import session_files
 from neurobridge.errors import UserError, reading
 
 CERTAIN = ("duplicate", "overlap")
@@ -67,9 +69,7 @@ def audit(
     each onset) are compared instead of the presentations. Raises UserError if there are no sessions, or one is broken.
     """
     folder = Path(folder)
-    files = {path.stem: path for path in sorted((folder / "sessions").glob("*.h5"))}
-    if not files:
-        raise UserError(f"no sessions under {folder / 'sessions'}: simulate or import a data set first")
+    files = session_files(folder)
     if missing := [name for name in sessions if name not in files]:
         raise UserError(f"session '{missing[0]}' is not in {folder}; there are: {', '.join(files)}")
     chosen = [files[name] for name in (sessions or files)]
@@ -105,6 +105,7 @@ def _read(path: Path) -> Shown | None:
         table = file["stimuli"]
         valid = table["valid"][:].astype(bool) if "valid" in table else np.ones(len(table["start"]), bool)
         text = {name: _text(table, name)[valid] for name in ("image_id", "split")}
+        text["image_id"] = np.array(picture_keys(text["image_id"], read_text(file, "brainset", "id", "unknown")), str)
         return Shown(session=path.stem, start=table["start"][:][valid], end=table["end"][:][valid], **text)
 
 

@@ -28,8 +28,7 @@ def check(recording: Recording, where: str) -> None:
         raise UserError(f"{where} holds no spikes: the file is empty or the import went wrong; import it again")
     check_events(r.spike_times, r.spike_units, len(r.unit_ids), where)
     check_range(r.spike_times.min(), r.spike_times.max(), r.duration, where)
-    if r.observed is not None and (np.diff(r.observed.ravel()) < 0).any():
-        raise UserError(f"{where}: the observed intervals overlap or are not in order; sort and merge them")
+    check_observed(r.observed, where)
     if r.stimuli is not None:
         check_stimuli(r.stimuli, r.duration, where)
 
@@ -67,6 +66,18 @@ def check_range(earliest: float, latest: float, duration: tuple[float, float], w
             f"{where}: spikes run from {earliest:.3f} to {latest:.3f} s but the recording from "
             f"{start:.3f} to {end:.3f} s (milliseconds taken for seconds?)"
         )
+
+
+def check_observed(observed: np.ndarray | None, where: str) -> None:
+    """The observed intervals of :func:`check`."""
+    if observed is None:
+        return
+    if not len(observed) or not np.isfinite(observed).all():
+        raise UserError(
+            f"{where}: the observed intervals are {observed.tolist()[:3]}; give finite starts and ends in s"
+        )
+    if (np.diff(observed.ravel()) < 0).any():
+        raise UserError(f"{where}: the observed intervals overlap or are not in order; sort and merge them")
 
 
 def check_stimuli(stimuli: Stimuli, duration: tuple[float, float], where: str) -> None:

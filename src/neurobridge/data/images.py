@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from neurobridge.data.guard import open_hdf5
 from neurobridge.data.hdf5 import atomic_hdf5, text
 from neurobridge.errors import UserError, reading
+
+CONTENT_ID = re.compile("[0-9a-f]{16}")
 
 
 def content_id(pixels: np.ndarray) -> str:
@@ -20,6 +24,24 @@ def content_id(pixels: np.ndarray) -> str:
     digest = hashlib.sha1(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).tobytes())
     return digest.hexdigest()[:16]
+
+
+def is_content_id(key: str) -> bool:
+    """False for a name that a lab gave to a picture which is not at hand."""
+    return CONTENT_ID.fullmatch(key) is not None
+
+
+def picture_keys(ids: np.ndarray, dataset: str) -> list[str]:
+    """[P]: what tells pictures apart over sessions: content ids as they are, names within their data set, '' for ''."""
+    return [key if not key or is_content_id(key) else f"{dataset}/{key}" for key in ids.tolist()]
+
+
+def read_ids(path: Path) -> set[str]:
+    """The ids of an image set, without its pixels; none where there is no file. Raises UserError if it is broken."""
+    if not path.is_file():
+        return set()
+    with reading(path, "image set", "import the images again"), h5py.File(path, "r") as file:
+        return set(file["ids"][:].astype(str).tolist())
 
 
 @dataclass(kw_only=True)

@@ -1,20 +1,25 @@
-"""What every source does on import: refuse pointers, skip what is current, merge images, say where data came from."""
+"""What every source does on import: refuse pointers, skip what is there, merge images, write sessions and say so."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from neurobridge import __version__
-from neurobridge.data.images import ImageSet, content_id
-from neurobridge.data.recording import read_recording
+from neurobridge.data.checks import SPLITS
+from neurobridge.data.images import ImageSet, content_id, is_content_id, read_ids
+from neurobridge.data.recording import Recording, write_recording
+from neurobridge.data.sessions import Identity, file_of, locked
+from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
+SAID = ("observed", "left_out")  # of the provenance, in the line on a session
 POINTER_BYTES = 32_768
 
 
@@ -38,12 +43,48 @@ def signature(files: Iterable[Path], **options: object) -> str:
     return hashlib.sha1(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def is_current(out: Path, session: str, mark: str) -> bool:
-    """True if the session is already written, whole, with this :func:`signature` in ``provenance['signature']``."""
+def is_there(out: Path, identity: Identity, mark: str) -> bool:
+    """True, and said, if the session is written with this :func:`signature`, can be opened, and has its pictures.
+
+    Judged by what the folder holds now: a session whose pictures are gone is imported again.
+    """
     try:
-        return read_recording(out / "sessions" / f"{session}.h5").provenance.get("signature") == mark
+        path = file_of(out, identity)
+        stored = StoredRecording(path)
+        if stored.provenance.get("signature") != mark:
+            return False
+        shown = set() if stored.stimuli is None else set(stored.stimuli.image_id.tolist())
+        if {key for key in shown if is_content_id(key)} - read_ids(out / "images.h5"):
+            return False
     except UserError:
         return False
+    print(f"{path.stem}: already imported")
+    return True
+
+
+def write_session(recording: Recording, out: Path) -> Path:
+    """Write ``recording`` to its file in ``out`` (:func:`sessions.file_of`) and say in a line what was kept.
+
+    A split without a presentation is warned of. Raises UserError if the recording is not sound.
+    """
+    identity = Identity(recording.dataset, recording.subject, recording.session)
+    with locked(out):
+        path = file_of(out, identity)
+        write_recording(recording, path)
+    told = recording.provenance
+    said = [told.get("kept", f"{len(recording.unit_ids)} units"), *(told[key] for key in SAID if key in told)]
+    if path.stem != recording.session:
+        said.append(f"stored beside another session {recording.session}, as it is {identity}")
+    print(f"{path.stem}: {'; '.join(said)}")
+    if recording.stimuli is not None:
+        empty = [split for split in SPLITS if not len(recording.stimuli.rows(split))]
+        if empty:
+            print(
+                f"warning: {path.stem} has no valid presentation in {' and '.join(empty)}: "
+                "nothing can be learnt or scored there from this session alone",
+                file=sys.stderr,
+            )
+    return path
 
 
 def refuse_pointer(path: Path) -> None:
@@ -67,8 +108,18 @@ def add_images(
     already stays, labels included; where a label is not known for a picture it is empty, or 0. Raises UserError if the
     sizes differ.
     """
-    path = out / "images.h5"
-    known = ImageSet.read(path) if path.is_file() else None
+    pixels = list(pixels)  # decoded before the folder is locked
+    with locked(out):
+        return _merge_images(out / "images.h5", pixels, labels or {})
+
+
+def _merge_images(path: Path, pixels: Sequence[np.ndarray], labels: Mapping[str, Sequence[str | float]]) -> list[str]:
+    known = None
+    if path.is_file():
+        try:
+            known = ImageSet.read(path)
+        except UserError as error:
+            raise UserError(f"{error}: remove {path} first, and import every session of the folder again") from error
     unique = {} if known is None else dict(zip(known.ids.tolist(), known.pixels, strict=True))
     before, ids = len(unique), []
     for picture in pixels:
@@ -81,7 +132,7 @@ def add_images(
             "or import into another folder"
         )
     if len(unique) > before:
-        columns = _merge_labels({} if known is None else known.labels, before, labels or {}, ids, list(unique))
+        columns = _merge_labels({} if known is None else known.labels, before, labels, ids, list(unique))
         ImageSet(ids=np.array(list(unique)), pixels=np.stack(list(unique.values())), labels=columns).write(path)
     return ids
 

@@ -35,6 +35,24 @@ def intersection(sets: Sequence[np.ndarray], start: float, end: float) -> np.nda
     return complement(np.concatenate([complement(each, start, end) for each in sets]), start, end)
 
 
+def length_of(intervals: np.ndarray) -> float:
+    """How long the set lasts in s."""
+    return float(np.diff(intervals, axis=1).sum())
+
+
+def elapsed(times: np.ndarray, intervals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(which interval each of ``times`` [S] lies in, -1 outside; how much of the set is over by then in s, 0 outside).
+
+    ``intervals`` is a set as :func:`merged` gives it.
+    """
+    at = np.searchsorted(intervals[:, 0], times + TOLERANCE, side="right") - 1
+    ends = np.concatenate([intervals[:, 1], [-np.inf]])  # at is -1 before the first interval
+    at = np.where(ends[at] >= times - TOLERANCE, at, -1)
+    before = np.concatenate([np.cumsum(intervals[:, 1] - intervals[:, 0]) - (intervals[:, 1] - intervals[:, 0]), [0.0]])
+    start = np.concatenate([intervals[:, 0], [0.0]])
+    return at, np.where(at < 0, 0.0, before[at] + times - start[at])
+
+
 def overlaps(start: np.ndarray, end: np.ndarray, intervals: np.ndarray) -> np.ndarray:
     """[W] bool: which of the windows ``start`` to ``end`` share more than a moment with the set."""
     intervals = merged(intervals)

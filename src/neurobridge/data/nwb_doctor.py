@@ -97,6 +97,16 @@ def wrong_spikes(spikes: Ragged, last: float, until: str) -> str:
     return defect or (f"{until} {last:.6g} s {UNIT_MIX_UP}" if last > FAR * float(spikes.values.max()) else "")
 
 
+def wrong_intervals(observed: Ragged) -> str:
+    """What is wrong with the observed intervals of units."""
+    if observed.values.shape[1] != 2:
+        return "not a start and a stop an interval"
+    bad = np.flatnonzero(~(observed.values[:, 1] > observed.values[:, 0]))
+    if len(bad):
+        return f"interval {bad[0]} is {observed.values[bad[0]].tolist()}"
+    return wrong_times(observed.values.ravel())
+
+
 def examine_nwb(file: Path, look_at: Callable[[Nwb], Look]) -> list[Finding]:
     """One finding on the file itself, those of ``look_at`` and, where all is well, one on pynwb.
 

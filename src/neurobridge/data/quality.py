@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from neurobridge.data.checks import check
+from neurobridge.data.intervals import elapsed, length_of, merged
 from neurobridge.data.recording import Recording
 from neurobridge.errors import UserError
 
@@ -33,7 +34,8 @@ class QualitySettings:
 
 
 def select_units(recording: Recording, settings: QualitySettings) -> Recording:
-    """``recording`` without the units that miss a threshold; ``provenance['quality']`` says what each one dropped.
+    """``recording`` without the units that miss a threshold; ``provenance['quality']`` says what each one dropped,
+    ``provenance['kept']`` the same in a line for the user.
 
     A threshold is inclusive, and looks at every unit: one unit can be dropped by several. Rate, intervals and presence
     need spikes, so they are left out for counts and envelopes; intervals are judged for sorted units alone. A unit
@@ -46,56 +48,72 @@ def select_units(recording: Recording, settings: QualitySettings) -> Recording:
     rate, isi, presence = (measured.get(name) for name in COLUMNS)
     snr = next((column for name, column in recording.unit_columns.items() if name.lower() == "snr"), None)
     keep = np.ones(len(recording.unit_ids), dtype=bool)
-    told = []
+    told, dropped = [], {}
 
-    def judge(name: str, sense: str, threshold: float | None, values: np.ndarray | None, unjudged: str) -> None:
+    def judge(option: str, name: str, missing: str, values: np.ndarray | None, unjudged: str) -> None:
+        threshold, sense = getattr(settings, option), "at most" if option.startswith("max") else "at least"
         if threshold is None or values is None:
             told.append(f"{name}: {'off' if threshold is None else unjudged}")
             return
         missed = values < threshold if sense == "at least" else values > threshold  # False for NaN
         keep[missed] = False
         told.append(f"{name} {sense} {threshold:g}: dropped {int(missed.sum())}")
+        if missed.any():
+            dropped[f"`--quality.{option} null`"] = f"{int(missed.sum())} {missing.format(threshold)}"
 
     kind = recording.signal_kind
     spikeless = f"not judged ({kind} holds no spikes)"
-    judge("rate in Hz", "at least", settings.min_rate, rate, spikeless)
+    judge("min_rate", "rate in Hz", "below {:g} Hz", rate, spikeless)
     unsorted = f"not judged (for sorted units only, not {kind})"
     isi = isi if kind == "sorted" else None
-    judge("share of intervals below 1.5 ms", "at most", settings.max_isi_violations, isi, unsorted)
-    judge("share of minutes with a spike", "at least", settings.min_presence, presence, spikeless)
+    short = "with more than {:.3g} of their intervals below 1.5 ms"
+    judge("max_isi_violations", "share of intervals below 1.5 ms", short, isi, unsorted)
+    rare = "with a spike in less than {:.3g} of the minutes"
+    judge("min_presence", "share of minutes with a spike", rare, presence, spikeless)
     if snr is not None and settings.min_snr is not None:
         snr = _numbers(snr, recording)
-    judge("SNR", "at least", settings.min_snr, snr, "not judged (the source knows none)")
-    summary = f"kept {int(keep.sum())} of {len(keep)} units; {'; '.join(told)}"
+    judge("min_snr", "SNR", "with an SNR below {:g}", snr, "not judged (the source knows none)")
+    kept = f"kept {int(keep.sum())} of {len(keep)} units"
+    summary = f"{kept}; {'; '.join(told)}"
+    if dropped:
+        verb = "keeps" if len(dropped) == 1 else "keep"
+        kept += f": {', '.join(dropped.values())}; {' and '.join(dropped)} {verb} them"
     if not keep.any():
         raise UserError(
             f"session {recording.session}: no unit is left after the quality filters ({summary}); relax the thresholds "
             "(--quality.min_rate and its neighbours, null switches one off) or leave this session out"
         )
-    return _with_units(recording, keep, measured, summary)
+    return _with_units(recording, keep, measured, {"quality": summary, "kept": kept})
 
 
 def unit_quality(recording: Recording) -> dict[str, np.ndarray]:
     """:data:`COLUMNS` [N] of a recording of spikes: rate in Hz, share of intervals below 1.5 ms, share of minutes.
 
-    The last, incomplete minute belongs to the one before it. A unit with fewer than two spikes violates nothing.
+    All of observed time alone: spikes outside do not count, no interval spans a gap, and minutes are those of a clock
+    that stands still in gaps. The last, incomplete minute belongs to the one before it. A unit with fewer than two
+    spikes violates nothing.
     """
     units = len(recording.unit_ids)
-    start, end = recording.duration
+    observed = merged(recording.observed_time)
     order = np.lexsort((recording.spike_times, recording.spike_units))
     times, rows = recording.spike_times[order], recording.spike_units[order]
+    part, clock = elapsed(times, observed)
+    times, rows, clock, part = (column[part >= 0] for column in (times, rows, clock, part))
     counts = np.bincount(rows, minlength=units)
-    same = rows[1:] == rows[:-1]
-    short = np.bincount(rows[1:][same & (np.diff(times) < REFRACTORY_S)], minlength=units)
-    minutes = max(1, int((end - start) // MINUTE_S))
-    minute = np.clip(((times - start) // MINUTE_S).astype(np.int64), 0, minutes - 1)
+    follows = (rows[1:] == rows[:-1]) & (part[1:] == part[:-1])
+    intervals = np.bincount(rows[1:][follows], minlength=units)
+    short = np.bincount(rows[1:][follows & (np.diff(times) < REFRACTORY_S)], minlength=units)
+    minutes = max(1, int(length_of(observed) // MINUTE_S))
+    minute = np.clip((clock // MINUTE_S).astype(np.int64), 0, minutes - 1)
     seen = np.zeros((units, minutes), dtype=bool)
     seen[rows, minute] = True
-    values = (counts / max(end - start, REFRACTORY_S), short / np.maximum(counts - 1, 1), seen.mean(1))
+    values = (counts / max(length_of(observed), REFRACTORY_S), short / np.maximum(intervals, 1), seen.mean(1))
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _with_units(recording: Recording, keep: np.ndarray, measured: dict[str, np.ndarray], summary: str) -> Recording:
+def _with_units(
+    recording: Recording, keep: np.ndarray, measured: dict[str, np.ndarray], told: dict[str, str]
+) -> Recording:
     columns = {**measured, **recording.unit_columns}
     row = np.cumsum(keep) - 1
     of_kept = keep[recording.spike_units]
@@ -108,7 +126,7 @@ def _with_units(recording: Recording, keep: np.ndarray, measured: dict[str, np.n
         unit_ids=recording.unit_ids[keep],
         regions=recording.regions[keep],
         unit_columns={name: column[keep] for name, column in columns.items()},
-        provenance={**recording.provenance, "quality": summary},
+        provenance={**recording.provenance, **told},
     )
 
 

@@ -28,6 +28,7 @@ from neurobridge import __version__
 from neurobridge.data.checks import SPLITS, STIMULUS_FIELDS, SignalKind, check
 from neurobridge.data.guard import open_hdf5
 from neurobridge.data.hdf5 import atomic_hdf5, has, read_array, read_text, storable, text
+from neurobridge.data.shapes import name_defect
 from neurobridge.errors import UserError, reading
 
 UNKNOWN_REGION = "unknown"
@@ -96,6 +97,11 @@ class Recording:
     observed: np.ndarray | None = None
 
     @property
+    def observed_time(self) -> np.ndarray:
+        """[K, 2] s: :attr:`observed`, or the whole of :attr:`duration`."""
+        return np.array([self.duration], dtype=np.float64) if self.observed is None else self.observed
+
+    @property
     def unit_keys(self) -> list[str]:
         """(dataset, subject, session, unit) strings: the only identity a unit has."""
         return unit_keys(self.dataset, self.subject, self.session, self.unit_ids)
@@ -109,6 +115,10 @@ def unit_keys(dataset: str, subject: str, session: str, unit_ids: Sequence[str] 
 def write_recording(recording: Recording, path: Path | str) -> None:
     """Write ``recording`` as HDF5, atomically. Raises UserError if it is not sound (see :mod:`checks`)."""
     check(recording, str(path))
+    shown = {} if recording.stimuli is None else recording.stimuli.columns
+    for name in (*recording.unit_columns, *shown, *recording.behaviour):
+        if defect := name_defect(name):
+            raise UserError(f"{path}: '{name}' cannot be the name of a column or behaviour ({defect}): rename it")
     start, end = recording.duration
     domain = Interval(start=np.array([start]), end=np.array([end]))
     order = np.argsort(recording.spike_times, kind="stable")

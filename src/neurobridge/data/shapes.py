@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch_brain.data import Interval
 
 from neurobridge.errors import UserError
 
@@ -63,6 +64,13 @@ def check_shapes(r: Recording, where: str) -> None:
                 f"{where}: the times of '{name}' have {_what(series.timestamps)}, its values {_what(series.values)}; "
                 "each time needs one value or row of values"
             )
+
+
+def name_defect(name: str) -> str:
+    """Why a file of ours can have no column called ``name``, '' if it can."""
+    if name.startswith("_") or "/" in name:
+        return "names do not begin with '_' and have no '/'"
+    return f"torch_brain has a '{name}' of its own" if hasattr(Interval, name) and name != "split" else ""
 
 
 def _what(array: np.ndarray) -> str:

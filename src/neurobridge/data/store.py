@@ -18,8 +18,8 @@ from scipy.ndimage import gaussian_filter1d
 
 from neurobridge.data.checks import SPLITS
 from neurobridge.data.events import HeldEvents
-from neurobridge.data.images import ImageSet
-from neurobridge.data.intervals import complement, contains
+from neurobridge.data.images import ImageSet, is_content_id
+from neurobridge.data.intervals import complement, contains, merged
 from neurobridge.data.recording import Recording, Stimuli
 from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError
@@ -37,9 +37,10 @@ class Session:
     """One recording cut into windows of ``window_ms`` that start ``offset_ms`` after stimulus onset.
 
     starts [W] s; stimulus_row [W] (-1 on the grid); image_row [W] (see attach_images); split [W]. Windows that leave
-    the recording, and invalid presentations, are dropped. Values are z-scored a unit with train-split statistics,
-    counts after a square root (Anscombe: the noise then hardly depends on the mean). Without stimuli the recording is
-    cut into blocks of ten windows: of every ten blocks one is valid, one is test.
+    observed time, and invalid presentations, are dropped. Values are z-scored a unit with train-split statistics,
+    counts after a square root (Anscombe: the noise then hardly depends on the mean). Without stimuli each observed
+    interval is cut from its start on, and all windows in a row make blocks of ten: of every ten blocks one is valid,
+    one is test.
 
     ``dataset``: what the session is counted under where data sets are mixed; the recording's own by default. Besides
     the windows of :attr:`starts` there are those of :meth:`random_starts`, which begin on any millisecond, and in
@@ -69,14 +70,14 @@ class Session:
     @classmethod
     def open(cls, path: Path | str, *, window_ms: int, offset_ms: int = 0, dataset: str = "") -> Session:
         """The session at ``path``, which stays on disk. Raises UserError if it cannot be used."""
-        return cls(StoredRecording(path), window_ms=window_ms, offset_ms=offset_ms, dataset=dataset)
+        session = cls(StoredRecording(path), window_ms=window_ms, offset_ms=offset_ms, dataset=dataset)
+        session.name = Path(path).stem  # of two subjects' sessions of one name the files differ
+        return session
 
     def _cut(self, offset_ms: int) -> None:
-        start, end = self.recording.duration
         recording, length = self.recording, self.window_ms * TICK
         stimuli = recording.presentations() if isinstance(recording, StoredRecording) else recording.stimuli
-        observed = recording.observed
-        observed = np.array([[start, end]]) if observed is None else observed
+        observed = merged(recording.observed_time)
         self.free = np.empty((0, 2))
         if stimuli is not None and len(stimuli):
             if not self.valued:
@@ -87,12 +88,11 @@ class Session:
             self.starts, split = starts[fits], stimuli.split[fits]
             self.split_code = np.select([split == name for name in SPLITS], range(len(SPLITS)), 3).astype(np.int8)
         else:
-            grid = np.arange(start, end - length + EPSILON, length)
-            fits = contains(grid, grid + length, observed)
-            block = np.arange(len(grid)) // 10 % 10
-            self.starts = grid[fits]
+            grids = [np.arange(start, end - length + EPSILON, length) for start, end in observed.tolist()]
+            self.starts = np.concatenate([np.empty(0), *grids])
+            block = np.arange(len(self.starts)) // 10 % 10
             self.stimulus_row = np.broadcast_to(-1, len(self.starts))
-            self.split_code = np.select([block == 4, block == 9], [1, 2], 0).astype(np.int8)[fits]
+            self.split_code = np.select([block == 4, block == 9], [1, 2], 0).astype(np.int8)
 
     def _free(self, stimuli: Stimuli, observed: np.ndarray, offset: float) -> np.ndarray:
         """[K, 2] s: stretches of a window or more, from a whole ms, without presentations outside the train split."""
@@ -176,12 +176,15 @@ class Session:
         return stimuli.image_id[self.stimulus_row[rows]]
 
     def attach_images(self, images: ImageSet) -> None:
-        """Set ``image_row`` [W]: the row in ``images`` of what each window shows; -1 where no image is known."""
+        """Set ``image_row`` [W]: the row in ``images`` of what each window shows; -1 where it is not at hand.
+
+        Raises UserError for a picture, by its content, that is not in the set.
+        """
         stimuli = self.recording.stimuli
         if stimuli is None or not len(stimuli):
             return
         ids = stimuli.image_id[self.stimulus_row]
-        known = ids != ""
+        known = np.isin(ids, images.ids) | [is_content_id(key) for key in ids.tolist()]
         self.image_row = np.full(len(ids), -1)
         self.image_row[known] = images.rows(ids[known])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neurobridge.data.checks import SignalKind, check_range, check_stimuli, check_units
+from neurobridge.data.checks import SignalKind, check_observed, check_range, check_stimuli, check_units
 from neurobridge.data.events import FileEvents, file_events
 from neurobridge.data.hdf5 import read_text
 from neurobridge.data.recording import (
@@ -49,9 +49,15 @@ class StoredRecording:
             self._presentations = read_presentations(file)
             self.observed: np.ndarray | None = read_observed(file)
         self.has_stimuli = self._presentations is not None
+        check_observed(self.observed, str(self.path))
         check_range(*self.events.bounds(), self.duration, str(self.path))
         if self._presentations is not None:
             check_stimuli(self._presentations, self.duration, str(self.path))
+
+    @property
+    def observed_time(self) -> np.ndarray:
+        """[K, 2] s: when spikes were recorded."""
+        return np.array([self.duration], dtype=np.float64) if self.observed is None else self.observed
 
     @property
     def unit_keys(self) -> list[str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.progress import Progress
 
 from neurobridge.data.doctor import Finding
-from neurobridge.data.images import ImageSet
+from neurobridge.data.images import ImageSet, is_content_id, picture_keys
 from neurobridge.data.recording import Recording, read_recording
+from neurobridge.data.sessions import session_files
 from neurobridge.errors import UserError
 
 
@@ -18,9 +19,7 @@ def validate_folder(folder: Path | str) -> list[Finding]:
     Raises UserError if ``folder`` holds no sessions.
     """
     folder = Path(folder)
-    files = sorted((folder / "sessions").glob("*.h5"))
-    if not files:
-        raise UserError(f"no sessions under {folder / 'sessions'}: simulate or import a data set first")
+    files = list(session_files(folder).values())
     findings: list[Finding] = []
     known: set[str] | None = None
     if (folder / "images.h5").is_file():
@@ -70,17 +69,16 @@ def _names(r: Recording, file: Path, names: dict[str, Path]) -> list[Finding]:
 def _stimuli(r: Recording, file: Path, known: set[str] | None, splits: dict[str, tuple[str, str]]) -> list[Finding]:
     if r.stimuli is None:
         return []
-    shown = list(zip(r.stimuli.image_id.tolist(), r.stimuli.split.tolist(), strict=True))
     found = []
-    absent = sorted({key for key, _ in shown if key} - (known or set()))
+    absent = sorted({key for key in r.stimuli.image_id.tolist() if is_content_id(key)} - (known or set()))
     if absent:
         lost = "no images.h5" if known is None else f"{len(absent)} pictures not in images.h5 (first {absent[0]})"
         found.append(
             _wrong(file, "stimuli/image_id", lost, "pictures of the image set", "import session and images again")
         )
     torn = {}
-    for key, split in shown:
-        there = splits.setdefault(key, (split, r.session)) if key else (split, "")
+    for key, split in zip(picture_keys(r.stimuli.image_id, r.dataset), r.stimuli.split.tolist(), strict=True):
+        there = splits.setdefault(key, (split, file.stem)) if key else (split, "")
         if there[0] != split:
             torn[key] = f"{key} is {split} here and {there[0]} in session {there[1]}"
     if torn:

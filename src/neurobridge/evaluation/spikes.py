@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import gammaln, xlogy
 
+from neurobridge.evaluation.controls import Interval, bootstrap_interval
 from neurobridge.evaluation.controls import spearman_brown as carried
 from neurobridge.evaluation.inputs import centred, divide
-
-from neurobridge.evaluation.controls import Interval, bootstrap_interval
 
 ZERO_RATE = 1e-9  # the value that stands for a rate of zero, as in the NLB evaluation
 

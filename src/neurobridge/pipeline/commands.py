@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 from rich.console import Console
 
 from neurobridge.data.simulate import render_scenes, simulate
-from neurobridge.pipeline.folder import RunFolder
+from neurobridge.errors import first_process
+from neurobridge.pipeline.folder import DONE, RunFolder
+from neurobridge.pipeline.inputs import check_names, compare_inputs, keep_inputs, read_inputs, refuse_gone
 from neurobridge.training.settings import RunSettings
 
 __all__ = ["simulate"]
 
-console = Console(highlight=False)
+console = Console(highlight=False, quiet=not first_process())
 
 STAGES = {
     "pretrain": "spikes",
@@ -26,6 +29,7 @@ STAGES = {
     "evaluate": "scoring",
     "report": "reporting",
 }  # stage -> module of this package that holds the function of that name; imported when it runs
+TRAINED = ("pretrain", "adapt", "align")  # by a Trainer, on several devices if there are
 
 
 def run(**options) -> None:
@@ -69,17 +73,41 @@ def report(**options) -> None:
 
 
 def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
-    """The stages that are not done yet, in order."""
+    """The stages that are not done yet, in order; a stage of which a file was altered or is gone is done again.
+
+    Names are checked before anything is made, and before every stage that the data are what they were. Of several
+    processes that do the stages together, all but the first leave after the last one that trains by a Trainer.
+    """
+    if not first_process():
+        folder = RunFolder(settings)
+        for name in [stage for stage in stages if stage in TRAINED]:
+            if not folder.done(name):
+                stage_function(name)(folder)
+                folder.wait(name)
+        return folder
+    if not all((settings.out / name / DONE).is_file() for name in stages):
+        refuse_gone(settings, read_inputs(settings.out))
+        check_names(settings)
+        if not settings.out.exists():
+            compare_inputs(settings, settings.out)
     folder = RunFolder(settings)
     for number, name in enumerate(stages, 1):
         if folder.done(name):
             console.print(f"[{number}/{len(stages)}] {name}: done before")
             continue
+        if reason := folder.spoilt(name):
+            console.print(f"[{number}/{len(stages)}] {name}: {reason}, so it is done again", markup=False)
+        keep_inputs(settings, folder.path)
         console.print(f"[{number}/{len(stages)}] {name} ...", markup=False)
         start = time.monotonic()
-        getattr(import_module(f"neurobridge.pipeline.{STAGES[name]}"), name)(folder)
+        stage_function(name)(folder)
         console.print(f"[{number}/{len(stages)}] {name}: {time.monotonic() - start:.0f} s", markup=False)
     return folder
+
+
+def stage_function(name: str) -> Callable[[RunFolder], None]:
+    """The function of a stage; its module is imported when it is first asked for."""
+    return getattr(import_module(f"neurobridge.pipeline.{STAGES[name]}"), name)
 
 
 def demo(out: Path = Path("runs/demo"), *, quick: bool = False, seed: int = 0) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neurobridge.data.intervals import contains
 from neurobridge.data.recording import Recording
 from neurobridge.errors import atomic_path, needs
 
@@ -38,12 +39,14 @@ def draw_session(recording: Recording, path: Path) -> None:
 
 def windows_of(r: Recording) -> tuple[np.ndarray, float]:
     """Spike counts [W, N, T] around at most :data:`WINDOWS` valid presentations (without stimuli: spread over the
-    recording), in bins of :data:`BIN_S`, and how long a stimulus lasts in s."""
+    recording) that were observed, in bins of :data:`BIN_S`, and how long a stimulus lasts in s."""
     if r.stimuli is not None and r.stimuli.valid.any():
         starts = r.stimuli.start[r.stimuli.valid]
         length = float(np.median(r.stimuli.end[r.stimuli.valid] - starts))
     else:
         starts, length = np.linspace(r.duration[0], r.duration[1], WINDOWS + 2)[1:-1], 0.0
+    whole = contains(starts - BEFORE_S, starts + AFTER_S, r.observed_time)
+    starts = starts[whole] if whole.any() else starts
     starts = starts[np.linspace(0, len(starts) - 1, min(len(starts), WINDOWS)).astype(np.int64)] - BEFORE_S
     order = np.argsort(r.spike_times, kind="stable")
     times, units = r.spike_times[order], r.spike_units[order]

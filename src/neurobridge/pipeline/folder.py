@@ -3,38 +3,65 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import time
 from argparse import ArgumentError
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import yaml
 from jsonargparse import auto_cli
 
-from neurobridge.errors import UserError, atomic_path
+from neurobridge.errors import UserError, atomic_path, first_process
+from neurobridge.pipeline.inputs import INPUTS, compare_inputs, digest_of
+from neurobridge.pipeline.lock import NAME as LOCK
+from neurobridge.pipeline.lock import lock
 from neurobridge.training.settings import RunSettings
 
+DONE = "done.json"
+
 VOLATILE = ("out", "resume", "wandb", "accelerator", "devices", "image.batch", "image.device")
-REFUSED = "adapter/refused.json"  # while it is there, the generator's options may be mended
+STARTED_BY = {
+    "adapt": "adapt",
+    "image": "align",
+    "encoding": "align",
+    "align": "align",
+    "generator": "adapter",
+    "picture_sessions": "reconstruct",
+    "reconstruct": "reconstruct",
+    "evaluate": "evaluate",
+}  # option, or group of options -> the first stage that reads it; all others: pretrain
+REFUSED = "adapter/refused.json"  # what an adapter reached that was not enough
 
 
 class RunFolder:
-    """Opens settings.out for a run with these settings, or refuses in a sentence.
+    """Opens settings.out for a run with these settings, or refuses in a sentence; no other process has it meanwhile.
 
-    A folder that holds another run is never touched: UserError names the first option that differs. An option that its
-    config does not name, for an earlier version wrote it, counts as the default.
+    A folder that holds another run is never touched: UserError names the first option that differs. Options may be
+    changed until the first stage that reads them has left something (a checkpoint, or all it makes). An option that its
+    config does not name, for an earlier version wrote it, counts as the default. The data may lie in another place, if
+    they are the same.
     """
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings, self.path = settings, settings.out
+        if not first_process():
+            return
         config = self.path / "config.yaml"
         wanted = as_yaml(settings)
+        if self.path.exists() and not config.is_file() and any(path.name != LOCK for path in self.path.iterdir()):
+            raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
+        lock(self.path)
+        for part in self.path.rglob(".*.part"):
+            part.unlink()  # of a process that was killed while it wrote
         if config.is_file():
             if settings.resume == "never":
                 raise UserError(f"{self.path} already holds a run: choose another --out, or go on with --resume auto")
             self._refuse_other(as_yaml(self.existing(self.path).settings), wanted)
-        elif self.path.exists() and any(self.path.iterdir()):
-            raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
         with atomic_path(config) as temporary:
             temporary.write_text(yaml.safe_dump(wanted, sort_keys=False))
 
@@ -55,38 +82,78 @@ class RunFolder:
     def _refuse_other(self, found: dict, wanted: dict) -> None:
         differing = differences(found, wanted)
         differing = [key for key in differing if key not in VOLATILE and key.split(".")[0] not in VOLATILE]
-        if (self / REFUSED).is_file():
-            differing = [key for key in differing if not key.startswith("generator.")]
-        if not self.done("evaluate"):
-            differing = [key for key in differing if key.split(".")[0] != "evaluate"]
-        if differing:
-            raise UserError(
-                f"{self.path} holds a run with another '{differing[0]}': choose another --out, or use the options in "
-                "its config.yaml"
-            )
+        if "data" in differing and (self / INPUTS).is_file():
+            compare_inputs(self.settings, self.path)
+            differing.remove("data")
+        for key in differing:
+            stage = STARTED_BY.get(key.split(".")[0], "pretrain")
+            if self.done(stage):
+                raise UserError(
+                    f"{self.path} holds a run with another '{key}': choose another --out, or use the options in its "
+                    "config.yaml"
+                )
+            begun = [path.parent for path in self.path.glob(f"checkpoints/{stage}*/step=*.ckpt")]
+            if begun:
+                raise UserError(
+                    f"{self.path} holds a run that has begun stage {stage} with another '{key}': choose another --out, "
+                    f"use the options in its config.yaml, or remove {begun[0]} to begin that stage anew"
+                )
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
     def done(self, stage: str) -> bool:
-        return (self.path / stage / "done.json").is_file()
+        """Whether ``stage`` is finished and what it left is there, unaltered."""
+        return (self.path / stage / DONE).is_file() and not self.spoilt(stage)
 
-    def finish(self, stage: str, **facts: object) -> None:
-        """Mark ``stage`` as done, with facts worth keeping (written last)."""
-        with atomic_path(self.path / stage / "done.json") as temporary:
+    def spoilt(self, stage: str) -> str:
+        """What is wrong with what a finished stage left, as a half sentence; empty if nothing is."""
+        try:
+            facts = json.loads((self.path / stage / DONE).read_text())
+            files = dict(facts.get("files", {}))
+        except FileNotFoundError:
+            return ""
+        except (ValueError, AttributeError, TypeError):
+            return f"{self.path / stage / DONE} is spoilt"
+        for name, digest in files.items():
+            path = self.path / name
+            if not path.is_file():
+                return f"{path}, which stage {stage} left, is gone"
+            if unaltered(path, path.stat().st_size, path.stat().st_mtime_ns) != digest:
+                return f"{path} is not what stage {stage} left"
+        return ""
+
+    def wait(self, stage: str) -> None:
+        """Wait until the first process has finished ``stage``; leave if it is no more."""
+        parent = os.getppid()
+        while not self.done(stage):
+            if os.getppid() != parent:
+                sys.exit(1)
+            time.sleep(0.1)
+
+    def finish(self, stage: str, *, outputs: Sequence[str] = (), **facts: object) -> None:
+        """Mark ``stage`` as done, with facts worth keeping and digests of the files that it left (written last).
+
+        outputs: those files of the run folder that do not lie in the stage's own.
+        """
+        own = [path for path in sorted((self.path / stage).rglob("*")) if path.is_file() and path.name != DONE]
+        names = [str(path.relative_to(self.path)) for path in own if not path.name.startswith(".")]
+        facts["files"] = {name: digest_of(self.path / name) for name in (*names, *outputs)}
+        with atomic_path(self.path / stage / DONE) as temporary:
             temporary.write_text(json.dumps(facts))
 
     def facts(self, stage: str) -> dict:
         """What :meth:`finish` kept. Raises UserError if the stage has not run."""
         self.need(stage)
-        return json.loads((self.path / stage / "done.json").read_text())
+        return json.loads((self.path / stage / DONE).read_text())
 
     def need(self, stage: str) -> None:
-        """Raise UserError unless ``stage`` is done."""
+        """Raise UserError unless ``stage`` is done, and what it left is unaltered."""
+        mend = f"run 'neurobridge {stage}' with the same options"
+        if reason := self.spoilt(stage):
+            raise UserError(f"{reason}: {mend} to do it again")
         if not self.done(stage):
-            raise UserError(
-                f"the {stage} stage has not finished in {self.path}: run 'neurobridge {stage}' with the same options"
-            )
+            raise UserError(f"the {stage} stage has not finished in {self.path}: {mend}")
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
         with atomic_path(self.path / name) as temporary, temporary.open("wb") as file:
@@ -95,6 +162,12 @@ class RunFolder:
     def load_arrays(self, name: str) -> dict[str, np.ndarray]:
         with np.load(self.path / name) as arrays:
             return dict(arrays)
+
+
+@lru_cache(maxsize=1024)
+def unaltered(path: Path, size: int, changed: int) -> str:
+    """Digest of a file, computed once as long as its size and its time of change stay."""
+    return digest_of(path)
 
 
 def as_yaml(settings: RunSettings) -> dict:

@@ -189,8 +189,8 @@ def oracle_images(run: RunFolder, most: int) -> int:
 def finish(run: RunFolder, licence: str, **facts: object) -> None:
     """Say what the generator may be used for, and keep it with the other facts."""
     Console(highlight=False).print(f"licence: {licence}", markup=False, soft_wrap=True)
-    run.finish("adapter", licence=licence, **facts)
     (run / REFUSED).unlink(missing_ok=True)
+    run.finish("adapter", licence=licence, **facts)
 
 
 def log_losses(run: RunFolder, history: list[dict[str, float]]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from neurobridge.data.intervals import elapsed, length_of, merged
 from neurobridge.errors import atomic_path
 from neurobridge.evaluation.probes import project_2d
 from neurobridge.evaluation.spikes import fano_factor, split_half_reliability
@@ -90,8 +91,9 @@ def noise(run: RunFolder) -> dict[str, np.ndarray]:
         return {}
     by_image = np.stack([counts[shown == image][:repeats] for image in np.unique(shown)])
     binned = session.binned(some_rows(session, "test", 200), 10)
-    start, end = session.recording.duration
-    rates = np.bincount(session.columns, minlength=session.units) / (end - start)
+    observed = merged(session.recording.observed_time)
+    inside = elapsed(session.source.times, observed)[0] >= 0
+    rates = np.bincount(session.columns[inside], minlength=session.units) / length_of(observed)
     return {
         "rates": rates,
         "fano": fano_factor(by_image),

@@ -89,7 +89,7 @@ class PretrainSettings:
     learning_rate: float = 1e-3
     unit_learning_rate: float | None = None
     weight_decay: float = 0.01
-    unit_weight_decay: float = 0.0
+    unit_weight_decay: float = 0.1
     images: bool = True
     masked_weight: float = 1.0
     encode_weight: float = 1.0
@@ -133,6 +133,9 @@ class AdaptSettings:
 
     Args:
         method: gradient learns the embeddings; identity computes them without (IDEncoder, from calibration windows).
+        start: Where vectors start: carried (the same electrode and unit of the subject, checked without labels; the
+            prior for the rest) or prior (what pretraining learnt of units, by area).
+        prior_decay: Pull of a vector towards its start, a share a step at the peak learning rate of one.
         labels: Images of a new session whose responses count as labelled; empty: all of its train split, 0: none.
         steps: Optimiser steps: of the embeddings, or of the IDEncoder on the pretraining sessions (0: none).
         learning_rate: Peak learning rate of the embeddings.
@@ -143,6 +146,8 @@ class AdaptSettings:
     """
 
     method: Literal["gradient", "identity"] = "gradient"
+    start: Literal["carried", "prior"] = "carried"
+    prior_decay: float = 0.3
     labels: int | None = None
     steps: int = 150
     learning_rate: float = 1e-2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
 
 import lightning
 import numpy as np
@@ -18,16 +20,25 @@ from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.losses import masked_losses, sample_cells
 from neurobridge.neuro.masking import Masker, MaskPlan
 from neurobridge.neuro.model import NeuroBridge
+from neurobridge.neuro.prior import NewUnits
 from neurobridge.training.optimiser import RowAdamW
 
 Loader = Callable[[int, int, int], Iterable]
+
+
+class NotFinite(Exception):
+    """A loss or a gradient is infinite or not a number: ``what``, at ``step`` (from 1)."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(step, what)
+        self.step, self.what = step, what
 
 
 class Task(lightning.LightningModule):
     """Steps, not epochs, are what counts: an epoch is the stretch between two checkpoints.
 
     loader(first, last, rank) gives the batches of steps first..last. What is random in a step is seeded by the step,
-    so that an interrupted run ends where an uninterrupted one ends.
+    so that an interrupted run ends where an uninterrupted one ends. ``stopping``: end the stretch before its next step.
     """
 
     def __init__(
@@ -36,12 +47,30 @@ class Task(lightning.LightningModule):
         super().__init__()
         self.loader, self.steps, self.checkpoint_every = loader, steps, checkpoint_every
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
+        self.stopping = False
+        self.current: dict[str, Tensor] = {}  # losses of this step
+
+    def origin(self, stage: str) -> str:
+        """What tells this training from others: its stage, its course, and the weights it has."""
+        course = [stage, self.steps, self.checkpoint_every, self.seed]
+        weights = [(name, list(value.shape)) for name, value in self.state_dict().items()]
+        return sha256(json.dumps([course, weights]).encode()).hexdigest()
+
+    def stretches(self, done: int) -> int:
+        """How many stretches are left after ``done`` steps; they end at multiples of checkpoint_every."""
+        return -(-self.steps // self.checkpoint_every) - done // self.checkpoint_every
 
     def train_dataloader(self) -> DataLoader:
-        first = self.current_epoch * self.checkpoint_every
-        return DataLoader(
-            self.loader(first, min(first + self.checkpoint_every, self.steps), self.global_rank), batch_size=None
-        )
+        first = self.global_step
+        last = (first // self.checkpoint_every + 1) * self.checkpoint_every
+        return DataLoader(self.loader(first, min(last, self.steps), self.global_rank), batch_size=None)
+
+    def on_train_batch_start(self, batch, batch_idx: int) -> int | None:
+        return -1 if self.stopping else None
+
+    def lr_scheduler_step(self, scheduler, metric) -> None:
+        if not self.stopping:  # the Trainer would count the step that is left out
+            scheduler.step()
 
     def losses(self, batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """Named losses of one batch; 'loss' is their weighted sum, the rest is only logged."""
@@ -60,12 +89,20 @@ class Task(lightning.LightningModule):
         return mean_losses([self.losses(part, rng) for part in parts], [part.windows for part in parts])
 
     def training_step(self, batch, batch_idx: int) -> Tensor:
-        step = self.current_epoch * self.checkpoint_every + batch_idx
-        torch.manual_seed(self.seed * 1_000_003 + step)
-        losses = self.step_losses(batch, np.random.default_rng([self.seed, step, self.global_rank, 1]))
+        step = self.global_step
+        torch.manual_seed(self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007)
+        losses = self.current = self.step_losses(batch, np.random.default_rng([self.seed, step, self.global_rank, 1]))
         self.log_dict({f"train/{k}": v for k, v in losses.items()}, batch_size=1)
         self.log("loss", losses["loss"], prog_bar=True, logger=False, batch_size=1)
         return losses["loss"]
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """Clip by the norm of all gradients, which tells too whether any is infinite or not a number: then no step."""
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(weights, gradient_clip_val or 1.0)
+        if not torch.isfinite(norm):
+            bad = [name for name, loss in self.current.items() if name != "loss" and not torch.isfinite(loss)]
+            raise NotFinite(self.global_step + 1, f"the loss of {', '.join(bad)}" if bad else "a gradient")
 
     def configure_optimizers(self):
         groups = [{"lr": self.learning_rate, "weight_decay": self.weight_decay} | group for group in self.groups()]
@@ -96,7 +133,8 @@ class MaskedTask(Task):
     unit_weight_decay: of unit embeddings, in steps that draw them; ``cells``: with a grid decoder, queries a window in
     training; ``augmentation``: options of :func:`augment`. unfreeze_every: in adaptation, one more backbone block from
     the top learns after each such number of steps, at a tenth of the rate (0: the body stays frozen). validation:
-    batches with frozen plans, scored at every checkpoint.
+    batches with frozen plans, scored at every checkpoint. new_units: vectors that learn in the place of the
+    vocabulary's, with a decay of new_unit_decay towards their prior.
     """
 
     def __init__(
@@ -111,10 +149,13 @@ class MaskedTask(Task):
         cells: int = 512,
         augmentation: dict | None = None,
         validation: Sequence[tuple[SpikeBatch, MaskPlan]] = (),
+        new_units: NewUnits | None = None,
+        new_unit_decay: float = 0.0,
         **options,
     ) -> None:
         super().__init__(**options)
         self.model, self.masker, self.only_units = model, masker, only_units
+        self.new_units, self.new_unit_decay = new_units, new_unit_decay
         self.unit_learning_rate = self.learning_rate if unit_learning_rate is None else unit_learning_rate
         self.unit_weight_decay = unit_weight_decay
         self.unfreeze_every, self.cells, self.augmentation = unfreeze_every, cells, augmentation or {}
@@ -123,12 +164,16 @@ class MaskedTask(Task):
             parameter.requires_grad_(not only_units)
         if only_units and unfreeze_every:
             model.encoder.blocks.requires_grad_(True)
+        if new_units is not None:
+            model.units.embedding.requires_grad_(False)
 
     def groups(self) -> list[dict]:
         table = self.model.units
         alone = {"weight_decay": 0.0, "rows": True}
         units = {"params": [table.embedding], "lr": self.unit_learning_rate} | alone
         units["weight_decay"] = self.unit_weight_decay
+        if self.new_units is not None:
+            units |= {"params": [self.new_units.epsilon], "weight_decay": self.new_unit_decay}
         units = [units, {"params": [table.bias], "lr": self.unit_learning_rate} | alone]
         if not self.only_units:
             return [*units, {"params": [table.dataset]} | alone, {"params": self.model.body()}]
@@ -140,15 +185,21 @@ class MaskedTask(Task):
 
     def losses(self, batch: SpikeBatch, rng: np.random.Generator) -> dict[str, Tensor]:
         batch = augment(batch, rng, **self.augmentation)
-        losses = masked(self.model, batch, self.masker.draw(batch, rng), cells=self.cells)
+        losses = masked(self.model, batch, self.masker.draw(batch, rng), unit=self.unit(batch), cells=self.cells)
         return losses | {"loss": torch.stack(list(losses.values())).mean()}
 
+    def unit(self, batch: SpikeBatch) -> Tensor | None:
+        """Vectors [G, N, E] that stand for the vocabulary's; None for the vocabulary's own."""
+        return None if self.new_units is None else self.new_units(batch.unit_row)
+
     def on_train_epoch_end(self) -> None:
+        if self.global_rank:
+            return  # validation windows are the same on all ranks
         self.eval()
         with torch.no_grad():
             for batch, plan in self.validation:
-                for mode, value in masked(self.model, batch.to(self.device), plan).items():
-                    self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1)
+                for mode, value in masked(self.model, batch.to(self.device), plan, unit=self.unit(batch)).items():
+                    self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1, rank_zero_only=True)
         self.train()
 
 

@@ -5,20 +5,33 @@ from __future__ import annotations
 import csv
 import logging
 import signal
+import sys
 import threading
 import warnings
 from pathlib import Path
 from typing import Literal
 
 import lightning
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
-from neurobridge.errors import UserError
-from neurobridge.training.tasks import Task
+from neurobridge.errors import UserError, first_process
+from neurobridge.training.checkpoints import Checkpoints, SealedIO
+from neurobridge.training.tasks import NotFinite, Task
 
 COLUMNS = ("stage", "step", "name", "value")
+EXPECTED = (
+    "num_workers",
+    "LeafSpec",
+    "val_dataloader",
+    "IterableDataset",
+    r"isinstance\(treespec",
+    "broadcast_buffers",
+    "logging interval",
+    "exists and is not empty",
+)  # warnings of the Trainer that say nothing to a user
 
 
 def fit(
@@ -31,13 +44,21 @@ def fit(
     precision: str = "32-true",
     wandb: Literal["off", "offline", "online"] = "off",
 ) -> None:
-    """Train ``task`` to its last step, from the newest checkpoint under out/checkpoints/stage, if there is one."""
-    warnings.filterwarnings("ignore", ".*(num_workers|LeafSpec|val_dataloader|IterableDataset|isinstance\\(treespec).*")
+    """Train ``task`` to its last step, from the newest sound checkpoint under out/checkpoints/stage, if there is one.
+
+    Raises UserError where a loss or a gradient is no finite number: checkpoints are kept, nothing is made of it. Ctrl-C
+    is answered by KeyboardInterrupt; SIGTERM by a checkpoint, then SystemExit with code 143 (0 in processes that help).
+    """
+    warnings.filterwarnings("ignore", f".*({'|'.join(EXPECTED)}).*")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     folder = out / "checkpoints" / stage
-    last = newest_checkpoint(folder)
-    done = int(last.stem.split("=")[-1]) if last else 0
+    checkpoints = Checkpoints(folder, origin=task.origin(stage))
+    path, last = checkpoints.newest() or (None, {"epoch": -1, "global_step": 0})
+    done = last["global_step"]
     loggers: list[Logger] = [MetricsCSV(out / "metrics.csv", stage=stage, keep_below=done)]
+    if done >= task.steps:
+        task.load_state_dict(last["state_dict"])
+        return
     loggers.append(TensorBoardLogger(out / "tensorboard", name=stage, version=""))
     if wandb != "off":
         from lightning.pytorch.loggers import WandbLogger
@@ -45,40 +66,50 @@ def fit(
         loggers.append(
             WandbLogger(name=f"{out.name}/{stage}", save_dir=out, offline=wandb == "offline", project="neurobridge")
         )
-    ctrl_c = CtrlC()
+    stops = Stops()
     trainer = lightning.Trainer(
-        max_epochs=-(-task.steps // task.checkpoint_every),
+        max_epochs=last["epoch"] + 1 + task.stretches(done),
         accelerator=accelerator,
         devices=devices,
         precision=precision,  # pyright: ignore
+        strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if devices != 1 else "auto",
+        plugins=[SealedIO()],
         gradient_clip_val=1.0,
         logger=loggers,
-        callbacks=[
-            ModelCheckpoint(folder, filename="{step}", every_n_epochs=1, save_top_k=1, save_on_train_epoch_end=True),
-            RichProgressBar(refresh_rate=5),
-            ctrl_c,
-        ],
+        callbacks=[checkpoints, RichProgressBar(refresh_rate=5), stops],
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=10,
         num_sanity_val_steps=0,
         enable_model_summary=False,
         inference_mode=False,
     )
-    with ctrl_c:
-        trainer.fit(task, ckpt_path=str(last) if last else None, weights_only=True if last else None)
+    try:
+        with stops:
+            trainer.fit(task, ckpt_path=path and str(path), weights_only=path and True)
+    except NotFinite as error:
+        raise UserError(
+            f"{stage} stopped at step {error.step}, where {error.what} is no finite number: look for unsound values "
+            f"('neurobridge data validate'), or remove {folder} and run again with a lower learning rate; checkpoints "
+            "up to there are kept"
+        ) from error
+    if stops.terminated:
+        if first_process():
+            print("neurobridge: terminated; run the same command again to go on from here", file=sys.stderr)
+        sys.exit(143 if first_process() else 0)
 
 
-class CtrlC(Callback):
+class Stops(Callback):
     """Ctrl-C stops training before its next step, as a KeyboardInterrupt; a second one stops it at once.
 
     In the middle of a step it may catch a logger while it holds a queue, which the Trainer then waits for without end.
+    SIGTERM ends the stretch before the next step, so that it is saved, and with it the training: ``terminated``.
     """
 
-    asked = False
+    asked = terminated = False
 
     def __enter__(self) -> None:
-        on_main = threading.current_thread() is threading.main_thread()  # no other thread may set a handler
-        self.before = signal.getsignal(signal.SIGINT) if on_main else None
+        self.on_main = threading.current_thread() is threading.main_thread()  # no other thread may set a handler
+        self.before = signal.getsignal(signal.SIGINT) if self.on_main else None
         if self.before is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._hear)
 
@@ -88,14 +119,24 @@ class CtrlC(Callback):
         if (error is None and self.asked) or follows_ctrl_c(error):
             raise KeyboardInterrupt from error
 
-    def on_train_batch_start(self, *args: object, **options: object) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        if self.on_main:
+            signal.signal(signal.SIGTERM, self._hear_end)  # in place of the Trainer's, which exits with code 0
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule, *batch: object) -> None:
         if self.asked:
             raise KeyboardInterrupt
+        self.terminated = trainer.strategy.reduce_boolean_decision(self.terminated, all=False)
+        if self.terminated:
+            task.stopping = trainer.should_stop = True
 
     def _hear(self, number: int, frame: object) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+
+    def _hear_end(self, number: int, frame: object) -> None:
+        self.terminated = True
 
 
 def follows_ctrl_c(error: BaseException | None) -> bool:
@@ -107,12 +148,6 @@ def follows_ctrl_c(error: BaseException | None) -> bool:
     return error is not None
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the latest step in ``folder``. Checkpoints are written whole or not at all."""
-    found = sorted(folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.split("=")[-1]))
-    return found[-1] if found else None
-
-
 class MetricsCSV(Logger):
     """One long table for the whole run: stage, step, name, value. On resume, rows from ``keep_below`` are dropped."""
 
@@ -120,6 +155,8 @@ class MetricsCSV(Logger):
         super().__init__()
         self.path, self.stage = path, stage
         rows = [r for r in read_metrics(path) if r["stage"] != stage or int(r["step"]) < keep_below]
+        if not first_process():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)

@@ -18,12 +18,14 @@ from rich.progress import Progress
 from neurobridge import __version__
 from neurobridge.data.doctor import Finding
 from neurobridge.data.frames import read_frames
-from neurobridge.data.importing import add_images, file_hash, is_current, repeats, signature
-from neurobridge.data.intervals import complement, overlaps
+from neurobridge.data.importing import add_images, file_hash, is_there, repeats, signature, write_session
+from neurobridge.data.intervals import overlaps
 from neurobridge.data.nwb import Nwb, open_nwb, some_file
 from neurobridge.data.nwb_doctor import examine_nwb
+from neurobridge.data.nwb_observed import observed_by_all, seen_by_unit, split_intervals
 from neurobridge.data.quality import QualitySettings, select_units
-from neurobridge.data.recording import Recording, Stimuli, TimeSeries, write_recording
+from neurobridge.data.recording import Recording, Stimuli, TimeSeries
+from neurobridge.data.sessions import Identity
 from neurobridge.data.sources.allen_file import SCENES, Found, look_at
 from neurobridge.data.sources.v4 import split_of
 from neurobridge.errors import UserError
@@ -41,7 +43,8 @@ def import_allen(
 ) -> Path:
     """Import Allen Visual Coding Neuropixels sessions (NWB) into the data folder ``out``; return ``out``.
 
-    Presentations that overlap invalid times are not valid. Natural scenes are split by image content and ``seed`` (by
+    Presentations that overlap invalid times are not valid; those without a duration, and spikes without a valid time
+    (below 0, as AllenSDK has it), are left out and counted. Natural scenes are split by image content and ``seed`` (by
     frame number without ``images``). Other presentations, blanks among them, are ``train`` where no picture is known,
     and ``none`` in a session with pictures, for there every training window must show one. Sessions already written
     from the same bytes and options are skipped. Raises UserError for input that cannot be used.
@@ -60,24 +63,24 @@ def import_allen(
     options = {"tables": tables, "unusable": unusable, "seed": seed, **asdict(quality)}
     options["pictures"] = signature(_picture_files(images))
     with Progress(transient=True) as progress:
-        pending: list[tuple[str, Path, str]] = []
-        for session, file in progress.track(_sessions(path).items(), description="files"):
+        pending: list[tuple[Identity, Path, str]] = []
+        for identity, file in progress.track(_sessions(path).items(), description="files"):
             mark = signature([file], **options)
-            if not is_current(out, session, mark):
-                pending.append((session, file, mark))
+            if not is_there(out, identity, mark):
+                pending.append((identity, file, mark))
         frames: dict[int, str] | None = None
         if images is not None:
             frames = {}
-            if pending or not (out / "images.h5").is_file():
+            if pending:
                 read = dict(progress.track(read_frames(Path(images)), description="pictures"))
                 frames = dict(zip(read, add_images(out, read.values()), strict=True))
-        for session, file, mark in progress.track(pending, description="sessions"):
+        for identity, file, mark in progress.track(pending, description="sessions"):
             with open_nwb(file) as nwb:
                 look, found = look_at(nwb, tables)
                 look.refuse()
-                recording = select_units(_recording(nwb, found, session, frames, unusable, seed), quality)
+                recording = select_units(_recording(nwb, found, identity, frames, unusable, seed), quality)
             recording.provenance["signature"] = mark
-            write_recording(recording, out / "sessions" / f"{session}.h5")
+            write_session(recording, out)
     return out
 
 
@@ -109,16 +112,18 @@ def session_files(path: Path) -> list[Path]:
     return files
 
 
-def _sessions(path: Path) -> dict[str, Path]:
+def _sessions(path: Path) -> dict[Identity, Path]:
     """Session -> file. Raises UserError for a session that is there twice."""
-    sessions: dict[str, Path] = {}
+    sessions: dict[Identity, Path] = {}
     for file in session_files(path):
         with open_nwb(file) as nwb:
             told = nwb.word("general/session_id") or nwb.word("identifier")
+            subject = nwb.word("general/subject/subject_id", "unknown")
         session = told if re.fullmatch(r"[\w+-][\w.+-]*", told) else file.stem
-        if session in sessions:
-            raise UserError(f"{sessions[session]} and {file} are both session {session}: remove one of them")
-        sessions[session] = file
+        identity = Identity("allen_visual_coding", subject, session)
+        if identity in sessions:
+            raise UserError(f"{sessions[identity]} and {file} are both session {session}: remove one of them")
+        sessions[identity] = file
     return sessions
 
 
@@ -134,7 +139,7 @@ def _picture_files(images: Path | None) -> list[Path]:
 
 
 def _recording(
-    nwb: Nwb, found: Found, session: str, frames: dict[int, str] | None, unusable: bool, seed: int
+    nwb: Nwb, found: Found, identity: Identity, frames: dict[int, str] | None, unusable: bool, seed: int
 ) -> Recording:
     ids, spikes, regions, usable = found.ids, found.spikes, found.regions, found.usable
     assert ids is not None, "refused before"
@@ -143,7 +148,11 @@ def _recording(
     assert usable is not None, "refused before"
     noise = found.columns["quality"] == "noise" if "quality" in found.columns else np.zeros(len(ids), dtype=bool)
     keep = np.ones(len(ids), dtype=bool) if unusable else usable & ~noise
-    of_kept = np.repeat(keep, spikes.counts)
+    unit = np.repeat(np.arange(len(ids)), spikes.counts)
+    timed = spikes.values >= 0
+    of_units = None if found.observed is None else split_intervals(found.observed)
+    seen = timed if of_units is None else timed & seen_by_unit(spikes.values, unit, of_units)
+    of_kept = keep[unit] & seen
     times = spikes.values[of_kept].astype(np.float64)
     stimuli = _stimuli(found, nwb.path, frames, seed)
     running, running_note = _running(found)
@@ -151,22 +160,29 @@ def _recording(
     clock = np.concatenate(clocks)
     duration = (float(clock.min(initial=np.inf)), float(clock.max(initial=-np.inf))) if len(clock) else (0.0, 0.0)
     masked = 0 if stimuli is None else int((~stimuli.valid).sum())
+    left_out = [
+        told
+        for count, told in (
+            (int((~timed).sum()), f"{int((~timed).sum())} of {len(timed)} spikes without a valid time (below 0 s)"),
+            (int((timed & ~seen).sum()), f"{int((timed & ~seen).sum())} outside their unit's observed intervals"),
+            (found.timeless, f"{found.timeless} presentations that stop when they start"),
+        )
+        if count
+    ]
     known = "image content" if frames is not None else "frame number (no pictures were given)"
     return Recording(
-        dataset="allen_visual_coding",
-        subject=nwb.word("general/subject/subject_id", "unknown"),
-        session=session,
+        **identity._asdict(),
         species=nwb.species("MUS_MUSCULUS"),
         signal_kind="sorted",
         spike_times=times,
-        spike_units=np.repeat(np.cumsum(keep) - 1, spikes.counts)[of_kept],
+        spike_units=(np.cumsum(keep) - 1)[unit[of_kept]],
         unit_ids=ids[keep].astype(str),
         regions=regions[keep],
         unit_columns={name: column[keep] for name, column in found.columns.items()},
         duration=duration,
         stimuli=stimuli,
         behaviour={"running": running} if running else {},
-        observed=complement(found.invalid, *duration) if len(found.invalid) else None,
+        observed=observed_by_all(of_units, found.invalid, duration, nwb.path),
         provenance={
             "source": "Allen Visual Coding Neuropixels, DANDI 000021",
             "origin_version": f"NWB {nwb.version}",
@@ -178,6 +194,7 @@ def _recording(
             "invalid_times": f"{len(found.invalid)} intervals; {masked} presentations overlap them and are not valid",
             "split": f"natural scenes by sha1 of seed {seed} and {known}",
             "running": running_note,
+            **({"left_out": f"left out {' and '.join(left_out)}"} if left_out else {}),
         },
     )
 
@@ -216,7 +233,7 @@ def _running(found: Found) -> tuple[TimeSeries | None, str]:
         return None, "none that can be used"
     times = series.times if ends is None else (series.times + ends) / 2
     values = series.values * (100.0 if series.unit.lower() == "m/s" else 1.0)
-    known = np.isfinite(values) & np.isfinite(times)
+    known = np.isfinite(values) & np.isfinite(times) & (times >= 0)
     where = "start" if ends is None else "middle"
     note = f"cm/s at the {where} of each sample; {int((~known).sum())} samples without a speed left out"
     return TimeSeries(timestamps=times[known], values=values[known]), note

@@ -11,7 +11,7 @@ import numpy as np
 
 from neurobridge.data.intervals import merged
 from neurobridge.data.nwb import Nwb, Ragged, Series
-from neurobridge.data.nwb_doctor import FAR, UNIT_MIX_UP, Look, wrong_ids, wrong_spikes, wrong_times
+from neurobridge.data.nwb_doctor import FAR, UNIT_MIX_UP, Look, wrong_ids, wrong_intervals, wrong_spikes, wrong_times
 from neurobridge.data.recording import UNKNOWN_REGION
 
 SCENES = "natural_scenes"
@@ -42,7 +42,8 @@ class Presentations:
 class Found:
     """What stands in the file; None for what is absent or cannot be used.
 
-    ids, regions, usable (the channel is valid) [N]; invalid [K, 2]; running_ends [T], where they are known.
+    ids, regions, usable (the channel is valid) [N]; invalid [K, 2]; running_ends [T], where they are known. timeless:
+    how many rows of the tables have no time or no duration; they are left out.
     """
 
     ids: np.ndarray | None = None
@@ -52,6 +53,8 @@ class Found:
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     tables: dict[str, Presentations] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    timeless: int = 0
+    observed: Ragged | None = None
     invalid: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
     running: Series | None = None
     running_ends: np.ndarray | None = None
@@ -101,7 +104,12 @@ def _stimuli(nwb: Nwb, look: Look, found: Found, wanted: tuple[str, ...]) -> Non
     for name in chosen:
         presentations = _presentations(nwb, look, name)
         if presentations is not None:
-            found.tables[name] = presentations
+            lasting = presentations.stop > presentations.start
+            found.tables[name] = Presentations(**{key: column[lasting] for key, column in vars(presentations).items()})
+            found.timeless += int((~lasting).sum())
+    if found.timeless:
+        told = f"{found.timeless} presentations that stop when they start: left out"
+        look.note("intervals", found=told, expected="presentations that last")
     if nwb.has("intervals/invalid_times"):
         edges = _edges(nwb, look, "intervals/invalid_times")
         found.invalid = merged(np.stack(edges, axis=1)) if edges else found.invalid
@@ -116,7 +124,7 @@ def _edges(nwb: Nwb, look: Look, table: str) -> tuple[np.ndarray, np.ndarray] | 
         return None
 
     def wrong(stop: np.ndarray) -> str:
-        bad = np.flatnonzero(~(stop > start))
+        bad = np.flatnonzero(stop < start)
         backwards = f"row {bad[0]} stops at {stop[bad[0]]:.6g} but starts at {start[bad[0]]:.6g}" if len(bad) else ""
         return wrong_times(stop) or backwards
 
@@ -178,6 +186,14 @@ def _units(nwb: Nwb, look: Look, found: Found, last: float) -> None:
         lambda: nwb.ragged(spikes, rows=units),
         wrong=lambda ragged: wrong_spikes(ragged, last, "presentations end at"),
     )
+    early = 0 if found.spikes is None else int((found.spikes.values < 0).sum())
+    if early:
+        look.note(spikes, found=f"{early} times below 0, which are not valid: left out", expected="seconds from 0 on")
+    if nwb.has("units/obs_intervals"):
+        key, expected = "units/obs_intervals", "intervals in s a unit"
+        found.observed = look.at(
+            key, expected, lambda: nwb.ragged(key, rows=units, dimensions=2), wrong=wrong_intervals
+        )
     for name in ("quality", *METRICS):
         read = nwb.texts if name == "quality" else nwb.floats
         column = look.at(

@@ -19,9 +19,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from neurobridge.data.findings import Check, refuse, unreadable
-from neurobridge.data.importing import is_current, signature
+from neurobridge.data.importing import is_there, signature, write_session
+from neurobridge.data.intervals import intersection
 from neurobridge.data.quality import QualitySettings, select_units
-from neurobridge.data.recording import UNKNOWN_REGION, Recording, TimeSeries, check, write_recording
+from neurobridge.data.recording import UNKNOWN_REGION, Recording, TimeSeries, check
+from neurobridge.data.sessions import Identity, file_of
 from neurobridge.data.sources.ibl_behaviour import (
     behaviour_files,
     check_span,
@@ -31,7 +33,8 @@ from neurobridge.data.sources.ibl_behaviour import (
     wheel_velocity,
 )
 from neurobridge.data.sources.ibl_files import TABLES, Probe, Session, find_probes, find_sessions, holds_sessions
-from neurobridge.data.sources.ibl_probe import NO_GREY, read_probe
+from neurobridge.data.sources.ibl_probe import NO_GREY, SILENCE_S, SILENT_SPIKES, probe_observed, read_probe
+from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError
 
 SORTERS = ("iblsorter", "pykilosort")
@@ -68,7 +71,14 @@ def import_ibl(
     path, out = Path(path), Path(out)
     if block < 1:
         raise UserError(f"--block is {block}: give at least one trial a block")
-    found = {session.name: session for session in find_sessions(path)}
+    found: dict[str, Session] = {}
+    for session in find_sessions(path):
+        other = found.setdefault(session.name, session)
+        if other != session:
+            raise UserError(
+                f"{other.path} and {session.path} are both session {session.name}: import each lab into a folder of "
+                "its own"
+            )
     if not found:
         raise UserError(f"no IBL session under {path}: give the folder that holds lab/Subjects/subject/date/number/alf")
     strange = [name for name in sessions if name not in found]
@@ -88,8 +98,9 @@ def import_ibl(
             files = behaviour_files(session, revision)
             used = [file for probe in probes[session.name] for file in probe.files.values()]
             mark = signature(sorted([*used, *files.values()]), quality=quality, eid=session.eid, **options)
-            if is_current(out, session.name, mark):
+            if is_there(out, _identity(session), mark):
                 continue
+            _refuse_other_lab(out, session)
             recording = _recording(session, probes[session.name], files, **options)
             if recording is None:
                 sentence = f"{session.path}: no unit has a label of at least {min_label:g} in grey matter"
@@ -103,12 +114,27 @@ def import_ibl(
                 empty.append(error)
                 continue
             recording.provenance["signature"] = mark
-            write_recording(recording, out / "sessions" / f"{session.name}.h5")
+            write_session(recording, out)
     if len(empty) == len(chosen):
         raise empty[0]
     for error in empty:
         Console(stderr=True, highlight=False).print(f"passed over: {error}", markup=False, soft_wrap=True)
     return out
+
+
+def _identity(session: Session) -> Identity:
+    return Identity("ibl", session.parts[0], session.name)
+
+
+def _refuse_other_lab(out: Path, session: Session) -> None:
+    """Raise UserError if the data folder holds a session of this name, by a subject of this name, of another lab."""
+    file = file_of(out, _identity(session))
+    try:
+        lab = StoredRecording(file).provenance.get("lab", "")
+    except UserError:  # absent, or damaged and to be written again
+        return
+    if lab and session.lab and lab != session.lab:
+        raise UserError(f"{file} is that of the lab {lab}, not {session.lab}: import each lab into a folder of its own")
 
 
 def recognises(path: Path) -> bool:
@@ -149,12 +175,13 @@ def _recording(
     session: Session, probes: list[Probe], files: dict[str, Path], *, min_label: float, outside: str, block: int
 ) -> Recording | None:
     """All probes, the trials and the wheel of a session; None if no unit passes the label and the region."""
-    times, owners, ids, regions, columns = [], [], [], [], []
+    times, owners, ids, regions, columns, observed = [], [], [], [], [], []
     told, units = [], 0
     for probe in probes:
         checks, data = read_probe(probe)
         refuse(checks)
         assert data is not None, "a probe whose checks passed has data"
+        observed.append(probe_observed(np.asarray(data.times, dtype=np.float64)))
         good = data.label >= min_label
         grey = ~np.isin(data.regions, NO_GREY)
         kept = good & (grey | (outside == "unknown"))
@@ -173,10 +200,14 @@ def _recording(
     spike_times, spike_units = np.concatenate(times), np.concatenate(owners)
     if len(spike_times) == 0:
         return None
-    span = (float(spike_times.min()), float(spike_times.max()))
+    clocks = np.concatenate(observed)
+    shared = intersection(observed, float(clocks.min()), float(clocks.max()))
+    if not len(shared):
+        raise UserError(f"{session.path}: no moment was recorded by all of its probes; leave this session out")
+    span = (float(clocks.min()), float(clocks.max()))
     checks, table = read_trials(files, session)
     refuse(checks)
-    stimuli = None if table is None or len(table) == 0 else trials_to_stimuli(table, spikes=span, block=block)
+    stimuli = None if table is None or len(table) == 0 else trials_to_stimuli(table, observed=shared, block=block)
     checks, wheel = read_wheel(files, session)
     refuse(checks)
     behaviour: dict[str, TimeSeries] = {}
@@ -184,7 +215,7 @@ def _recording(
         behaviour = {"wheel_position": wheel, "wheel_velocity": wheel_velocity(wheel)}
     ends = [span, *((s.timestamps[0], s.timestamps[-1]) for s in behaviour.values())]
     ends += [] if stimuli is None else [(stimuli.start.min(), stimuli.end.max())]
-    shared = set(columns[0]).intersection(*columns)
+    named = set(columns[0]).intersection(*columns)
     subject, date, number = session.parts
     return Recording(
         dataset="ibl",
@@ -197,15 +228,19 @@ def _recording(
         unit_ids=np.concatenate(ids),
         regions=np.concatenate(regions),
         duration=(min(0.0, *(float(low) for low, _ in ends)), max(float(high) for _, high in ends)),
-        unit_columns={name: np.concatenate([c[name] for c in columns]) for name in sorted(shared)},
+        unit_columns={name: np.concatenate([c[name] for c in columns]) for name in sorted(named)},
         stimuli=stimuli,
+        observed=shared,
         behaviour=behaviour,
         provenance={
             "source": "IBL Brain-Wide Map, openalyx.internationalbrainlab.org, CC BY 4.0",
             "session": f"lab {session.lab or 'unknown'}, subject {subject}, {date}, number {number}",
+            "lab": session.lab,
             "eid": session.eid or "unknown (no cache tables of ONE)",
             "reader": f"ONE-api {version('ONE-api')}, iblatlas {version('iblatlas')}",
             "probes": "; ".join(told),
+            "silences": f"{len(shared)} intervals in which every probe was observed: from its first spike to its last, "
+            f"of any cluster, without silences of {SILENCE_S:g} s and {SILENT_SPIKES} expected spikes",
             "regions": f"Beryl; units in root or void: {outside}",
             "trials": _told(stimuli),
             "split": "none" if stimuli is None else _split_told(len(stimuli), block),

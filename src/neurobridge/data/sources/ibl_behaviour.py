@@ -15,6 +15,7 @@ import pandas as pd
 import scipy.signal
 
 from neurobridge.data.findings import Check, unreadable
+from neurobridge.data.intervals import contains
 from neurobridge.data.recording import Stimuli, TimeSeries
 from neurobridge.data.sources.ibl_files import Session, newest
 from neurobridge.data.sources.ibl_probe import DAY_S, FETCH, in_a_day, read_array, read_table
@@ -152,8 +153,8 @@ def wheel_velocity(position: TimeSeries) -> TimeSeries:
     return TimeSeries(timestamps=clock[::KEEP_EVERY], values=speed[::KEEP_EVERY].astype(np.float32))
 
 
-def trials_to_stimuli(table: pd.DataFrame, *, spikes: tuple[float, float], block: int) -> Stimuli:
-    """One presentation a trial, without a picture. spikes: first and last spike in s; a trial outside is not valid.
+def trials_to_stimuli(table: pd.DataFrame, *, observed: np.ndarray, block: int) -> Stimuli:
+    """One presentation a trial, without a picture. observed [K, 2] s: a trial that leaves it is not valid.
 
     Contiguous blocks of ``block`` trials (fewer if that made less than ten): of every ten blocks the fifth is valid,
     the tenth test, the rest train. The table's numeric columns are kept; rows without a start or end are left out.
@@ -166,7 +167,7 @@ def trials_to_stimuli(table: pd.DataFrame, *, spikes: tuple[float, float], block
     valid &= np.isfinite(np.stack([event[name] for name in EVENTS])).all(0)
     start = np.where(np.isfinite(event["stimOn_times"]), event["stimOn_times"], event["intervals_0"])
     end = np.where(np.isfinite(event["feedback_times"]), event["feedback_times"], event["intervals_1"])
-    valid &= (end > start) & (start >= spikes[0]) & (end <= spikes[1])
+    valid &= (end > start) & contains(start, end, observed)
     size = max(1, min(block, len(table) // 10))
     tenth = np.arange(len(table)) // size % 10
     return Stimuli(

@@ -16,12 +16,14 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from neurobridge.data.findings import Check, reading, unreadable
+from neurobridge.data.findings import Check, reading, require, unreadable
 from neurobridge.data.recording import UNKNOWN_REGION
-from neurobridge.data.sources.ibl_files import LOCATIONS, Probe, reading_table
+from neurobridge.data.sources.ibl_files import LOCATIONS, Probe
+from neurobridge.data.tables import read_csv, read_parquet
 from neurobridge.errors import UserError
 
 DAY_S = 86_400.0
+SILENCE_S, SILENT_SPIKES = 5.0, 100
 NO_GREY = ("root", "void", UNKNOWN_REGION)
 FETCH = "download it again with ONE"
 T = TypeVar("T")
@@ -84,8 +86,8 @@ def read_array(path: Path) -> np.ndarray:
 
 def read_table(path: Path) -> pd.DataFrame:
     """A parquet or CSV table. Raises UserError."""
-    with reading_table(path):
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    require(path)
+    return pd.DataFrame((read_csv(path) if path.suffix == ".csv" else read_parquet(path)).columns)
 
 
 def read_probe(probe: Probe) -> tuple[Checks, ProbeData | None]:
@@ -113,6 +115,18 @@ def read_probe(probe: Probe) -> tuple[Checks, ProbeData | None]:
     names = np.array([f"{probe.name}/{name}" for name in ids])
     data = ProbeData(times=times, clusters=clusters, unit_ids=names, label=label, regions=beryl(atlas), columns=columns)
     return checks, data
+
+
+def probe_observed(times: np.ndarray) -> np.ndarray:
+    """[K, 2] s when a probe was recorded, by the times [S] of all its clusters, noise among them.
+
+    From the first spike to the last, but for silences so long that a recording probe has none: :data:`SILENCE_S` in
+    which :data:`SILENT_SPIKES` were to be expected at its mean rate.
+    """
+    times = np.sort(times)
+    rate = len(times) / max(float(times[-1] - times[0]), 1e-9)
+    gap = np.flatnonzero(np.diff(times) > max(SILENCE_S, SILENT_SPIKES / rate))
+    return np.stack([times[np.concatenate([[0], gap + 1])], times[np.concatenate([gap, [-1]])]], axis=1)
 
 
 def in_a_day(low: float, high: float) -> bool:

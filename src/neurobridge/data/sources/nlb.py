@@ -22,14 +22,17 @@ from rich.progress import Progress
 
 from neurobridge import __version__
 from neurobridge.data.doctor import Finding
-from neurobridge.data.importing import file_hash, is_current, repeats, signature
-from neurobridge.data.intervals import contains, intersection
-from neurobridge.data.nwb import Nwb, Ragged, Series, open_nwb, some_file
+from neurobridge.data.importing import file_hash, is_there, repeats, signature, write_session
+from neurobridge.data.intervals import contains
+from neurobridge.data.nwb import Nwb, Series, open_nwb, some_file
 from neurobridge.data.nwb_doctor import examine_nwb
-from neurobridge.data.recording import UNKNOWN_REGION, Recording, Stimuli, TimeSeries, write_recording
+from neurobridge.data.nwb_observed import observed_by_all, seen_by_unit, split_intervals
+from neurobridge.data.recording import UNKNOWN_REGION, Recording, Stimuli, TimeSeries
+from neurobridge.data.sessions import Identity
 from neurobridge.data.sources.nlb_file import TRIALS, Found, is_test, look_at
 from neurobridge.errors import UserError
 
+DATASET = "nlb_mc_maze"
 BEFORE, AFTER = 0.250, 0.450
 SPLITS = {"train": "train", "val": "test"}
 
@@ -62,15 +65,15 @@ def import_nlb(
     with Progress(transient=True) as progress:
         for session, file in progress.track(_sessions(path).items(), description="sessions"):
             mark = signature([file], held_out=held_out, valid_fraction=valid_fraction, seed=seed)
-            if is_current(out, session, mark):
-                continue
             with open_nwb(file) as nwb:
+                if is_there(out, Identity(DATASET, _subject(nwb), session), mark):
+                    continue
                 look, found = look_at(nwb)
                 look.refuse()
                 recording = _recording(nwb, found, session, valid_fraction, seed)
             recording = recording if held_out else held_in(recording)
             recording.provenance["signature"] = mark
-            write_recording(recording, out / "sessions" / f"{session}.h5")
+            write_session(recording, out)
     return out
 
 
@@ -136,7 +139,11 @@ def _recording(nwb: Nwb, found: Found, session: str, valid_fraction: float, seed
     assert within is not None, "refused before"
     assert trial_split is not None, "refused before"
     unit = np.repeat(np.arange(len(ids)), spikes.counts)
-    seen, shared = _observed(spikes, observed)
+    of_units = split_intervals(observed)
+    seen = seen_by_unit(spikes.values, unit, of_units)
+    span = float(observed.values[:, 0].min()), float(observed.values[:, 1].max())
+    shared = observed_by_all(of_units, found.invalid, span, nwb.path)
+    shared = np.array([span]) if shared is None else shared
     start = np.ceil(np.round((onset - BEFORE) * 1000, 6)) / 1000
     told = np.isfinite(start)
     start, end = start[told], start[told] + BEFORE + AFTER
@@ -151,8 +158,8 @@ def _recording(nwb: Nwb, found: Found, session: str, valid_fraction: float, seed
     clock = np.concatenate(clocks)
     gaps = ", ".join(f"{name} in '{series.unit}'" for name, series in found.behaviour.items())
     return Recording(
-        dataset="nlb_mc_maze",
-        subject=nwb.word("general/subject/subject_id", "Jenkins"),
+        dataset=DATASET,
+        subject=_subject(nwb),
         session=session,
         species=nwb.species("MACACA_MULATTA"),
         signal_kind="sorted",
@@ -187,16 +194,8 @@ def _recording(nwb: Nwb, found: Found, session: str, valid_fraction: float, seed
     )
 
 
-def _observed(spikes: Ragged, observed: Ragged) -> tuple[np.ndarray, np.ndarray]:
-    """([S] spikes within their unit's intervals, [K, 2] the intervals in which every unit was observed)."""
-    sets = np.split(observed.values.astype(np.float64), observed.ends[:-1])
-    seen = np.zeros(len(spikes.values), dtype=bool)
-    firsts = spikes.ends - spikes.counts
-    for row, intervals in enumerate(sets):
-        part = slice(firsts[row], spikes.ends[row])
-        seen[part] = contains(spikes.values[part], spikes.values[part], intervals)
-    distinct = list({intervals.tobytes(): intervals for intervals in sets}.values())
-    return seen, intersection(distinct, observed.values[:, 0].min(), observed.values[:, 1].max())
+def _subject(nwb: Nwb) -> str:
+    return nwb.word("general/subject/subject_id", "Jenkins")
 
 
 def _without_gaps(series: Series) -> TimeSeries:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from neurobridge.data.nwb import Nwb, Ragged, Series
-from neurobridge.data.nwb_doctor import UNIT_MIX_UP, Look, wrong_ids, wrong_spikes, wrong_times
+from neurobridge.data.nwb_doctor import UNIT_MIX_UP, Look, wrong_ids, wrong_intervals, wrong_spikes, wrong_times
+from neurobridge.data.nwb_observed import INVALID, invalid_times
 from neurobridge.data.recording import UNKNOWN_REGION
 
 TRIALS = "intervals/trials"
@@ -23,13 +24,15 @@ BEHAVIOUR = ("hand_pos", "hand_vel", "cursor_pos", "eye_pos")
 class Found:
     """What stands in the file; None for what is absent or cannot be used.
 
-    ids, held_out, regions [N]; onset, within (the onset lies in its trial), trial_split, condition [P].
+    ids, held_out, regions [N]; invalid [K, 2] s, a set; onset, within (the onset lies in its trial), trial_split,
+    condition [P].
     """
 
     ids: np.ndarray | None = None
     spikes: Ragged | None = None
     held_out: np.ndarray | None = None
     observed: Ragged | None = None
+    invalid: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
     regions: np.ndarray | None = None
     onset: np.ndarray | None = None
     within: np.ndarray | None = None
@@ -64,6 +67,9 @@ def look_at(nwb: Nwb) -> tuple[Look, Found]:
         wrong=lambda held: "" if np.isin(held, (0, 1)).all() else "not true or false",
         fatal=not test,
     )
+    if nwb.has(INVALID):
+        invalid = look.at(INVALID, "intervals in s", lambda: invalid_times(nwb))
+        found.invalid = found.invalid if invalid is None else invalid
     _regions(nwb, look, found, units)
     _trials(nwb, look, found, test)
     for name in BEHAVIOUR:
@@ -152,14 +158,8 @@ def is_test(file: Path) -> bool:
 
 
 def _wrong_intervals(observed: Ragged) -> str:
-    if observed.values.shape[1] != 2:
-        return "not a start and a stop an interval"
-    if len(observed.values) == 0 or (observed.counts == 0).any():
-        return "a unit without intervals"
-    bad = np.flatnonzero(~(observed.values[:, 1] > observed.values[:, 0]))
-    if len(bad):
-        return f"interval {bad[0]} is {observed.values[bad[0]].tolist()}"
-    return wrong_times(observed.values.ravel())
+    none = len(observed.values) == 0 or (observed.counts == 0).any()
+    return wrong_intervals(observed) or ("a unit without intervals" if none else "")
 
 
 def _wrong_series(series: Series, last: float) -> str:

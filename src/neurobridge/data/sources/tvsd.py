@@ -23,10 +23,11 @@ import numpy as np
 from rich.progress import Progress
 
 from neurobridge.data.findings import refuse, require
-from neurobridge.data.importing import add_images, file_hash, is_current, signature
+from neurobridge.data.importing import add_images, file_hash, is_there, signature, write_session
 from neurobridge.data.matfile import open_mat
 from neurobridge.data.quality import QualitySettings, select_units
-from neurobridge.data.recording import Recording, Stimuli, write_recording
+from neurobridge.data.recording import Recording, Stimuli
+from neurobridge.data.sessions import Identity
 from neurobridge.data.sources.things import ThingsSplits, concept_of, find_pictures, read_picture
 from neurobridge.data.sources.tvsd_checks import (
     check_counts,
@@ -105,8 +106,7 @@ def import_tvsd(
         )
         for monkey in monkeys
     }
-    whole = pictures is None or (out / "images.h5").is_file()
-    pending = [m for m in monkeys if not (whole and is_current(out, _session(m, signal), marks[m.letter]))]
+    pending = [m for m in monkeys if not is_there(out, _identity(m, signal), marks[m.letter])]
     with Progress(transient=True) as progress:
         ids: dict[PurePosixPath, str] = {}
         if pictures and pending:
@@ -117,12 +117,12 @@ def import_tvsd(
             recording = _recording(monkey, signal, statistics, paths[monkey.letter], ids, splits, progress)
             recording = select_units(recording, quality)
             recording.provenance["signature"] = marks[monkey.letter]
-            write_recording(recording, out / "sessions" / f"{recording.session}.h5")
+            write_session(recording, out)
     return out
 
 
-def _session(monkey: Monkey, signal: str) -> str:
-    return f"monkey{monkey.letter}_{signal}"
+def _identity(monkey: Monkey, signal: str) -> Identity:
+    return Identity("tvsd", f"monkey{monkey.letter}", f"monkey{monkey.letter}_{signal}")
 
 
 def _recording(
@@ -164,9 +164,7 @@ def _recording(
     times, units, events = _events(values[np.ix_(valid, kept)], start[valid], monkey.regions[kept])
     silent = np.flatnonzero(~kept)
     return Recording(
-        dataset="tvsd",
-        subject=f"monkey{monkey.letter}",
-        session=_session(monkey, signal),
+        **_identity(monkey, signal)._asdict(),
         species="MACACA_MULATTA",
         signal_kind="mua_envelope",
         spike_times=times,

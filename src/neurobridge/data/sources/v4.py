@@ -18,13 +18,15 @@ import numpy as np
 from rich.progress import Progress
 
 from neurobridge.data.doctor import Finding
-from neurobridge.data.images import ImageSet, content_id
-from neurobridge.data.importing import is_current, refuse_pointer, signature
+from neurobridge.data.images import content_id
+from neurobridge.data.importing import add_images, is_there, refuse_pointer, signature, write_session
 from neurobridge.data.pictures import decode_picture
-from neurobridge.data.recording import Recording, Stimuli, write_recording
+from neurobridge.data.recording import Recording, Stimuli
+from neurobridge.data.sessions import Identity
 from neurobridge.data.splits import split_of
 from neurobridge.errors import UserError, reading
 
+DATASET = "macaque_v4"
 INTERVAL = 0.2
 WINDOW = 0.1
 TEST_FRACTION = 1 / 6
@@ -52,21 +54,24 @@ def import_v4(path: Path, out: Path = Path("data/v4"), *, seed: int = 0) -> Path
         raise UserError(f"{path} holds no responses_mean/responses_<session>.npy: is it the V4 release's folder?")
     archives = {session_of(file): path / "images" / f"images_{session_of(file)}.zip" for file in sources}
     signatures = {session_of(file): _signature(file, archives[session_of(file)], seed) for file in sources}
-    pending = [file for file in sources if not is_current(out, session_of(file), signatures[session_of(file)])]
+    pending = [file for file in sources if not is_there(out, _identity(session_of(file)), signatures[session_of(file)])]
     shown = {session: archive for session, archive in archives.items() if archive.is_file()}
-    pending_images = any(session_of(file) in shown for file in pending) or not (out / "images.h5").is_file()
     with Progress(transient=True) as progress:
         ids: dict[str, np.ndarray] = {}
-        if shown and pending_images:
-            ids = _write_images(shown, out / "images.h5", progress)
+        if any(session_of(file) in shown for file in pending):
+            ids = _write_images(shown, out, progress)
         task = progress.add_task("sessions", total=len(pending))
         for file in pending:
             session = session_of(file)
             recording = _recording(file, ids.get(session), archives[session], seed)
             recording.provenance["signature"] = signatures[session]
-            write_recording(recording, out / "sessions" / f"{session}.h5")
+            write_session(recording, out)
             progress.advance(task)
     return out
+
+
+def _identity(session: str) -> Identity:
+    return Identity(DATASET, subject_of(session), session)
 
 
 def subject_of(session: str) -> str:
@@ -155,8 +160,8 @@ def _is_image_name(name: str) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
 
 
-def _write_images(archives: dict[str, Path], path: Path, progress: Progress) -> dict[str, np.ndarray]:
-    """Write the image set of all sessions; return the content ids [P] of each session."""
+def _write_images(archives: dict[str, Path], out: Path, progress: Progress) -> dict[str, np.ndarray]:
+    """Add the pictures of all sessions to the folder's; return the content ids [P] of each session."""
     task = progress.add_task("images", total=len(archives) + 1)
     ids: dict[str, np.ndarray] = {}
     unique: dict[str, np.ndarray] = {}
@@ -169,16 +174,7 @@ def _write_images(archives: dict[str, Path], path: Path, progress: Progress) -> 
         for key in set(ids[session].tolist()):
             shown[key] = shown.get(key, 0) + 1
         progress.advance(task)
-    shapes = {picture.shape for picture in unique.values()}
-    if len(shapes) > 1:
-        raise UserError(
-            f"the archives beside {archive} hold pictures of several sizes {sorted(shapes)}; bring them to one"
-        )
-    ImageSet(
-        ids=np.array(list(unique)),
-        pixels=np.stack(list(unique.values())),
-        labels={"sessions": np.array([shown[key] for key in unique], dtype=np.int64)},
-    ).write(path)
+    add_images(out, unique.values(), {"sessions": [shown[key] for key in unique]})
     progress.advance(task)
     return ids
 
@@ -209,7 +205,7 @@ def _recording(file: Path, ids: np.ndarray | None, archive: Path, seed: int) -> 
         split = np.array([split_of(key, seed=seed, test=TEST_FRACTION, valid=VALID_FRACTION) for key in ids.tolist()])
     start = INTERVAL * np.arange(presentations)
     return Recording(
-        dataset="macaque_v4",
+        dataset=DATASET,
         subject=subject_of(session),
         session=session,
         species="MACACA_MULATTA",

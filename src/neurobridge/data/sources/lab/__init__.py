@@ -13,16 +13,16 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from neurobridge.data.guard import open_hdf5
-from neurobridge.data.importing import add_images, file_hash, is_current, signature
+from neurobridge.data.importing import add_images, file_hash, is_there, signature, write_session
 from neurobridge.data.quality import QualitySettings, select_units
-from neurobridge.data.recording import write_recording
+from neurobridge.data.sessions import Identity, locked
 from neurobridge.data.sources.lab.containers import SORTING_ARCHIVE, SORTING_FILES
 from neurobridge.data.sources.lab.examination import examine, recognises
 from neurobridge.data.sources.lab.manifest import Manifest, manifests_of, read_manifest, resolve
 from neurobridge.data.sources.lab.session import Session, build
+from neurobridge.data.sources.lab.splits import Splits
 from neurobridge.data.sources.lab.tsgroup import recording_from_tsgroup
-from neurobridge.errors import UserError, reading
+from neurobridge.errors import UserError
 
 __all__ = ["examine", "import_lab", "recognises", "recording_from_tsgroup"]
 
@@ -43,37 +43,39 @@ def import_lab(path: Path, out: Path = Path("data/lab"), *, quality: QualitySett
         UserError: The manifest or a file it names cannot be right; the sentence has the file, the row and the mend.
     """
     path, out = Path(path), Path(out)
-    manifests = [read_manifest(file) for file in manifests_of(path)]
-    sessions = {m.session_id: m.file for m in manifests}
-    for m in manifests:
-        if sessions[m.session_id] != m.file:
-            raise UserError(f"{m.file} and {sessions[m.session_id]} both declare session '{m.session_id}': rename one")
-    marks = {m.session_id: signature(_files(m), quality=quality) for m in manifests}
-    pending = [
-        m
-        for m in manifests
-        if not (m.image_root is None or (out / "images.h5").is_file())
-        or not is_current(out, m.session_id, marks[m.session_id])
-    ]
-    splits = _splits(out, skip={m.session_id for m in pending}) if pending else {}
+    manifests = {_identity(m): m for m in (read_manifest(file) for file in reversed(manifests_of(path)))}
+    for file in manifests_of(path):
+        identity = _identity(read_manifest(file))
+        if manifests[identity].file != file:
+            raise UserError(f"{manifests[identity].file} and {file} both declare session '{identity}': rename one")
+    marks = {identity: signature(_files(m), quality=quality) for identity, m in manifests.items()}
+    pending = [identity for identity in manifests if not is_there(out, identity, marks[identity])]
+    splits = Splits(out, skip=pending)
     with Progress(transient=True) as progress:
-        for m in progress.track(pending, description="sessions"):
+        for identity in progress.track(pending, description="sessions"):
+            m = manifests[identity]
             session = build(m)
-            _refuse_other_split(m, session, splits)
-            _write(m, session, out, quality, marks[m.session_id])
+            _write(m, session, out, quality, marks[identity], splits)
     return out
 
 
-def _write(m: Manifest, session: Session, out: Path, quality: QualitySettings, mark: str) -> None:
-    session.recording.provenance = _provenance(m, mark)
+def _identity(m: Manifest) -> Identity:
+    return Identity(m.dataset, m.subject, m.session_id)
+
+
+def _write(m: Manifest, session: Session, out: Path, quality: QualitySettings, mark: str, splits: Splits) -> None:
+    session.recording.provenance |= _provenance(m, mark)
     try:
         recording = select_units(session.recording, quality)
     except UserError as error:
         raise UserError(f"{m.file}: {error}") from error
-    if session.pictures:
-        labels = {name: [of[key] for key in session.pictures] for name, of in session.labels.items()}
-        add_images(out, session.pictures.values(), labels)
-    write_recording(recording, out / "sessions" / f"{m.session_id}.h5")
+    with locked(out):  # an import beside this one may give a picture another split
+        if m.stimuli is not None:
+            splits.refuse_other(recording, resolve(m, m.stimuli.path))
+        if session.pictures:
+            labels = {name: [of[key] for key in session.pictures] for name, of in session.labels.items()}
+            add_images(out, session.pictures.values(), labels)
+        write_session(recording, out)
 
 
 def _provenance(m: Manifest, mark: str) -> dict[str, str]:
@@ -100,8 +102,10 @@ def _content(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     found = [file for file in (path / name for name in (*SORTING_FILES, SORTING_ARCHIVE)) if file.is_file()]
+    found = found or sorted(path.rglob("*.parquet"))
     if not found:
-        raise UserError(f"{path} is a folder without a saved sorting ({', '.join(SORTING_FILES)}): mend the path")
+        sorting = ", ".join(SORTING_FILES)
+        raise UserError(f"{path} is a folder without a saved sorting ({sorting}) or Parquet files: mend the path")
     return found
 
 
@@ -112,30 +116,3 @@ def _files(m: Manifest) -> list[Path]:
     if m.image_root is not None and resolve(m, m.image_root).is_dir():
         files += sorted(file for file in resolve(m, m.image_root).rglob("*") if file.is_file())
     return files
-
-
-def _splits(out: Path, *, skip: set[str]) -> dict[str, tuple[str, str]]:
-    """Content id -> (split, session) of the pictures in the sessions of ``out`` that are not made again."""
-    known: dict[str, tuple[str, str]] = {}
-    for file in sorted((out / "sessions").glob("*.h5")):
-        if file.stem in skip:
-            continue
-        with reading(file, "HDF5 recording", "import it again"), open_hdf5(file) as opened:
-            if "stimuli" in opened:
-                columns = (opened[f"stimuli/{name}"].asstr()[:].tolist() for name in ("image_id", "split"))
-                known |= {key: (split, file.stem) for key, split in zip(*columns, strict=True) if key}
-    return known
-
-
-def _refuse_other_split(m: Manifest, session: Session, splits: dict[str, tuple[str, str]]) -> None:
-    """One picture, one split over all sessions; ``splits`` learns those of this session."""
-    stimuli = session.recording.stimuli
-    if stimuli is None or m.stimuli is None:
-        return
-    for row, (key, split) in enumerate(zip(stimuli.image_id.tolist(), stimuli.split.tolist(), strict=True)):
-        there, other = splits.setdefault(key, (split, m.session_id)) if key else (split, "")
-        if there != split:
-            raise UserError(
-                f"{resolve(m, m.stimuli.path)}: presentation {row} of session {m.session_id} shows a picture in the "
-                f"split {split} that session {other} has in {there}; give one picture one split in all sessions"
-            )

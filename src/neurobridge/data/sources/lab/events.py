@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from neurobridge.data.sources.lab.columns import Frame, read_arrays, read_frame, seconds
-from neurobridge.data.sources.lab.manifest import MIX_UP, VALUED, Manifest
+from neurobridge.data.sources.lab.manifest import MIX_UP, TIGHT, VALUED, Manifest
 from neurobridge.data.sources.lab.presentations import Presentations
 from neurobridge.errors import UserError
 
@@ -18,7 +18,7 @@ FASTEST_HZ = 1000.0
 SLOWEST_HZ = 0.01
 LONG_S = 86_400.0
 FEWEST = 50
-TIGHT = 1 / 500
+BRIEF_S, MANY = 1e-3, 200.0  # of counting windows: a shorter one counts nothing; a longer one, in presentations
 
 
 def event_columns(manifest: Manifest) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -29,8 +29,10 @@ def event_columns(manifest: Manifest) -> tuple[tuple[str, ...], tuple[str, ...]]
     return ((*names, "value"), ()) if manifest.signal_kind in VALUED else (names, ("value",))
 
 
-def read_events(manifest: Manifest, unit_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Times [S] in s, unit rows [S] and values [S] (None for spikes)."""
+def read_events(
+    manifest: Manifest, unit_ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    """Times [S] in s, unit rows [S], values [S] (None for spikes) and rows [S] of the file that they stand in."""
     valued = manifest.signal_kind in VALUED
     labels = manifest.spikes.layout == "labels"
     needed, optional = event_columns(manifest)
@@ -52,7 +54,7 @@ def read_events(manifest: Manifest, unit_ids: np.ndarray) -> tuple[np.ndarray, n
     times = seconds(raw, manifest.time_unit, manifest)
     rows = _labelled(frame, unit_ids, manifest) if labels else _indexed(frame, len(unit_ids), manifest)
     _check_times(frame, needed[0], raw, times, rows, unit_ids, manifest)
-    return times, rows, frame.numbers("value") if valued else None
+    return times, rows, frame.numbers("value") if valued else None, frame.rows
 
 
 def _labelled(frame: Frame, unit_ids: np.ndarray, manifest: Manifest) -> np.ndarray:
@@ -141,6 +143,7 @@ def read_binned(manifest: Manifest, shown: Presentations, units: int) -> tuple[n
     """One event a (trial, bin, unit), at the bin's centre after the onset, whose value is the count or envelope."""
     file, raw = read_arrays(manifest, manifest.spikes, ("values", "bin_edges"))
     values, edges = raw.columns["values"], raw.columns["bin_edges"].ravel()
+    values = values.astype(np.uint8) if values.dtype.kind == "b" else values  # a raster of spikes, in MATLAB logical
     if values.dtype.kind not in "iuf" or edges.dtype.kind not in "iuf":
         raise UserError(f"{file}: values have type {values.dtype} and bin_edges {edges.dtype}, expected numbers")
     if manifest.spikes.format == "mat" and values.ndim == 2:
@@ -165,6 +168,12 @@ def read_binned(manifest: Manifest, shown: Presentations, units: int) -> tuple[n
     edges = edges.astype(np.float64)
     rate = manifest.sampling_rate if manifest.time_unit == "samples" else {"s": 1.0, "ms": 1000.0}[manifest.time_unit]
     centre = (edges[1:] + edges[:-1]) / 2 / rate
+    span, longest = float(edges[-1] - edges[0]) / rate, float((shown.end - shown.start).max())
+    if span < BRIEF_S or span > MANY * longest:
+        raise UserError(
+            f"{file}: the bins span {span:g} s beside presentations of up to {longest:g} s; {MIX_UP} (bin_edges have "
+            f"the time_unit {manifest.time_unit})"
+        )
     times = shown.start[:, None] + centre
     outside = np.argwhere((times < manifest.duration[0]) | (times > manifest.duration[1]))
     if len(outside):

@@ -37,6 +37,7 @@ EXPECTED = {
     "valid": "true or false",
     "trial_id": "text, each once",
     "concept": "text",
+    "condition": "text",
 }
 
 
@@ -94,6 +95,8 @@ def _examine(file: Path) -> Iterator[Finding]:
         yield _refused(file, "contents", "what can be imported", error)
         return
     r = session.recording
+    if told := r.provenance.get("observed"):
+        yield Finding(file=file, key="observed", found=told, expected="when spikes were recorded", ok=True)
     found = f"{len(r.unit_ids)} units, {len(r.spike_times)} events, {len(session.pictures)} pictures"
     yield Finding(file=file, key="contents", found=found, expected="what can be imported", ok=True)
 

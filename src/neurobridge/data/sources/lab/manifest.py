@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import re
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal
 
 import yaml
 
 from neurobridge.data.recording import UNKNOWN_REGION, SignalKind
+from neurobridge.data.sources.lab.filling import fill, kind, missing_keys
 from neurobridge.errors import UserError, reading
 
 TimeUnit = Literal["s", "ms", "samples"]
@@ -21,6 +20,7 @@ Layout = Literal["labels", "indices", "binned"]
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 MOST_BYTES = 1_000_000
 VALUED = ("binned_count", "mua_envelope")
+TIGHT = 1 / 500  # share of the duration in which only a mix-up of units puts everything
 MIX_UP = "is the time_unit right (s taken for ms, or ms for s)?"
 
 
@@ -69,10 +69,12 @@ class Manifest:
     duration: First and last moment of the recording, in s whatever the time unit: the check against a mix-up.
     areas: Every region name that the unit table may use; ``unknown`` is always allowed.
     spikes, units, stimuli: The tables; without stimuli the session serves pretraining only.
+    observed: Intervals [start, stop] in s in which spikes were recorded; outside, a count is unknown and not zero.
     species: NCBI name, such as MACACA_MULATTA.
     sampling_rate: Samples a second, where a time unit is samples.
     image_root: Folder of the pictures, relative to the manifest; null: they are not at hand. Needed with stimuli.
-    split: ``column`` (the table's own), ``image`` or ``concept`` (drawn from content or concept). Needed with stimuli.
+    split: ``column`` (the table's own), ``image`` or ``concept`` (drawn from the picture's content, or its image_id
+    where it is not at hand, or from the concept). Needed with stimuli.
     split_seed, split_test, split_valid: Seed and shares of such a draw.
     """
 
@@ -88,6 +90,7 @@ class Manifest:
     spikes: SpikeTable
     units: Table
     stimuli: StimulusTable | None = None
+    observed: list[tuple[float, float]] = field(default_factory=list)
     species: str = "UNKNOWN"
     sampling_rate: float | None = None
     image_root: Path | None = None
@@ -120,10 +123,28 @@ def read_manifest(path: Path) -> Manifest:
     with reading(path, "YAML manifest", "mend the line"):
         loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     if not isinstance(loaded, dict):
-        raise UserError(f"{path} holds {_kind(loaded)}, expected keys and values: see docs/data-format.md")
-    manifest = _fill(Manifest, loaded, str(path), file=path)
-    _check(manifest, loaded)
+        raise UserError(f"{path} holds {kind(loaded)}, expected keys and values: see docs/data-format.md")
+    _refuse_missing(loaded, path)
+    manifest = fill(Manifest, loaded, str(path), file=path)
+    _check(manifest)
     return manifest
+
+
+def _refuse_missing(given: dict, where: Path) -> None:
+    """Raise UserError for all that is missing, in one sentence."""
+    missing, told = [f"'{key}'" for key in missing_keys(Manifest, given, str(where))], []
+    if missing:
+        are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        told.append(f"{', '.join(missing)} {are} missing; nothing is guessed, so declare {them}")
+    stimuli = given.get("stimuli")
+    absent = [f"no {key}" for key in ("image_root", "split") if stimuli is not None and key not in given]
+    if absent:
+        told.append(f"stimuli are given but {' and '.join(absent)}; declare it ('image_root: null': no pictures)")
+    units = (given.get("time_unit"), stimuli.get("time_unit") if isinstance(stimuli, dict) else None)
+    if "samples" in units and "sampling_rate" not in given:
+        told.append("times are in samples but sampling_rate is None; give it in Hz")
+    if told:
+        raise UserError(f"{where}: {'; '.join(told)} (see docs/data-format.md)")
 
 
 def manifests_of(path: Path) -> list[Path]:
@@ -143,7 +164,7 @@ def resolve(manifest: Manifest, path: Path) -> Path:
     return manifest.file.parent / path
 
 
-def _check(m: Manifest, given: dict) -> None:
+def _check(m: Manifest) -> None:
     where = m.file
     for key in ("dataset", "subject", "session_id"):
         if not NAME.fullmatch(getattr(m, key)):
@@ -158,16 +179,14 @@ def _check(m: Manifest, given: dict) -> None:
         raise UserError(f"{where}: sampling_rate is given but no time is in samples; remove it or mend time_unit")
     if not m.areas:
         raise UserError(f"{where}: areas is empty; list every region name of the unit table ('{UNKNOWN_REGION}' too)")
-    if m.stimuli is not None:
-        for key in ("image_root", "split"):
-            if key not in given:
-                raise UserError(
-                    f"{where}: stimuli are given but no {key}; declare it ('image_root: null': no pictures)"
-                )
-        if m.split is None:
-            raise UserError(f"{where}: split is null; declare column, image or concept")
-        if m.split == "image" and m.image_root is None:
-            raise UserError(f"{where}: split: image needs the pictures; give image_root, or split by column or concept")
+    for low, high in m.observed:
+        if not low < high or high <= start or low >= end:
+            raise UserError(
+                f"{where}: observed holds [{low:g}, {high:g}]; give a start and a later stop, in s, within the "
+                f"duration of {start:g} to {end:g} s"
+            )
+    if m.stimuli is not None and m.split is None:
+        raise UserError(f"{where}: split is null; declare column, image or concept")
     if min(m.split_test, m.split_valid) < 0 or not m.split_test + m.split_valid < 1:
         shares = f"{m.split_test:g} and {m.split_valid:g}"
         raise UserError(f"{where}: split_test and split_valid are {shares}; they are shares that leave some train")
@@ -196,79 +215,3 @@ def _check(m: Manifest, given: dict) -> None:
 def stimulus_unit(m: Manifest) -> TimeUnit:
     """The clock unit of the stimulus table."""
     return m.stimuli.time_unit if m.stimuli is not None and m.stimuli.time_unit is not None else m.time_unit
-
-
-def _fill(cls: type, given: dict, where: str, **ours: object) -> Any:
-    """A dataclass from a mapping; UserError for keys unknown or missing and for values of another type."""
-    known = {f.name: f for f in fields(cls) if not f.metadata.get("ours")}
-    for key in given:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"do you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
-            raise UserError(f"{where}: unknown key '{str(key)[:80]}'; {hint}")
-    hints = get_type_hints(cls)
-    values = {}
-    for name, f in known.items():
-        if name in given:
-            values[name] = _convert(given[name], hints[name], where, name)
-        elif f.default is MISSING and f.default_factory is MISSING:
-            raise UserError(f"{where}: '{name}' is missing; nothing is guessed, so declare it")
-    return cls(**values, **ours)
-
-
-def _convert(value: Any, hint: Any, where: str, name: str) -> Any:
-    if get_origin(hint) in (Union, UnionType):
-        if value is None:
-            return None
-        hint = next(a for a in get_args(hint) if a is not NoneType)
-
-    def refuse(expected: str) -> UserError:
-        return UserError(f"{where}: {name} is {_kind(value)}, expected {expected}")
-
-    if is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise refuse("keys and values (path, format, ...)")
-        return _fill(hint, value, f"{where}: {name}")  # pyright: ignore
-    if get_origin(hint) is Literal:
-        if isinstance(value, bool) or value not in get_args(hint):
-            raise refuse(f"one of {', '.join(map(str, get_args(hint)))}")
-        return value
-    if hint is str or hint is Path:
-        if not isinstance(value, str) or not value.isprintable() or not value:
-            raise refuse("text (put it in quotes)")
-        return hint(value)
-    if hint is datetime.date:
-        if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
-            return value
-        raise refuse("a day as YYYY-MM-DD, without quotes")
-    if hint in (int, float):
-        if isinstance(value, bool) or not isinstance(value, (int, hint)):
-            raise refuse("a number")
-        return _number(value, hint, refuse)
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list) or len(value) != 2:
-            raise refuse("two numbers, [first, last]")
-        return tuple(_convert(part, float, where, name) for part in value)
-    if get_origin(hint) is list:
-        if not isinstance(value, list):
-            raise refuse("a list, [V1, V4]")
-        return [_convert(part, str, where, name) for part in value]
-    assert get_origin(hint) is dict
-    if not isinstance(value, dict):
-        raise refuse("keys and values, {our_name: their_name}")
-    return {_convert(k, str, where, name): _convert(v, str, where, f"{name}.{k}") for k, v in value.items()}
-
-
-def _number(value: Any, hint: type, refuse: Any) -> Any:
-    try:
-        return hint(value)
-    except OverflowError as error:
-        raise refuse("a smaller number") from error
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "empty"
-    if isinstance(value, (dict, list)):
-        return "keys and values" if isinstance(value, dict) else "a list"
-    return f"'{str(value)[:80]}' ({type(value).__name__})"

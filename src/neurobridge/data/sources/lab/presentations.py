@@ -5,26 +5,33 @@ Letters: P presentations.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
+from neurobridge.data.checks import STIMULUS_FIELDS
 from neurobridge.data.images import content_id
-from neurobridge.data.importing import refuse_pointer
+from neurobridge.data.importing import refuse_pointer, repeats
 from neurobridge.data.pictures import read_picture
 from neurobridge.data.recording import SPLITS
 from neurobridge.data.sources.lab.columns import Frame, first_of_each, read_frame, seconds
-from neurobridge.data.sources.lab.manifest import MIX_UP, Manifest, resolve, stimulus_unit
+from neurobridge.data.sources.lab.extras import kept_columns
+from neurobridge.data.sources.lab.manifest import MIX_UP, TIGHT, Manifest, resolve, stimulus_unit
 from neurobridge.data.splits import split_keys
 from neurobridge.errors import UserError
 
 STIMULUS_COLUMNS = ("onset", "offset", "image_id")
-STIMULUS_OPTIONS = ("trial_id", "repeat", "valid", "image_path", "split", "concept")
+STIMULUS_OPTIONS = ("trial_id", "repeat", "valid", "image_path", "split", "concept", "condition")
+BRIEF_S = 0.01
 
 
 @dataclass(kw_only=True)
 class Presentations:
-    """The stimulus table: ``name`` is the lab's own image id; ``key`` the content id, or empty without pictures."""
+    """The stimulus table: ``name`` is the lab's own image id; ``key`` the content id, or empty without pictures.
+
+    ``columns``: what is kept beside, trial ids, concepts and the lab's own columns among it.
+    """
 
     frame: Frame
     start: np.ndarray
@@ -35,6 +42,13 @@ class Presentations:
     split: np.ndarray
     valid: np.ndarray
     concept: np.ndarray | None
+    condition: np.ndarray | None
+    columns: dict[str, np.ndarray]
+
+    @property
+    def image(self) -> np.ndarray:
+        """[P] what tells the images apart: their content, or the lab's id of a picture that is not at hand."""
+        return np.where(self.key == "", self.name, self.key)
 
 
 def stimulus_columns(manifest: Manifest) -> tuple[str, ...]:
@@ -49,13 +63,14 @@ def read_presentations(manifest: Manifest) -> tuple[Presentations | None, dict[s
         return None, {}
     needed = stimulus_columns(manifest)
     optional = [name for name in STIMULUS_OPTIONS if name not in needed]
-    frame = read_frame(manifest, manifest.stimuli, needed, optional)
+    frame = read_frame(manifest, manifest.stimuli, needed, optional, extra=True)
     if not len(frame):
         raise UserError(
             f"{frame.file} holds no presentations of session {manifest.session_id}: remove stimuli, or mend it"
         )
     unit = stimulus_unit(manifest)
-    onset, offset = (seconds(frame.numbers(name), unit, manifest) for name in ("onset", "offset"))
+    read = frame.integers if unit == "samples" else frame.numbers
+    onset, offset = (seconds(read(name).astype(np.float64), unit, manifest) for name in ("onset", "offset"))
     _check_presentations(frame, onset, offset, manifest)
     names = frame.text("image_id")
     key, pictures = _pictures(frame, names, manifest)
@@ -66,10 +81,15 @@ def read_presentations(manifest: Manifest) -> tuple[Presentations | None, dict[s
         end=offset,
         name=names,
         key=key,
-        repeat=_repeats(frame, names),
-        split=_splits(frame, key, concept, manifest),
+        repeat=_repeats(frame, names, key),
+        split=_splits(frame, np.where(key == "", names, key), concept, manifest),
         valid=frame.truths("valid") if "valid" in frame else np.ones(len(frame), dtype=bool),
         concept=concept,
+        condition=frame.text("condition", empty=True) if "condition" in frame else None,
+        columns={
+            **{name: frame.text(name) for name in ("trial_id", "concept") if name in frame},
+            **kept_columns(frame, (*STIMULUS_COLUMNS, *STIMULUS_OPTIONS), STIMULUS_FIELDS),
+        },
     )
     _refuse_two_splits(shown)
     return shown, pictures
@@ -89,6 +109,13 @@ def _check_presentations(frame: Frame, onset: np.ndarray, offset: np.ndarray, ma
         offset > end,
         lambda row: f"the offset is at {offset[row]:g} s, after the end of the recording at {end:g} s; {MIX_UP}",
     )
+    span, typical = float(offset.max() - onset.min()), float(np.median(offset - onset))
+    if span < TIGHT * (end - start) and typical < BRIEF_S:
+        raise UserError(
+            f"{frame.file}: presentations of {typical:g} s, all within {span:g} s of a recording of {end - start:g} s; "
+            f"{MIX_UP} (the table has the time_unit {stimulus_unit(manifest)}; 'stimuli: {{time_unit: ...}}' declares "
+            "another)"
+        )
     back = np.zeros(len(onset), dtype=bool)
     back[1:] = np.diff(onset) < 0
     frame.refuse(back, lambda row: f"the onset ({onset[row]:g} s) is before that of the row above; sort by onset")
@@ -132,7 +159,7 @@ def _pictures(frame: Frame, names: np.ndarray, manifest: Manifest) -> tuple[np.n
     return np.array([key_of[path] for path in paths.tolist()]), pictures
 
 
-def _splits(frame: Frame, key: np.ndarray, concept: np.ndarray | None, manifest: Manifest) -> np.ndarray:
+def _splits(frame: Frame, image: np.ndarray, concept: np.ndarray | None, manifest: Manifest) -> np.ndarray:
     if manifest.split == "column":
         split = frame.text("split")
         frame.refuse(
@@ -140,7 +167,7 @@ def _splits(frame: Frame, key: np.ndarray, concept: np.ndarray | None, manifest:
             lambda row: f"split is '{split[row]}', expected {', '.join(SPLITS)} or none; mend the row",
         )
         return split
-    keys = key if manifest.split == "image" else concept
+    keys = image if manifest.split == "image" else concept
     assert keys is not None, "the manifest was checked"
     return split_keys(keys.tolist(), seed=manifest.split_seed, test=manifest.split_test, valid=manifest.split_valid)
 
@@ -160,15 +187,15 @@ def _refuse_two_splits(shown: Presentations) -> None:
     )
 
 
-def _repeats(frame: Frame, names: np.ndarray) -> np.ndarray:
-    """The table's own ``repeat``, or how often the image was shown before."""
-    if "repeat" in frame:
-        repeat = frame.integers("repeat")
-        frame.refuse(repeat < 0, lambda row: f"repeat is {repeat[row]}; showings count from 0: mend the row")
-        return repeat
-    seen: dict[str, int] = {}
-    repeats = np.zeros(len(names), dtype=np.int64)
-    for row, name in enumerate(names.tolist()):
-        repeats[row] = seen.get(name, 0)
-        seen[name] = int(repeats[row]) + 1
-    return repeats
+def _repeats(frame: Frame, names: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """The table's own ``repeat``, or how often the image was shown before.
+
+    One picture under two names is one image: its showings are counted through, whatever the table says of each name.
+    """
+    counted = repeats(np.where(key == "", names, key))
+    if "repeat" not in frame:
+        return counted
+    repeat = frame.integers("repeat")
+    frame.refuse(repeat < 0, lambda row: f"repeat is {repeat[row]}; showings count from 0: mend the row")
+    named = Counter(image for image, _ in set(zip(key.tolist(), names.tolist(), strict=True)) if image)
+    return np.where([named[image] > 1 for image in key.tolist()], counted, repeat)

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from neurobridge.data.checks import check
+from neurobridge.data.intervals import contains
 from neurobridge.data.recording import UNKNOWN_REGION, Recording, Stimuli
-from neurobridge.data.sources.lab.columns import Frame, first_of_each, read_frame
+from neurobridge.data.sources.lab.columns import first_of_each, read_frame
 from neurobridge.data.sources.lab.events import read_binned, read_events
+from neurobridge.data.sources.lab.extras import kept_columns
 from neurobridge.data.sources.lab.manifest import Manifest
+from neurobridge.data.sources.lab.observed import observe
 from neurobridge.data.sources.lab.presentations import read_presentations
 from neurobridge.errors import UserError
 
@@ -37,26 +40,35 @@ def build(manifest: Manifest) -> Session:
     if manifest.spikes.layout == "binned":
         assert shown is not None, "the manifest was checked"
         times, rows, values = read_binned(manifest, shown, len(unit_ids))
+        of_file = rows
     else:
-        times, rows, values = read_events(manifest, unit_ids)
+        times, rows, values, of_file = read_events(manifest, unit_ids)
+    seen, observed, told = observe(manifest, times, rows, of_file)
     stimuli = None
     if shown is not None:
-        names = ("start", "end", "repeat", "split", "valid")
-        stimuli = Stimuli(image_id=shown.key, **{name: getattr(shown, name) for name in names})
+        names = ("start", "end", "repeat", "split", "valid", "condition", "columns")
+        stimuli = Stimuli(image_id=shown.image, **{name: getattr(shown, name) for name in names})
+        if observed is not None:
+            inside = contains(stimuli.start, stimuli.end, observed)
+            gone = int((stimuli.valid & ~inside).sum())
+            told += f", {gone} of {len(inside)} presentations not all observed are not valid" if gone else ""
+            stimuli.valid = stimuli.valid & inside
     recording = Recording(
         dataset=manifest.dataset,
         subject=manifest.subject,
         session=manifest.session_id,
         species=manifest.species,
         signal_kind=manifest.signal_kind,
-        spike_times=times,
-        spike_units=rows,
-        spike_values=values,
+        spike_times=times[seen],
+        spike_units=rows[seen],
+        spike_values=None if values is None else values[seen],
         unit_ids=unit_ids,
         regions=regions,
         unit_columns=columns,
         duration=manifest.duration,
         stimuli=stimuli,
+        observed=observed,
+        provenance={"observed": told} if told else {},
     )
     check(recording, str(manifest.file))
     labels: dict[str, dict[str, str]] = {}
@@ -84,19 +96,5 @@ def _units(manifest: Manifest) -> tuple[np.ndarray, np.ndarray, dict[str, np.nda
             f"({', '.join(manifest.areas)}); mend the row, or add it there ('{UNKNOWN_REGION}' is always allowed)"
         ),
     )
-    columns = {"electrode_id": frame.text("electrode_id")}
-    for name in frame.columns:
-        if name not in UNIT_COLUMNS and name:
-            columns[name] = _extra(frame, name)
+    columns = {"electrode_id": frame.text("electrode_id"), **kept_columns(frame, UNIT_COLUMNS, ("id", "brain_region"))}
     return ids, areas, columns
-
-
-def _extra(frame: Frame, name: str) -> np.ndarray:
-    """A further unit column: numbers if all of it are, else text; an empty cell among numbers is NaN."""
-    texts = frame.text(name, empty=True)
-    if "/" in name or name in ("id", "brain_region"):
-        raise UserError(f"{frame.file}: a unit column cannot be called '{name}': rename it")
-    try:
-        return np.array([float(text) if text else np.nan for text in texts.tolist()])
-    except ValueError:
-        return texts

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurobridge.data.checks import SignalKind, check
+from neurobridge.data.intervals import merged
 from neurobridge.data.recording import Recording, Stimuli
 from neurobridge.errors import UserError
 
@@ -29,8 +30,9 @@ def recording_from_tsgroup(
     """A :class:`Recording` of the units of ``tsgroup``, whose keys become unit ids and whose metadata unit columns.
 
     ``regions`` names a metadata column, or gives a region for each unit in the order of the keys. The recording lasts
-    from the first to the last moment of the time support (s). The values of a group of Tsd become ``spike_values``, and
-    need the signal kind ``binned_count`` or ``mua_envelope``. Raises UserError for what makes no sound recording.
+    from the first to the last moment of the time support (s); in the gaps between, nothing was observed. The values of
+    a group of Tsd become ``spike_values``, and need the signal kind ``binned_count`` or ``mua_envelope``. Raises
+    UserError for what makes no sound recording.
     """
     where = f"TsGroup of session {session}"
     keys = list(tsgroup.keys())
@@ -48,6 +50,7 @@ def recording_from_tsgroup(
             raise UserError(f"{where} holds times only, but {signal_kind} needs values: make it of Tsd")
         values = np.concatenate([np.asarray(train.values, dtype=np.float32) for train in trains])
     times = [np.asarray(train.index, dtype=np.float64) for train in trains]
+    support = merged(np.asarray(tsgroup.time_support.values, dtype=np.float64))
     recording = Recording(
         dataset=dataset,
         subject=subject,
@@ -60,7 +63,8 @@ def recording_from_tsgroup(
         unit_ids=np.array([str(key) for key in keys], dtype=str),
         regions=np.array([str(region) for region in regions], dtype=str),
         unit_columns={name: c.astype(str) if c.dtype.kind == "O" else c for name, c in columns.items()},
-        duration=(float(tsgroup.time_support.start[0]), float(tsgroup.time_support.end[-1])),
+        duration=(float(support[0, 0]), float(support[-1, 1])),
+        observed=support if len(support) > 1 else None,
         stimuli=stimuli,
         provenance={"source": "pynapple TsGroup"},
     )

@@ -1,0 +1,162 @@
+"""Checkpoints that were cut, altered or come from elsewhere are named and the one before is taken; nothing is lost."""
+
+import os
+import resource
+import signal
+
+import pytest
+import torch
+
+from neurobridge.errors import UserError
+from neurobridge.training.checkpoints import checkpoints
+from neurobridge.training.tasks import Task
+from neurobridge.training.trainer import fit
+
+
+class Numbers(torch.utils.data.IterableDataset):
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last = first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __iter__(self):
+        yield from (torch.full((1,), float(step)) for step in range(self.first, self.last))
+
+
+class Line(Task):
+    """Twelve steps in stretches of three; ``stop``: what happens after that step."""
+
+    def __init__(self, *, stop: int = 0, how: signal.Signals = signal.SIGTERM, width: int = 1, **options) -> None:
+        plain = {"steps": 12, "checkpoint_every": 3, "learning_rate": 0.1, "weight_decay": 0.0, "seed": 0} | options
+        super().__init__(loader=lambda first, last, rank: Numbers(first, last), **plain)
+        self.weight, self.stop, self.how = torch.nn.Parameter(torch.zeros(width)), stop, how
+        self.seen = []
+
+    def step_losses(self, batch, rng):
+        self.seen.append(int(batch))
+        noise = torch.rand(1) + rng.random()  # the step's own
+        return {
+            "line": (self.weight - batch * noise).square().sum(),
+            "loss": (self.weight - batch * noise).square().sum(),
+        }
+
+    def on_train_batch_end(self, *args) -> None:
+        if self.global_step == self.stop:
+            os.kill(os.getpid(), self.how)
+
+
+def train(out, task: Task) -> Task:
+    fit(task, stage="line", out=out, accelerator="cpu")
+    return task
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> torch.Tensor:
+    return train(tmp_path_factory.mktemp("whole"), Line()).weight.detach()
+
+
+def names(out) -> list[str]:
+    return [path.name for path in checkpoints(out / "checkpoints" / "line")]
+
+
+@pytest.mark.parametrize("stop", [1, 5, 6, 12])
+def test_sigterm_saves_where_it_is_and_the_resumed_run_is_the_same(tmp_path, whole, stop):
+    with pytest.raises(SystemExit) as left:
+        train(tmp_path, Line(stop=stop))
+    assert left.value.code == 143
+    assert names(tmp_path)[-1] == f"step={stop}.ckpt"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    again = train(tmp_path, Line())
+    assert again.seen == list(range(stop, 12)), "no step is done twice"
+    assert torch.equal(again.weight, whole)
+    assert names(tmp_path) == ["step=9.ckpt", "step=12.ckpt"], "the last two are kept"
+
+
+def spoil(path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "cut":
+        content = content[: len(content) // 2]
+    elif how == "emptied":
+        content = b""
+    elif how == "flipped":
+        content[len(content) // 3] ^= 4
+    elif how == "seal":
+        content[-1] ^= 1
+    elif how == "garbage":
+        content = b"not a checkpoint" * 100
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["cut", "emptied", "flipped", "seal", "garbage"])
+def test_a_spoilt_checkpoint_is_named_and_the_one_before_is_taken(tmp_path, whole, capsys, how):
+    with pytest.raises(SystemExit):
+        train(tmp_path, Line(stop=8))
+    newest = tmp_path / "checkpoints" / "line" / "step=8.ckpt"
+    spoil(newest, how)
+    again = train(tmp_path, Line())
+    assert again.seen[0] == 6
+    assert torch.equal(again.weight, whole)
+    assert str(newest) in capsys.readouterr().err
+    assert newest.with_suffix(".ckpt.unusable").exists()
+
+
+def test_when_all_are_spoilt_training_starts_anew(tmp_path, whole, capsys):
+    with pytest.raises(SystemExit):
+        train(tmp_path, Line(stop=8))
+    for path in checkpoints(tmp_path / "checkpoints" / "line"):
+        spoil(path, "flipped")
+    again = train(tmp_path, Line())
+    assert again.seen[0] == 0
+    assert torch.equal(again.weight, whole)
+    assert capsys.readouterr().err.count("cannot be used") == 2
+
+
+@pytest.mark.parametrize("other", [{"width": 2}, {"seed": 1}, {"steps": 13}])
+def test_a_checkpoint_of_another_training_is_foreign(tmp_path, capsys, other):
+    with pytest.raises(SystemExit):
+        train(tmp_path, Line(stop=4, **other))
+    assert train(tmp_path, Line()).seen[0] == 0
+    assert "belongs to another training" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_at_once_and_names_step_and_mode(tmp_path, whole):
+    class Broken(Line):
+        def step_losses(self, batch, rng):
+            losses = super().step_losses(batch, rng)
+            if self.global_step == 7:
+                losses |= {"temporal": losses["line"], "line": losses["line"] / 0, "loss": losses["loss"] / 0}
+            return losses
+
+    task = Broken()
+    with pytest.raises(UserError, match=r"line stopped at step 8, where the loss of line is no finite number"):
+        train(tmp_path, task)
+    assert torch.isfinite(task.weight).all()
+    assert names(tmp_path) == ["step=3.ckpt", "step=6.ckpt"]
+    assert torch.equal(train(tmp_path, Line()).weight, whole)
+
+
+def test_a_gradient_that_is_no_number_stops_too(tmp_path):
+    class Steep(Line):
+        def step_losses(self, batch, rng):
+            return {"loss": (self.weight - 1.0).abs().sum() + (0 * self.weight).sqrt().sum()}
+
+    with pytest.raises(UserError, match="step 1, where a gradient is no finite number"):
+        train(tmp_path, Steep())
+
+
+def test_a_full_disk_is_a_sentence_and_nothing_half_written_stays(tmp_path, whole):
+    """The size limit of files stands for the disk: both fail inside of write."""
+    with pytest.raises(SystemExit):
+        train(tmp_path, Line(stop=4))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (tmp_path / "checkpoints" / "line" / "step=4.ckpt").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 500, before[1]))
+    try:
+        with pytest.raises(UserError, match="is full: free some space"):
+            train(tmp_path, Line())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == ["step=3.ckpt", "step=4.ckpt"]
+    assert not list(tmp_path.rglob("*.part"))
+    assert torch.equal(train(tmp_path, Line()).weight, whole)
