@@ -106,6 +106,7 @@ def test_several_processes_add_pictures_to_one_folder_and_none_is_lost(tmp_path)
             assert len(ImageSet.read(tmp_path / "images.h5")) % 5 == 0
         time.sleep(0.05)
     assert [job.returncode for job in jobs] == [0, 0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["images.h5"], "the lock is gone"
     assert len(ImageSet.read(tmp_path / "images.h5")) == 3 * 4 * 5
 
 

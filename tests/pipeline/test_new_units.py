@@ -1,9 +1,11 @@
 """Units of a new session: carried over by name, checked without labels, or begun at the prior."""
 
 import json
+import shutil
 
 import numpy as np
 import torch
+import yaml
 from safetensors.numpy import load_file
 
 from neurobridge.cli import main
@@ -69,3 +71,29 @@ def test_a_unit_that_fires_otherwise_is_not_carried_over(tiny_config, tmp_path):
     again, told = starts(model, prior, batcher, 0, masker, carried=(wild, every), how="prior", seed=0)
     assert told == {"carried": 0, "others": 0, "new": session.units}
     assert (again == 0).all()
+
+
+def test_a_session_that_came_after_the_run(tiny_config, tmp_path, capsys):
+    """Taken away before the run is made, adapted by 'adapt RUN' afterwards; the run stays as it is."""
+    path = tiny_config(model=MODEL)
+    config = yaml.safe_load(path.read_text())
+    data, later = tmp_path / "data", tmp_path / "later"
+    shutil.copytree(config["data"], data)
+    (later / "sessions").mkdir(parents=True)
+    (data / "sessions" / "monkeyB_2.h5").rename(later / "sessions" / "monkeyB_2.h5")
+    shutil.copy(data / "images.h5", later / "images.h5")
+    path.write_text(yaml.safe_dump(config | {"data": str(data), "held_out": []}))
+    run = tmp_path / "run"
+    assert main(["pretrain", "--config", str(path), "--out", str(run)]) == 0
+    before = (run / "pretrain" / "model.safetensors").read_bytes()
+    command = ["adapt", str(run), "--data", str(later), "--labels", "5", "--steps", "4", "--sessions"]
+    assert main([*command, "[monkeyB_9]"]) == 2
+    assert "session 'monkeyB_9' is not in" in capsys.readouterr().err
+    assert main([*command, "[monkeyB_2]"]) == 0
+    assert "units carried over" in capsys.readouterr().out
+    assert (run / "pretrain" / "model.safetensors").read_bytes() == before
+    adapted = NeuroBridge.load(run / "later" / "monkeyB_2" / "adapt")
+    known = NeuroBridge.load(run / "pretrain")
+    assert set(adapted.units.keys) - set(known.units.keys)
+    assert main([*command, "[monkeyB_2]"]) == 0
+    assert "done before" in capsys.readouterr().out

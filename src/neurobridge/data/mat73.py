@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import h5py
@@ -14,9 +15,31 @@ NUMERIC = ("double", "single", "int8", "uint8", "int16", "uint16", "int32", "uin
 MOST_DEPTH = 32
 
 
-def names(file: h5py.File) -> list[str]:
-    """The variables of a file."""
-    return [name for name in file if not name.startswith("#")]
+def paths(group: h5py.Group, prefix: str = "", depth: int = 0) -> Iterator[str]:
+    """The variables of a file, fields of structs by path."""
+    for name in group:
+        item = group.get(name)
+        if name.startswith("#"):  # MATLAB's own: what cells and objects refer to
+            continue
+        if isinstance(item, h5py.Group) and "MATLAB_sparse" not in item.attrs and len(item) and depth < MOST_DEPTH:
+            yield from paths(item, f"{prefix}{name}.", depth + 1)
+        else:
+            yield f"{prefix}{name}"
+
+
+def find(file: h5py.File, parts: list[str]) -> tuple[Any, list[str]]:
+    """The value at the end of the structs that lead along ``parts``, and the parts that are left over.
+
+    Nothing else of the structs is read; None where there is no such thing.
+    """
+    item: Any = file
+    for at, part in enumerate(parts):
+        if not isinstance(item, h5py.Group) or "MATLAB_sparse" in item.attrs:
+            return value(item), parts[at:]
+        item = item.get(part)
+        if item is None or part.startswith("#"):
+            return None, parts[at:]
+    return value(item), []
 
 
 def value(item: h5py.Dataset | h5py.Group, depth: int = 0) -> Any:
@@ -31,7 +54,7 @@ def value(item: h5py.Dataset | h5py.Group, depth: int = 0) -> Any:
     if item.attrs.get("MATLAB_empty"):
         shape = read_dataset(item).ravel().astype(np.int64).tolist()
         return _empty(kind, shape)
-    if item.dtype == h5py.ref_dtype:  # a cell array, or (without a class) a field of a struct array
+    if refers(item):  # a cell array, or (without a class) a field of a struct array
         return _cells(item, depth)
     held = read_dataset(item)
     if held.dtype.kind == "O" or held.dtype.kind == "S":  # strings of another writer
@@ -42,6 +65,11 @@ def value(item: h5py.Dataset | h5py.Group, depth: int = 0) -> Any:
     if kind == "char":
         return text_rows(held.ravel(), held.shape[::-1])
     return (held != 0 if kind == "logical" else held).T
+
+
+def refers(item: h5py.Dataset) -> bool:
+    """True for object references; their type equals that of text, which is an object too."""
+    return h5py.check_ref_dtype(item.dtype) is h5py.Reference
 
 
 def strings(dataset: h5py.Dataset) -> list[str]:

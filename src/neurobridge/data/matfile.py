@@ -38,17 +38,14 @@ def read_mat(path: Path, wanted: Sequence[str]) -> tuple[dict[str, Any], list[st
         if path.stat().st_size and not (mat5.is_mat5(path) or h5py.is_hdf5(path)):
             raise UserError(f"{path} is no MATLAB file of version 5 or 7.3: save it with -v7.3, or mend the format")
         if mat5.is_mat5(path):
-            variables: dict[str, Any] = mat5.read_variables(path)
-            found = {name: _field(variables, name) for name in wanted}
+            variables = mat5.read_variables(path)
+            found = {name: _field(variables, _parts(name)) for name in wanted}
             names = list(_paths(variables))
         else:
             refuse_endless_heap(path)
             with h5py.File(path, "r") as file:
-                there = mat73.names(file)
-                firsts = {_parts(name)[0] for name in wanted} & set(there)
-                variables = {name: mat73.value(file[name]) for name in sorted(firsts)}
-                names = [*_paths(variables), *(name for name in there if name not in firsts)]
-            found = {name: _field(variables, name) for name in wanted}
+                found = {name: _field(*mat73.find(file, _parts(name))) for name in wanted}
+                names = list(mat73.paths(file))
     return {name: value for name, value in found.items() if value is not None}, names
 
 
@@ -56,9 +53,9 @@ def _parts(name: str) -> list[str]:
     return re.split(r"[./]", name)
 
 
-def _field(variables: dict[str, Any], name: str) -> Any:
-    value: Any = variables
-    for part in _parts(name):
+def _field(value: Any, parts: list[str]) -> Any:
+    """The value along ``parts`` within ``value``; None where there is none."""
+    for part in parts:
         if isinstance(value, np.ndarray) and value.dtype == object and value.size:
             inner = [one.get(part) if isinstance(one, dict) else None for one in value.ravel().tolist()]
             if any(one is None for one in inner):

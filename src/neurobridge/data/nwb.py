@@ -81,7 +81,9 @@ class Nwb:
 
     def texts(self, key: str, *, rows: int | None = None) -> np.ndarray:
         """A column as text; numbers as they print."""
-        return _texts(self._shaped(self._read(key), key, 1, rows))
+        values = self._shaped(self._read(key), key, 1, rows)
+        with self._guard(key):
+            return _texts(values)
 
     def cells(self, key: str, *, rows: int | None = None) -> np.ndarray:
         """A column of one text (as an object) or one number a row; of what links to a group, the group's name."""
@@ -98,7 +100,7 @@ class Nwb:
         if column.dtype.kind in "iufb":
             return column.astype(np.float64)
         values = np.full(len(column), np.nan)
-        for row, text in enumerate(_texts(column).tolist()):
+        for row, text in enumerate(self.texts(key, rows=rows).tolist()):
             if text.strip().lower() not in ("", "n/a", "nan", "none"):
                 if not is_number(text):
                     raise self._error(key, f"text, with '{text}' in row {row}, not a number")
@@ -267,9 +269,7 @@ def some_file(path: Path, holds: Callable[[Nwb], bool]) -> bool:
 
 
 def _texts(values: np.ndarray) -> np.ndarray:
-    return np.array(
-        [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values.tolist()], dtype=str
-    )
+    return np.array([v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()], dtype=str)
 
 
 def _word(value: np.ndarray, default: str) -> str:

@@ -33,7 +33,7 @@ def latent_readings(
     batcher: Batcher,
     index: int,
     decoded: Decoded,
-    maps: Tensor,
+    maps: Tensor | None,
     library: np.ndarray,
 ) -> Readings:
     """Ours: latents of the chunks, averaged over the repeats of an image, and the model that dreams them.
@@ -42,7 +42,7 @@ def latent_readings(
     presentations as were averaged; its counts go through the encoder as recorded ones do. maps [images, positions, W];
     library [L]: rows of the images. Raises UserError where the session has no encoding.
     """
-    if decoded.encoding is None:
+    if decoded.encoding is None or maps is None:
         raise UserError(
             f"session {decoded.session} has no valid split, or the model reads no images: pictures through the encoder "
             "need both; pretrain with --pretrain.images true on data with a valid split"

@@ -15,7 +15,15 @@ from neurobridge.evaluation.judging import DECOY
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
 from neurobridge.pipeline.decoding import Calibration, Decoded, decode_session, ridge_embeddings
-from neurobridge.pipeline.explained import Drawer, Photographs, channels_last, guess, to_side, windowed_readings
+from neurobridge.pipeline.explained import (
+    Drawer,
+    Photographs,
+    Readings,
+    channels_last,
+    guess,
+    to_side,
+    windowed_readings,
+)
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.generators import load_generator, load_images
 from neurobridge.pipeline.image_data import Bridge, feature_stack, stack_features
@@ -28,7 +36,6 @@ from neurobridge.vision.protocol import PictureGenerator
 
 LIBRARY = 4000
 WINDOWED = "windowed encoding: "  # what the names of a rival's rows begin with; ours begin with nothing
-OURS = ""
 
 
 def picture_sessions(settings: RunSettings) -> list[str]:
@@ -36,42 +43,55 @@ def picture_sessions(settings: RunSettings) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
-    """What decoding a run needs: the aligned model and its image side, batches of the sessions, maps of all images."""
+class Chosen:
+    """The aligned model, and which sessions of ``batcher`` are ``wanted``: those whose pictures are asked for.
 
+    maps [images, positions, W] of all images; None: the model reads none.
+    """
+
+    settings: RunSettings
     model: NeuroBridge
     bridge: Bridge
     batcher: Batcher
+    wanted: list[int]
     maps: torch.Tensor | None
 
-    def index(self, session: str) -> int:
-        """Where a session is in the batcher."""
-        return [s.name for s in self.batcher.sessions].index(session)
-
-
-def open_aligned(run: RunFolder) -> Opened:
-    """Open what stage align left, with every session that it saw."""
-    model, bridge = load_aligned(run)
-    batcher = make_batcher(model, sessions_with_images(run), run.settings, by_area=True)
-    maps = None
-    if model.memory is not None:
-        maps = bridge.maps.table(stack_features(run.settings, load_images(run).images).layers)
-    return Opened(model=model, bridge=bridge, batcher=batcher, maps=maps)
-
-
-def decode_sessions(run: RunFolder, opened: Opened | None = None) -> list[Decoded]:
-    """Predictions of every session with pictures asked for (all with images, if none is named or held out)."""
-    opened = opened or open_aligned(run)
-    sessions = opened.batcher.sessions
-    wanted = picture_sessions(run.settings) or [s.name for s in sessions]
-    missing = set(wanted) - {s.name for s in sessions}
-    if missing:
-        raise UserError(
-            f"session '{sorted(missing)[0]}' shows no images or is not part of the run: mend picture_sessions"
+    @classmethod
+    def of(cls, run: RunFolder) -> Chosen:
+        """All sessions with images, if none is named or held out."""
+        model, bridge = load_aligned(run)
+        sessions = sessions_with_images(run)
+        wanted = picture_sessions(run.settings) or [s.name for s in sessions]
+        missing = set(wanted) - {s.name for s in sessions}
+        if missing:
+            raise UserError(
+                f"session '{sorted(missing)[0]}' shows no images or is not part of the run: mend picture_sessions"
+            )
+        maps = None
+        if model.memory is not None:
+            maps = bridge.maps.table(stack_features(run.settings, load_images(run).images).layers)
+        return cls(
+            settings=run.settings,
+            model=model,
+            bridge=bridge,
+            batcher=make_batcher(model, sessions, run.settings, by_area=True),
+            wanted=[i for i, s in enumerate(sessions) if s.name in wanted],
+            maps=maps,
         )
-    chosen = [i for i, s in enumerate(sessions) if s.name in wanted]
-    model, head = opened.model, opened.bridge.head
-    return [decode_session(model, head, opened.batcher, i, run.settings, maps=opened.maps) for i in chosen]
+
+    def decode(self, index: int) -> Decoded:
+        """Predictions of one session of the batcher."""
+        return decode_session(self.model, self.bridge.head, self.batcher, index, self.settings, maps=self.maps)
+
+    def readings(self, index: int, decoded: Decoded, library: np.ndarray) -> Readings:
+        """Latents of one session of the batcher; ``library`` [L]: rows of the images."""
+        return latent_readings(self.settings, self.model, self.bridge, self.batcher, index, decoded, self.maps, library)
+
+
+def decode_sessions(run: RunFolder) -> list[Decoded]:
+    """Predictions of every session with pictures asked for (all with images, if none is named or held out)."""
+    chosen = Chosen.of(run)
+    return [chosen.decode(index) for index in chosen.wanted]
 
 
 def reconstruct(run: RunFolder) -> None:
@@ -80,10 +100,10 @@ def reconstruct(run: RunFolder) -> None:
     torch.manual_seed(settings.seed)
     data = load_images(run)
     generator, tokens = load_generator(run)
-    opened = open_aligned(run)
-    space = opened.bridge.space
+    chosen = Chosen.of(run)
+    space, session = chosen.bridge.space, chosen.wanted[0]
     targets = space(torch.from_numpy(data.embeddings)).numpy()
-    decoded = decode_sessions(run, opened)[0]
+    decoded = chosen.decode(session)
     test = decoded.test
     embedding = Calibration(decoded.valid.decoded, targets[decoded.valid.images])(test.decoded, space)
 
@@ -96,12 +116,10 @@ def reconstruct(run: RunFolder) -> None:
         Photographs.of(data, aims, some, side) for some in (rows, decoded.valid.images, test.images)
     )
     shift = 1 + int(rng.integers(len(test.images) - 1))
-    ways = {WINDOWED: windowed_readings(settings, decoded, stack_features(settings, data.images), rows)}
-    if opened.maps is not None and decoded.encoding is not None and not opened.model.encoder.in_front:
-        index = opened.index(decoded.session)
-        model, maps = opened.model, opened.maps
-        ours = latent_readings(settings, model, opened.bridge, opened.batcher, index, decoded, maps, rows)
-        ways = {OURS: ours, **ways}
+    ways = {
+        "": chosen.readings(session, decoded, rows),
+        WINDOWED: windowed_readings(settings, decoded, stack_features(settings, data.images), rows),
+    }
     guesses = {
         way: guess(
             read.dream,
@@ -117,13 +135,12 @@ def reconstruct(run: RunFolder) -> None:
     stack = feature_stack(settings, options.feature_layers)
     drawer = Drawer(library, stack, steps=options.inversion_steps, seed=settings.seed)
     guessed = {way + name: array for way, found in guesses.items() for name, array in drawer.rows(found).items()}
-    first, likelihood = next(iter(guesses.values())), next(iter(ways.values())).likelihood
     if options.inversion_steps:
-        guessed[DECOY] = drawer.inverted(first, shift)
+        guessed[DECOY] = drawer.inverted(guesses[""], shift)
 
     painter = Painter(run=run, generator=generator, tokens=tokens, images=test.images, side=side)
     candidates = np.stack([painter.sample(embedding, number) for number in range(options.samples)])
-    explained = np.stack([likelihood(pictures) for pictures in candidates])
+    explained = np.stack([ways[""].likelihood(pictures) for pictures in candidates])
     best = candidates[explained.argmax(0), np.arange(len(test.images))]
     nearest = cosine(test.decoded, targets[rows]).argmax(1)
     run.save_arrays(
@@ -138,7 +155,7 @@ def reconstruct(run: RunFolder) -> None:
             "best of samples": best,
             "mean of samples": candidates.mean(0),
             **guessed,
-            **{f"{way}sample": painter.sample(found.embedding, 0) for way, found in guesses.items()},
+            **{f"{way}posterior sample": painter.sample(found.embedding, 0) for way, found in guesses.items()},
             "library posterior": library_posterior_mean(ways[WINDOWED].library, library.pixels).astype(np.float32),
             "ridge + generator": painter.once(ridge_embeddings(decoded, data.embeddings)),
             "oracle": painter.sample(shown.embeddings, 0),

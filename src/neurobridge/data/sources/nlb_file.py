@@ -104,7 +104,11 @@ def _regions(nwb: Nwb, look: Look, found: Found, units: int | None) -> None:
         if nwb.has(f"{ELECTRODES}/group_name"):
             groups = nwb.texts(f"{ELECTRODES}/group_name", rows=len(names))
             names = np.where(np.isin(np.char.lower(names), ("", "none", "nan", "unknown")), groups, names)
-        told = (rows >= 0) & (rows < len(names))
+        bad = np.flatnonzero((rows < -1) | (rows >= len(names)))
+        if len(bad):
+            reason = f"{rows[bad[0]]} in row {bad[0]}, but the electrodes are 0 to {len(names) - 1}"
+            raise Unreadable(nwb.path, reason, key="units/electrodes")
+        told = rows >= 0
         return np.array([names[row] if ok else UNKNOWN_REGION for row, ok in zip(rows, told, strict=True)], dtype=str)
 
     found.regions = look.at(

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from neurobridge.data.findings import Check, check_dataset, refuse, unreadable
-from neurobridge.data.mat73 import strings
+from neurobridge.data.mat73 import refers, strings
 from neurobridge.data.matfile import open_mat, read_mat
 from neurobridge.data.sources.tvsd_files import CHANNELS, KINDS, NAMES, SOURCE, Monkey, locate, monkey_of
 from neurobridge.errors import UserError
@@ -152,7 +152,7 @@ def _image_paths(path: Path, file: h5py.File) -> list[tuple[Check, list[PurePosi
     for key in PATH_KEYS:
         found, paths, ok = file.get(key), [], False
         text = "absent" if found is None else "not a cell array of strings"
-        if isinstance(found, h5py.Dataset) and found.dtype == h5py.ref_dtype and found.size:
+        if isinstance(found, h5py.Dataset) and refers(found) and found.size:
             paths = [things_path(p) for p in strings(found)]
             bad = next((row for row, p in enumerate(paths) if len(p.parts) < 2), None)
             ok = bad is None

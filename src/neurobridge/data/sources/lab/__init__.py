@@ -26,7 +26,7 @@ from neurobridge.errors import UserError
 
 __all__ = ["examine", "import_lab", "recognises", "recording_from_tsgroup"]
 
-LIBRARIES = {"csv": "pandas", "parquet": "pyarrow", "npz": "numpy", "mat": "scipy", "nwb": "h5py"}
+LIBRARIES = {"csv": "pandas", "parquet": "pyarrow", "npz": "numpy", "mat": "h5py", "nwb": "h5py"}
 
 
 def import_lab(path: Path, out: Path = Path("data/lab"), *, quality: QualitySettings = QualitySettings()) -> Path:
