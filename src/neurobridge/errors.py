@@ -9,6 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+CAUSES = {  # words of a library: what the file is
+    "truncated file: eof": "is cut off, an HDF5 file without its end",
+    "file signature not found": "is no HDF5 file, but of another kind",
+    "mmap length is greater than file size": "is cut off, an array without its end",
+    "Failed to read all data for array": "is cut off, an array without its end",
+    "EOF: reading": "is cut off, an array without its end",
+    "contains pickled (object) data": "is no .npy array, but of another kind",
+}
+
 
 class UserError(ValueError):
     """Bad input. The message is one sentence: what was found, where, and what to do next."""
@@ -85,9 +94,9 @@ def why(error: BaseException) -> tuple[str, str]:
         return found, "save it as UTF-8, or mend the path"
     if isinstance(error, MemoryError):
         return "is larger than the memory that is free", "split it or, if it is damaged, fetch it again"
-    if "truncated file: eof" in text:
-        return "is cut off, an HDF5 file without its end", ""
-    return ("is no HDF5 file, but of another kind", "") if "file signature not found" in text else ("", "")
+    if "Object arrays cannot be loaded" in text or "Python objects in dtype" in text:
+        return "is an array of Python objects (lists of unequal length?)", "save numbers or text, one entry a row"
+    return next(((found, "") for words, found in CAUSES.items() if words in text), ("", ""))
 
 
 @contextmanager

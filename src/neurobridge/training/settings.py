@@ -188,15 +188,9 @@ class EncodingSettings:
 
     Args:
         layers: Layers of the image encoder with the grid of each: block4@8 is block4 averaged to 8 x 8 positions.
-        epochs: Passes over all sessions' training images of the encoding that sessions share; 0: closed form alone.
-        features: Features of the shared core.
-        folds: The shared encoding is trained so many times, each time without one part of the images.
     """
 
     layers: list[str] = field(default_factory=lambda: ["block2@8", "block4@8", "block7@8", "block10@8", "block14@4"])
-    epochs: int = 8
-    features: int = 64
-    folds: int = 3
 
 
 @dataclass(kw_only=True)
