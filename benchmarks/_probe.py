@@ -48,8 +48,8 @@ def smoothed_counts_r2(
 class Rivals:
     """R2 of what a probe on latents has to beat, fold by fold: plain counts, smoothed counts, a Wiener filter."""
 
-    def __init__(self, widths: list[float], reaches: tuple[int, ...] = REACHES) -> None:
-        self.widths, self.reaches = widths, reaches
+    def __init__(self, widths: list[float], *, step: int = 1) -> None:
+        self.widths, self.step = widths, step  # bins; lags are ``step`` bins wide and apart
         self.scores: dict[str, list[float]] = {"plain counts": [], "smoothed counts": [], "Wiener filter": []}
         self.chosen: dict[str, list[str]] = {"smoothed counts": [], "Wiener filter": []}
 
@@ -60,10 +60,10 @@ class Rivals:
         r2, width = smoothed_counts_r2(counts, rows, y, rows_test, y_test, self.widths)
         self.scores["smoothed counts"].append(r2)
         self.chosen["smoothed counts"].append(f"{width:g}")
-        for name, reaches in (("plain counts", (0,)), ("Wiener filter", self.reaches)):
-            fitted = fit_wiener(counts, rows, y, reaches=reaches)
+        for name, reaches in (("plain counts", (0,)), ("Wiener filter", REACHES)):
+            fitted = fit_wiener(counts, rows, y, reaches=reaches, step=self.step)
             self.scores[name].append(float(r2_score(y_test, fitted.predict(counts, rows_test))))
-        self.chosen["Wiener filter"].append(str(fitted.reach))
+        self.chosen["Wiener filter"].append(f"+-{fitted.reach * fitted.step}")
 
 
 def report(name: str, what: str, scores: dict[str, list[float]], rivals: Rivals, bin_ms: int) -> int:

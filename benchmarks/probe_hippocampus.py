@@ -64,7 +64,7 @@ def main() -> int:
     position = np.interp((edges[:-1] + edges[1:]) / 2, time, along)[:, None]
     block = np.arange(bins) * BIN_MS // 1000 // BLOCK_S
 
-    rivals = Rivals([s * 1000 / BIN_MS for s in (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5)], reaches=(4, 13, 30))
+    rivals = Rivals([s * 1000 / BIN_MS for s in (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5)], step=CHUNK_MS // BIN_MS)
     scores, middle = {"untrained": [], "pretrained": []}, CHUNK_MS // BIN_MS // 2
     for fold in range(FOLDS):
         test = block % FOLDS == fold

@@ -13,7 +13,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # but not at once: between sma
 from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 
 from neurobridge.errors import UserError, is_disk_full
-from neurobridge.pipeline import analysis_commands, commands, data_commands
+from neurobridge.pipeline import analysis_commands, commands, data_commands, later
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -22,6 +22,7 @@ COMMANDS = {
     "run": commands.run,
     "pretrain": commands.pretrain,
     "adapt": commands.adapt,
+    "adapt_later": later.adapt_later,
     "align": commands.align,
     "adapter": commands.adapter,
     "reconstruct": commands.reconstruct,
@@ -88,6 +89,9 @@ class Parser(ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns 0, 2 for a mistake that the user can mend, 130 after Ctrl-C."""
     keep_memory()
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["adapt"] and len(argv) > 1 and not argv[1].startswith("-"):
+        argv[0] = "adapt_later"  # adapt RUN: sessions that came after it
     try:
         auto_cli(COMMANDS, args=argv, parser_class=Parser, prog="neurobridge", description="Spike trains to pictures.")
     except UserError as error:

@@ -9,6 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+CAUSES = {  # words of a library: what the file is
+    "truncated file: eof": "is cut off, an HDF5 file without its end",
+    "file signature not found": "is no HDF5 file, but of another kind",
+    "mmap length is greater than file size": "is cut off, an array without its end",
+    "Failed to read all data for array": "is cut off, an array without its end",
+    "EOF: reading": "is cut off, an array without its end",
+    "contains pickled (object) data": "is no .npy array, but of another kind",
+}
+
 
 class UserError(ValueError):
     """Bad input. The message is one sentence: what was found, where, and what to do next."""
@@ -74,27 +83,28 @@ def reading(path: Path | str, what: str, mend: str = "it may be empty or truncat
         lines = str(error).strip().splitlines() or [type(error).__name__]
         empty = os.path.isfile(path) and os.path.getsize(path) == 0
         found, other = ("is empty", "") if empty else why(error)
-        found = found or f"is not a readable {what} ({lines[0][:200]})"
-        raise UserError(f"{path} {found}: {other or mend}") from error
+        if found:
+            raise UserError(f"{path} {found}: {other or mend.rpartition('; ')[2]}") from error
+        raise UserError(f"{path} is not a readable {what} ({lines[0][:200]}): {mend}") from error
 
 
 def why(error: BaseException) -> tuple[str, str]:
-    """What is wrong with a file where an error tells it, and the mend where fetching it again is none; else empty."""
+    """What a file "is ..." where an error tells it, and the mend where fetching it again is none; else empty."""
     text = str(error)
     if isinstance(error, BlockingIOError) or "unable to lock file" in text:
         return "is locked by another program that writes it", "wait until that is done, or close the file there"
     if isinstance(error, PermissionError):
-        return "may not be read by you (permission denied)", "change its permissions"
+        return "is closed to you (permission denied)", "change its permissions"
     if isinstance(error, IsADirectoryError):
         return "is a folder, expected a file", "mend the path"
     if isinstance(error, UnicodeDecodeError):
         found = f"is not {error.encoding.upper()} text (byte {error.object[error.start]:#x})"
         return found, "save it as UTF-8, or mend the path"
     if isinstance(error, MemoryError):
-        return "needs more memory than there is", "split it or, if it is damaged, fetch it again"
-    if "truncated file: eof" in text:
-        return "is cut off, an HDF5 file without its end", ""
-    return ("is no HDF5 file, but of another kind", "") if "file signature not found" in text else ("", "")
+        return "is larger than the memory that is free", "split it or, if it is damaged, fetch it again"
+    if "Object arrays cannot be loaded" in text or "Python objects in dtype" in text:
+        return "is an array of Python objects (lists of unequal length?)", "save numbers or text, one entry a row"
+    return next(((found, "") for words, found in CAUSES.items() if words in text), ("", ""))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ def test_lags_stand_side_by_side_and_stop_at_the_ends():
     counts = np.arange(10).reshape(2, 5)
     np.testing.assert_array_equal(lagged(counts, np.array([0, 2]), 1), [[0, 5, 0, 5, 1, 6], [1, 6, 2, 7, 3, 8]])
     np.testing.assert_array_equal(lagged(counts, np.array([4]), 0), [[4, 9]])
+    np.testing.assert_array_equal(lagged(counts, np.array([2]), 1, 3)[0, 2:4], [1 + 2 + 3, 6 + 7 + 8])
 
 
 def test_a_wiener_filter_finds_how_far_it_has_to_reach(moving):

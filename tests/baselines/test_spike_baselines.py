@@ -155,6 +155,8 @@ def test_silent_units_and_single_stretches_are_handled(shared):
         assert prediction[:, 0].max() < 0.01
     stretch = np.concatenate(list(train[:50]), axis=-1)
     assert glm.fit_predict_glm(stretch, stretch, bin_s=0.01, units=np.arange(1, 3), sigmas_s=(0.05,)).shape == (2, 1500)
+    shorter = glm.fit_predict_glm(stretch, stretch[:, :400], bin_s=0.01, units=np.arange(1, 3), sigmas_s=(0.05,))
+    assert shorter.shape == (2, 400)
     assert rates.fit_predict_mean_rate(stretch, stretch).shape == stretch.shape
 
 

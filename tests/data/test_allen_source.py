@@ -189,6 +189,52 @@ def test_all_tables_with_their_parameters(file: Path, tmp_path: Path) -> None:
     assert stimuli.valid[:2].all()
 
 
+def test_spikes_without_a_valid_time_are_left_out_and_counted(file: Path, tmp_path: Path, capsys) -> None:
+    with h5py.File(file, "r+") as raw:
+        ends = raw["units/spike_times_index"][()].astype(int)
+        for unit, count in ((1, 2), (4, 5)):
+            raw["units/spike_times"][ends[unit - 1] : ends[unit - 1] + count] = -1.0
+        last = slice(ends[5], ends[6])
+        raw["units/spike_times"][last] = raw["units/spike_times"][last][::-1]
+    assert [f.found for f in examine(file) if "below 0" in f.found] == [
+        "7 times below 0, which are not valid: left out"
+    ]
+    recording = imported(file, tmp_path / "out", quality=QualitySettings(min_rate=None, max_isi_violations=None))
+    assert recording.duration[0] >= 0
+    assert recording.spike_times.min() >= 0
+    truth = made.allen_spikes()
+    truth[1], truth[4] = truth[1][2:], truth[4][5:]
+    for row, unit in enumerate(recording.unit_ids.tolist()):
+        times = np.sort(recording.spike_times[recording.spike_units == row])
+        np.testing.assert_allclose(times, truth[made.UNITS.tolist().index(int(unit))])
+    assert recording.provenance["left_out"] == "left out 7 of 500 spikes without a valid time (below 0 s)"
+    assert "left out 7 of 500 spikes" in capsys.readouterr().out
+
+
+def test_presentations_that_stop_when_they_start_are_left_out_and_counted(file: Path, tmp_path: Path) -> None:
+    with h5py.File(file, "r+") as raw:
+        raw[STOPS][10] = raw[STARTS][10]
+        spontaneous = raw["intervals/spontaneous_presentations"]
+        spontaneous["stop_time"][:] = spontaneous["start_time"][:]
+    whole = imported(file, tmp_path / "a")
+    assert len(whole.stimuli) == len(made.FRAMES) - 1
+    assert "1 presentations that stop when they start" in whole.provenance["left_out"]
+    every = imported(file, tmp_path / "b", tables=())
+    assert "2 presentations that stop when they start" in every.provenance["left_out"]
+    assert not np.char.startswith(every.stimuli.condition, "spontaneous").any()
+
+
+def test_obs_intervals_of_units_are_heeded(file: Path, tmp_path: Path) -> None:
+    count = len(made.UNITS)
+    with h5py.File(file, "r+") as raw:
+        raw["units/obs_intervals"] = np.tile([[1.0, 12.0], [14.0, 19.0]], (count, 1))
+        raw["units/obs_intervals_index"] = 2 * np.arange(1, count + 1)
+    recording = imported(file, tmp_path / "out", quality=QualitySettings(min_rate=None, max_isi_violations=None))
+    np.testing.assert_allclose(recording.observed, [[1.0, 8.3], [8.45, 12.0], [14.0, 19.0]])
+    assert not ((recording.spike_times > 12.001) & (recording.spike_times < 13.999)).any()
+    assert "outside their unit's observed intervals" in recording.provenance["left_out"]
+
+
 def test_a_session_without_natural_scenes_serves_pretraining(tmp_path: Path) -> None:
     file = made.write_allen(tmp_path / "raw.nwb", scenes=False)
     assert all(finding.ok for finding in examine(file))
@@ -325,9 +371,9 @@ def test_what_can_be_done_without_is_named_and_left_out(file: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (lambda whole: whole[:-4000], "no whole HDF5 file"),
-        (lambda whole: whole[:900], "no whole HDF5 file"),
-        (lambda whole: b"", "no whole HDF5 file"),
+        (lambda whole: whole[:-4000], "cut off, an HDF5 file without its end"),
+        (lambda whole: whole[:900], "cut off, an HDF5 file without its end"),
+        (lambda whole: b"", "empty"),
         (lambda whole: b"../../.git/annex/objects/x/MD5E-s12.nwb\n", "git-annex or Git LFS pointer"),
     ],
 )

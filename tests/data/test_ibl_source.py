@@ -186,6 +186,41 @@ def test_sessions_without_a_unit_are_passed_over_and_said(made, tmp_path, capsys
     assert not (tmp_path / "none").exists()
 
 
+def test_observed_is_what_every_probe_recorded(tree, tmp_path):
+    """The second probe starts late and has a gap; a trial that leaves what both recorded is not valid."""
+    folder = tree / PLACES[FIRST] / PROBE1
+    times = np.load(folder / "spikes.times.npy")
+    late, low, high = 20.0, 60.0, 75.0
+    kept = (times > late) & ((times < low) | (times > high))
+    for name in ("times", "clusters"):
+        file = folder / f"spikes.{name}.npy"
+        np.save(file, np.load(file)[kept])
+    whole = read_recording(import_ibl(tree, tmp_path / "a", sessions=(FIRST,)) / "sessions" / f"{FIRST}.h5")
+    assert len(whole.observed) == 2
+    np.testing.assert_allclose(whole.observed[0], [late, low], atol=1.0)
+    assert abs(whole.observed[1, 0] - high) < 1.0
+    stimuli = whole.stimuli
+    assert not stimuli.valid[(stimuli.start < late) | ((stimuli.end > low + 1) & (stimuli.start < high - 1))].any()
+    assert stimuli.valid.any()
+    windows = Session(whole, window_ms=500).starts
+    assert not ((windows < whole.observed[0, 0]) | ((windows > low) & (windows < high - 1))).any()
+
+
+def test_a_name_that_two_labs_gave_is_refused(tree, tmp_path):
+    lab = tree / Path(PLACES[FIRST]).parts[0]
+    other = tmp_path / "other" / "secondlab"
+    shutil.copytree(lab, other)
+    out = import_ibl(lab, tmp_path / "out")
+    before = {p: p.read_bytes() for p in (out / "sessions").iterdir()}
+    np.save(next(other.rglob("spikes.times.npy")), np.zeros(1))
+    with pytest.raises(UserError, match=r"is that of the lab .*, not secondlab: import each lab"):
+        import_ibl(other, out)
+    assert before == {p: p.read_bytes() for p in (out / "sessions").iterdir()}
+    shutil.copytree(other, tree / "secondlab")
+    with pytest.raises(UserError, match=r"are both session .*: import each lab into a folder of its own"):
+        import_ibl(tree, tmp_path / "both")
+
+
 def test_second_import_skips_what_is_written(tree, tmp_path):
     out = import_ibl(tree, tmp_path / "out")
     files = [out / "sessions" / f"{name}.h5" for name in (FIRST, SECOND)]
@@ -265,7 +300,7 @@ NEEDED = {  # what: (file and damage, key, what the doctor finds)
     "truncated": (
         (f"{NEW}/spikes.times.npy", lambda p: p.write_bytes(p.read_bytes()[:-9])),
         "file",
-        "is not a readable file",
+        "is cut off, an array",
     ),
     "empty": ((f"{NEW}/spikes.clusters.npy", lambda p: p.write_bytes(b"")), "file", "is empty"),
     "pointer": (
@@ -273,11 +308,15 @@ NEEDED = {  # what: (file and damage, key, what the doctor finds)
         "file",
         "pointer",
     ),
-    "objects": ((f"{NEW}/spikes.times.npy", lambda p: np.save(p, np.array([{}, 1]))), "file", "is not a readable file"),
+    "objects": (
+        (f"{NEW}/spikes.times.npy", lambda p: np.save(p, np.array([{}, 1]))),
+        "file",
+        "is an array of Python objects",
+    ),
     "no label": (table_defect(METRICS, lambda t: t.drop(columns="label")), "clusters.metrics", "columns cluster_id"),
     "odd label": (table_defect(METRICS, put(2, 3.0, "label")), "clusters.metrics", "other labels"),
     "rows twice": (table_defect(METRICS, put(2, 1, "cluster_id")), "clusters.metrics", "7 rows"),
-    "metrics truncated": ((METRICS, lambda p: p.write_bytes(p.read_bytes()[:200])), "file", "is not a readable file"),
+    "metrics truncated": ((METRICS, lambda p: p.write_bytes(p.read_bytes()[:200])), "file", "is cut off, a Parquet"),
     "ids twice": ((UUIDS, lambda p: p.write_text("uuids\n" + "a\n" * 7)), "clusters.uuids", "7 ids, 1 different"),
     "locations": (
         array_defect("channels.brainLocationIds_ccf_2017.npy", lambda a: a[None]),
@@ -298,7 +337,7 @@ NEEDED = {  # what: (file and damage, key, what the doctor finds)
     ),
     "odd choice": (table_defect(TRIALS, put(3, 2.0, "choice")), "trials choice", "row 3: another choice"),
     "odd feedback": (table_defect(TRIALS, put(5, 0.0, "feedbackType")), "trials feedbackType", "row 5: another type"),
-    "trials truncated": ((TRIALS, lambda p: p.write_bytes(p.read_bytes()[:-50])), "file", "is not a readable file"),
+    "trials truncated": ((TRIALS, lambda p: p.write_bytes(p.read_bytes()[:-50])), "file", "is cut off, a Parquet"),
     "wheel NaN": ((POSITION, lambda p: rewrite(p, put(5, np.nan))), "wheel.position", r"float64 \(4001,\)"),
     "wheel too short": (
         (TIMES, lambda p: rewrite(p, lambda a: a[:-1])),
@@ -308,7 +347,7 @@ NEEDED = {  # what: (file and damage, key, what the doctor finds)
     "wheel backwards": ((TIMES, lambda p: rewrite(p, put(9, 0.0))), "wheel order", "sample 9 is before sample 8"),
     "wheel in ms": ((TIMES, lambda p: rewrite(p, lambda a: a * 1000)), "wheel times", r"to 304\d+"),
     "wheel too far": ((POSITION, lambda p: rewrite(p, put(5, 1e9))), "wheel angle", r"up to 1e\+09"),
-    "wheel truncated": ((TIMES, lambda p: p.write_bytes(p.read_bytes()[:90])), "file", "is not a readable file"),
+    "wheel truncated": ((TIMES, lambda p: p.write_bytes(p.read_bytes()[:90])), "file", "is cut off, an array"),
 }
 TOLERATED = {
     "spikes in disorder": (

@@ -195,7 +195,7 @@ WRONG = {
     "ms for s, the duration too": r"a recording of 167 h with 1200 spikes a unit; is the time_unit right",
     "unknown unit": r"spikes\.csv, line {at}: unit_id 'nobody' is not in units\.csv; add the unit there",
     "unknown region": r"units\.csv, line {unit}: area 'V44' is not among the areas of day1\.yaml \(V1, V4, IT\)",
-    "empty region": r"units\.csv, line {unit}: 'area' is '', expected printable text",
+    "empty region": r"units\.csv, line {unit}: 'area' is empty; fill it in",
     "unit twice": r"units\.csv, line \d+: unit_id '.*' was there before; give every unit an id of its own",
     "onset outside": r"stimuli\.csv, line 9: the onset is at 700 s, outside the duration of 0 to 600 s",
     "offset before onset": r"stimuli\.csv, line {trial}: the offset .* is not after the onset",
@@ -600,11 +600,11 @@ def test_a_csv_with_another_shape_of_trouble(write_lab, lab_tables, tmp_path):
         ("", "is empty"),
         ("time,unit_id\n", "holds no spikes of session day1"),
         ("time,unit_id\n1,5,u1\n2,5,u1\n", "2 column names but more values a line"),
-        ("time,unit_id\n1.5,u1\n1,5,u1\n", "is not a readable CSV table .*line 3"),
-        ("time;unit_id\n1,5;u1\n", r"no column 'time'|more values a line"),
+        ("time,unit_id\n1.5,u1\n1,5,u1\n", "a line unlike its header .*line 3"),
+        ("time;unit_id\n1,5;u1\n", "line 2: 'time' is '1,5', expected a number; write decimal points, not commas"),
         ("time,unit_id,time\n1,u1,2\n", "two columns named 'time'"),
-        ("time,unit_id\n1.5,u1\n2.5\n", "line 3: 'unit_id' is ''"),
-        ("time,unit_id\n\n1.5,u1\n", "line 2: 'time' is empty|line 2: 'unit_id' is ''"),
+        ("time,unit_id\n1.5,u1\n2.5\n", "line 3 has 1 values, and the header 2"),
+        ("time,unit_id\n\n1.5,u1\n", "line 2: 'time' is empty|line 2: 'unit_id' is empty"),
     ):
         csv.write_text(content)
         with pytest.raises(UserError, match=sentence):

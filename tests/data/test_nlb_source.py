@@ -93,6 +93,14 @@ def test_a_unit_with_fewer_intervals_narrows_them_for_all(folder: Path, tmp_path
     assert recording.spike_times[recording.spike_units == 1].min() < 3.8
 
 
+def test_invalid_times_are_not_observed(folder: Path, tmp_path: Path) -> None:
+    with h5py.File(folder / "sub-Jenkins" / TRAIN, "r+") as raw:
+        raw["intervals/invalid_times/start_time"] = np.array([5.0])
+        raw["intervals/invalid_times/stop_time"] = np.array([6.0])
+    recording = imported(folder, tmp_path / "out")
+    np.testing.assert_allclose(recording.observed, [[0.0, 5.0], [6.0, 14.1], [14.3, 23.0]])
+
+
 def test_windows_are_cut_as_the_benchmark_cuts_them(folder: Path, tmp_path: Path) -> None:
     """Spikes go to milliseconds by truncation, a trial is the 700 of them from onset - 250 ms on, summed by fives."""
     session = Session(imported(folder, tmp_path / "out", valid_fraction=0.0), window_ms=700)
@@ -226,6 +234,12 @@ def damage(file: h5py.File, what: str) -> None:
         del file[f"{trials}/trial_version"]
     elif what == "no val":
         write(file, f"{trials}/split", np.array([b"train"] * made.TRIALS))
+    elif what in ("electrode past the end", "electrode before the first"):
+        rows = file["units/electrodes"][()].astype(np.int64)
+        rows[0] = 99 if what == "electrode past the end" else -7
+        write(file, "units/electrodes", rows)
+    elif what == "spikes behind the index":
+        write(file, "units/spike_times", np.append(file["units/spike_times"][()], 1.0))
     elif what == "unit twice":
         write(file, "units/id", np.array([7, 7, 12, 20, 31]))
     else:
@@ -236,6 +250,9 @@ def damage(file: h5py.File, what: str) -> None:
     ("what", "key", "told"),
     [
         ("no trials", "intervals/trials/start_time", "absent"),
+        ("electrode past the end", "units/electrodes", "99 in row 0"),
+        ("electrode before the first", "units/electrodes", "-7 in row 0"),
+        ("spikes behind the index", "units/spike_times", "but its index ends at"),
         ("no heldout", "units/heldout", "absent"),
         ("heldout as text", "units/heldout", "text, not numbers"),
         ("heldout counts", "units/heldout", "not true or false"),
@@ -280,9 +297,9 @@ def test_behaviour_that_cannot_be_used_is_named_and_left_out(folder: Path, tmp_p
 def test_truncated_foreign_and_absent_files(folder: Path, tmp_path: Path) -> None:
     file = folder / "sub-Jenkins" / TRAIN
     file.write_bytes(file.read_bytes()[:-5000])
-    assert "no whole HDF5 file" in examine(folder)[0].found
+    assert "cut off, an HDF5 file without its end" in examine(folder)[0].found
     assert not recognises(file)
-    with pytest.raises(UserError, match="no whole HDF5 file"):
+    with pytest.raises(UserError, match="cut off, an HDF5 file without its end"):
         import_nlb(folder, tmp_path / "out")
     with h5py.File(file, "w") as raw:
         raw["x"] = np.zeros(3)

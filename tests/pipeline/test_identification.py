@@ -126,7 +126,7 @@ def evidence(images: int, *, noise: float, repeats: int = 1, seed: int = 3) -> E
         train_images=rows["train"], train_responses=train,
     )  # fmt: skip
     residual = ResponseNoise.of(train - targets[rows["train"]], repeats=1.0, differences=None)
-    encoding = SessionEncoding(expected=targets, noise=residual, r2=train)
+    encoding = SessionEncoding(expected=targets, noise=residual, r2=train, offset=0 * train[0])
     spoilt = noise * rng.normal(size=(1, 8))
     return Evidence(
         decoded=decoded, targets=targets, embeddings=targets, encoding=encoding, share=0.5, ridge=lambda x: x + spoilt

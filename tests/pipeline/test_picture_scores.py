@@ -7,11 +7,16 @@ import pytest
 import torch
 
 from neurobridge.errors import UserError
+from neurobridge.evaluation.alexnet import weight_file
 from neurobridge.evaluation.images import correlation_distance, sample_diversity, two_way_identification
-from neurobridge.evaluation.networks import MINDEYE2, OFFLINE
+from neurobridge.evaluation.networks import ALEXNET, MINDEYE2, OFFLINE
+from neurobridge.evaluation.report import Table
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.judges import LayerOutput, load_judges, offline_judges
 from neurobridge.pipeline.picture_scores import score_images
+from neurobridge.pipeline.reporting import judges as judge_blocks
+from neurobridge.pipeline.reporting import pictures as picture_blocks
+from neurobridge.pipeline.reporting import summary
 from neurobridge.training.settings import ImageSettings, RunSettings
 from neurobridge.vision.encoders import ImageEncoder, full_name, to_tensor
 
@@ -107,6 +112,7 @@ def test_every_set_is_scored_by_every_metric_and_every_row_names_its_network(run
         "PixCorr",
         "SSIM",
         "two-way pixels",
+        "two-way HOG",
         "two-way efficientnet-lite1 block4",
         "two-way efficientnet-lite1 block10",
         "two-way efficientnet-lite1 pooled",
@@ -117,8 +123,10 @@ def test_every_set_is_scored_by_every_metric_and_every_row_names_its_network(run
         assert row["network"] == ("efficientnet-lite1" if "lite1" in metric else "")
         assert not row["decoding_target"]
         assert row["items"] == 5
+        assert not row["unfit"]
         assert (row["p"] is None) == (metric == "SSIM")
 
+    assert found["judges"] == []  # this run drew no decoys
     arrays = run.load_arrays("reconstruct/pictures.npz")
     pooled = ImageEncoder("efficientnet-lite1", layer="pooled", resolution=240)
     ours, true = (
@@ -135,3 +143,44 @@ def test_every_set_is_scored_by_every_metric_and_every_row_names_its_network(run
         *(f"diversity {judge.name}" for judge in OFFLINE),
     ]  # 5 are too few for KID
     assert sets["diversity pixels"]["value"][0] == pytest.approx(sample_diversity(arrays["samples"]).mean())
+
+
+def test_decoys_tell_which_judges_no_headline_may_rest_on(run):
+    arrays = run.load_arrays("reconstruct/pictures.npz")
+    target = arrays["target"]
+    arrays["decoy"] = (0.9 * target + 0.1 * np.roll(target, 2, axis=0)).astype(np.float32)  # fools all
+    run.save_arrays("reconstruct/pictures.npz", **arrays)
+    found = score_images(run)
+    assert [row["judge"] for row in found["judges"]] == ["pixels", "HOG", *(judge.name for judge in OFFLINE)]
+    assert all(row["unfit"] for row in found["judges"])
+    assert all(row["decoys"][1] > 0.6 for row in found["judges"])
+    for row in found["pictures"]:
+        assert row["unfit"] == (row["metric"] not in ("PixCorr", "SSIM"))
+    blocks = picture_blocks(run, found["pictures"])
+    (table,) = (block for block in blocks if isinstance(block, Table))
+    marked = [column for column in table.columns if "(unfit judge)" in column]
+    assert table.columns[1:] == ["PixCorr", "SSIM", *marked]
+    (table,) = judge_blocks(found["judges"])
+    assert {row[-1] for row in table.rows} == {"unfit"}
+    assert judge_blocks([]) == []
+    rows = [{**row, "name": "best of samples"} for row in found["pictures"] if row["name"] == "mean of samples"]
+    cards = summary({"retrieval": [], "spikes": [], "pictures": rows})
+    assert cards == {}
+    assert summary({"retrieval": [], "spikes": [], "pictures": [{**row, "unfit": False} for row in rows]})
+
+
+@pytest.mark.skipif(weight_file() is None, reason="stlpips-pytorch is not installed: pip install 'neurobridge[bench]'")
+def test_alexnet_judges_as_any_other_network():
+    judges = load_judges(ALEXNET, device="cpu")
+    assert [net.network for net in judges.values()] == ["alexnet, shift-tolerant"] * 2
+    some = pictures(4)
+    second, fifth = (net.features(some) for net in judges.values())
+    assert second.shape == (4, 192 * 31 * 31)
+    assert fifth.shape == (4, 256 * 16 * 16)
+    assert two_way_identification(second, second).mean() == 1
+
+
+def test_alexnet_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr("neurobridge.evaluation.alexnet.PACKAGE", "a_package_that_nobody_has")
+    with pytest.raises(UserError, match=r"stlpips-pytorch, which is not installed: pip install 'neurobridge\[bench\]'"):
+        load_judges(ALEXNET[:1])

@@ -6,6 +6,7 @@ import pytest
 from neurobridge.data.recording import Recording
 from neurobridge.data.store import Session
 from neurobridge.evaluation.spikes import bits_per_spike
+from neurobridge.pipeline.spike_report import spikes
 from neurobridge.pipeline.spike_scores import (
     CO_SMOOTHING,
     OURS,
@@ -40,6 +41,14 @@ def test_rivals_are_scored_over_the_mean_rate_and_over_the_time_course(session):
         else:
             assert row["ours_minus"][0] == pytest.approx(score[OURS] - value)
     assert found[OVER_PSTH, OURS]["value"] == pytest.approx(score[OURS] - score[PSTH])
+
+    masked = {"task": "masked, neuron", "method": OURS, "value": 0.1, "unit": "bits/spike"}
+    figure, table = spikes([{"session": "monkeyA_1", "role": "pretrained", **row} for row in (masked, *rows)])
+    assert len(figure.figure.axes) >= 2  # over the mean rate, over the PSTH
+    assert table.columns[-1] == "ours minus this"
+    assert table.rows[0][-3:] == [0.1, "bits/spike", None]
+    assert table.rows[2][-1] == tuple(rows[1]["ours_minus"])
+    assert table.highlight == {0, 1, 6}
 
 
 def test_windows_that_know_no_onset_have_no_time_course():

@@ -54,11 +54,13 @@ def fit_predict_glm(
     )
     if allowed.shape != (number, number):
         raise ValueError(f"visible must be [{number}, {number}], got {allowed.shape}")
-    course = np.ones((len(units), train.shape[2])) if time_course is None else np.asarray(time_course, np.float64)
-    if course.shape != (len(units), train.shape[2]) or course.min() <= 0:
+    y = _samples(train[:, units])
+    if time_course is None:
+        offset, offset_test = np.zeros(y.shape), np.zeros((1, len(units)))
+    elif (course := np.asarray(time_course, np.float64)).shape != y[0].shape + train.shape[2:] or course.min() <= 0:
         raise ValueError(f"a time course is [{len(units)}, {train.shape[2]}] and above 0, got {course.shape}")
-
-    y, offset, offset_test = _samples(train[:, units]), *(np.log(np.tile(course.T, (len(c), 1))) for c in (train, test))
+    else:
+        offset, offset_test = (np.log(np.tile(course.T, (len(counts), 1))) for counts in (train, test))
     rows = np.arange(len(y))
     if max_samples is not None and len(rows) > max_samples:
         rows = np.sort(np.random.default_rng(seed).choice(len(rows), max_samples, replace=False))
@@ -171,12 +173,19 @@ def _inputs(
     if centred:
         course = x.mean(0)
         x, x_test = x - course, x_test - course
-    bins = np.arange(train.shape[2])
-    at = [np.clip(bins + round(lag / bin_s), 0, len(bins) - 1) for lag in lags_s]
-    x, x_test = (_samples(np.concatenate([activity[:, :, b] for b in at], axis=1)) for activity in (x, x_test))
+    x, x_test = (
+        _samples(np.concatenate([_later(activity, round(lag / bin_s)) for lag in lags_s], axis=1))
+        for activity in (x, x_test)
+    )
     mean, scale = x.mean(0), x.std(0)
     scale = np.where(scale > 1e-9, scale, 1.0)
     return (x - mean) / scale, (x_test - mean) / scale
+
+
+def _later(activity: np.ndarray, bins: int) -> np.ndarray:
+    """[W, N, T] as it is ``bins`` bins later; an edge goes on."""
+    at = np.arange(activity.shape[2]) + bins
+    return activity[:, :, np.clip(at, 0, len(at) - 1)]
 
 
 def _losses(x: np.ndarray, y: np.ndarray, offset: np.ndarray, bias: np.ndarray, weights: np.ndarray) -> np.ndarray:

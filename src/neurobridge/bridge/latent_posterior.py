@@ -148,22 +148,27 @@ class LatentPosterior(nn.Module):
         middle = y.mean(0)
         y = y - middle
 
-        path, (inner, target) = _Ridge(x[~held], y[~held]), (x[held], y[held])
-        errors = torch.stack([(inner @ path.weights(penalty) - target).square().mean(0) for penalty in PENALTIES])
+        path = _Ridge(x[~held], y[~held])
+        inner, target = x[held] @ path.basis, y[held]
+        errors = torch.stack([(inner @ path.shrunk(penalty) - target).square().mean(0) for penalty in PENALTIES])
         chosen = torch.tensor(PENALTIES, dtype=torch.float64)[errors.argmin(0)]
+        path = _Ridge(x, y)
         for name, value in {
             "reading_mean": mean,
             "reading_scale": scale,
             "score_mean": middle,
             "score_scale": scores.std(0),
-            "linear": _Ridge(x, y).weights(chosen),
+            "linear": path.basis @ path.shrunk(chosen),
             "gain": torch.ones_like(middle),
         }.items():
             self.register_buffer(name, value.float())
 
 
 class _Ridge:
-    """All ridge solutions from ``x`` [B, R] to ``y`` [B, D], by one decomposition of the smaller of its squares."""
+    """All ridge solutions from ``x`` [B, R] to ``y`` [B, D], by one decomposition of the smaller of its squares.
+
+    Weights [R, D] are ``basis`` @ ``shrunk(penalty)``.
+    """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         if len(x) <= x.shape[1]:
@@ -174,9 +179,9 @@ class _Ridge:
             self.coefficients = self.basis.T @ (x.T @ y)
         self.values = values.clamp(min=0)
 
-    def weights(self, penalty: float | Tensor) -> Tensor:
-        """[R, D] under a ``penalty``, or one a column [D], in units of the mean eigenvalue."""
-        return self.basis @ (self.coefficients / (self.values[:, None] + penalty * self.values.mean()))
+    def shrunk(self, penalty: float | Tensor) -> Tensor:
+        """Coefficients under a ``penalty``, or one a column [D], in units of the mean eigenvalue."""
+        return self.coefficients / (self.values[:, None] + penalty * self.values.mean())
 
 
 def octave_gain(found: np.ndarray, true: np.ndarray) -> np.ndarray:

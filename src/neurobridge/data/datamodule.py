@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from neurobridge.data.binning import bin_events
 from neurobridge.data.events import joined
-from neurobridge.data.sessions import session_files
+from neurobridge.data.sessions import Identity, session_files
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError
 from neurobridge.neuro.batch import SpikeBatch
@@ -21,13 +21,32 @@ NO_REGION = ("", "unknown", "root", "void")  # as in the frozen protocols of eva
 
 
 def open_sessions(folder: Path, names: Sequence[str] = (), *, window_ms: int, offset_ms: int = 0) -> list[Session]:
-    """The sessions of a data folder, all or by name, in alphabetical order. Raises UserError for what is not there."""
+    """The sessions of a data folder, all or by name, in alphabetical order.
+
+    A name is that of the file. Raises UserError for what is not there, and for one session in two files.
+    """
     files = session_files(folder)
     unknown = [name for name in names if name not in files]
     if unknown:
         raise UserError(f"session '{unknown[0]}' is not in {folder}; there are: {', '.join(files)}")
     wanted = track(names or list(files), "opening sessions", transient=True, disable=len(names or files) < 200)
-    return [Session.open(files[name], window_ms=window_ms, offset_ms=offset_ms, dataset=folder.name) for name in wanted]
+    cut = {"window_ms": window_ms, "offset_ms": offset_ms, "dataset": folder.name}
+    sessions = [Session.open(files[name], **cut) for name in wanted]
+    refuse_twins(sessions)
+    return sessions
+
+
+def refuse_twins(sessions: Sequence[Session]) -> None:
+    """Raise UserError for two files that hold one session: their units would be the same units."""
+    seen: dict[Identity, Session] = {}
+    for session in sessions:
+        r = session.recording
+        other = seen.setdefault(Identity(r.dataset, r.subject, r.session), session)
+        if other is not session:
+            raise UserError(
+                f"{session.name} and {other.name} are one session, {r.dataset}/{r.subject}/{r.session}: remove one of "
+                "the files, or import it under another name"
+            )
 
 
 def region_codes(sessions: Sequence[Session]) -> dict[str, int]:

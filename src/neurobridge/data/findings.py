@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 
 from neurobridge.data.doctor import Finding
+from neurobridge.data.guard import refuse_made_up
 from neurobridge.data.importing import refuse_pointer
 from neurobridge.errors import UserError
 from neurobridge.errors import reading as guarded
@@ -70,6 +71,10 @@ def check_dataset(
         return Check(file=path, key=key, found=what, expected=expected, ok=False, mend=mend, needed=needed)
     ok = found.dtype.kind in "fiu" and _fits(found.shape, axes)
     text = f"{found.dtype} {found.shape}"
+    try:
+        refuse_made_up(found)
+    except OSError as error:
+        return Check(file=path, key=key, found=str(error), expected=expected, ok=False, mend=mend, needed=needed)
     if not ok and _fits(found.shape[::-1], axes):
         text += " (axes reversed)"
     return Check(file=path, key=key, found=text, expected=expected, ok=ok, mend="" if ok else mend, needed=needed)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from neurobridge.data.pictures import read_pages, read_picture
-from neurobridge.errors import UserError
+from neurobridge.errors import UserError, reading
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm")
 
 
 def frame_files(path: Path) -> dict[int, Path]:
@@ -48,10 +48,8 @@ def read_frames(path: Path) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _stack(path: Path) -> Iterator[np.ndarray]:
-    try:
+    with reading(path, ".npy array", "it may be truncated, or hold objects; save it again"):
         stack = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a readable .npy array: it may be empty or truncated; save it again") from error
     grey, coloured = stack.ndim == 3, stack.ndim == 4 and stack.shape[3] == 3
     if stack.dtype != np.uint8 or not (grey or coloured):
         raise UserError(

@@ -16,11 +16,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from neurobridge.data.cells import is_number
+from neurobridge.data.guard import read_dataset
 from neurobridge.data.heap import text_can_be_read
 from neurobridge.data.importing import refuse_pointer
-from neurobridge.errors import UserError
+from neurobridge.errors import UserError, why
 
 AGAIN = "download or export the file again"
+ELECTRODES = "general/extracellular_ephys/electrodes"
 BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError, OverflowError)  # by h5py
 
 
@@ -78,7 +81,18 @@ class Nwb:
 
     def texts(self, key: str, *, rows: int | None = None) -> np.ndarray:
         """A column as text; numbers as they print."""
-        return _texts(self._shaped(self._read(key), key, 1, rows))
+        values = self._shaped(self._read(key), key, 1, rows)
+        with self._guard(key):
+            return _texts(values)
+
+    def cells(self, key: str, *, rows: int | None = None) -> np.ndarray:
+        """A column of one text (as an object) or one number a row; of what links to a group, the group's name."""
+        values = self._shaped(self._read(key), key, 1, rows)
+        if values.dtype.kind not in "OS":
+            return values
+        with self._guard(key):
+            named = [self.file[v].name.rpartition("/")[2] if isinstance(v, h5py.Reference) else v for v in values]
+            return np.array([v.decode() if isinstance(v, bytes) else v for v in named], dtype=object)
 
     def floats(self, key: str, *, rows: int | None = None) -> np.ndarray:
         """A column of numbers that may have been written as text; '' and 'N/A' are NaN."""
@@ -86,17 +100,24 @@ class Nwb:
         if column.dtype.kind in "iufb":
             return column.astype(np.float64)
         values = np.full(len(column), np.nan)
-        for row, text in enumerate(_texts(column).tolist()):
+        for row, text in enumerate(self.texts(key, rows=rows).tolist()):
             if text.strip().lower() not in ("", "n/a", "nan", "none"):
-                try:
-                    values[row] = float(text)
-                except ValueError:
-                    raise self._error(key, f"text, with '{text}' in row {row}, not a number") from None
+                if not is_number(text):
+                    raise self._error(key, f"text, with '{text}' in row {row}, not a number")
+                values[row] = float(text)
         return values
 
     def ragged(self, key: str, *, rows: int | None = None, dimensions: int = 1) -> Ragged:
         """A column with a list a row."""
-        values = self.numbers(key, dimensions=dimensions)
+        return self._ragged(key, self.numbers(key, dimensions=dimensions), rows)
+
+    def ragged_cells(self, key: str, *, rows: int | None = None) -> Ragged:
+        """As :meth:`ragged`, of numbers or text."""
+        if self.has(f"{key}_index_index"):
+            raise self._error(key, "a list of lists in each row, not a list")
+        return self._ragged(key, self.cells(key), rows)
+
+    def _ragged(self, key: str, values: np.ndarray, rows: int | None) -> Ragged:
         ends = self.numbers(f"{key}_index", rows=rows)
         if ends.dtype.kind not in "iu":
             raise self._error(f"{key}_index", f"{ends.dtype}, not whole numbers")
@@ -104,6 +125,23 @@ class Nwb:
         if len(ends) and ((np.diff(ends, prepend=0) < 0).any() or ends[-1] != len(values)):
             raise self._error(key, f"of {len(values)} values, but its index ends at {ends[-1]} or falls")
         return Ragged(values=values, ends=ends)
+
+    def of_first_electrode(self, table: str, column: str) -> np.ndarray:
+        """A column of the electrode table at the first electrode of each row of ``table``."""
+        key = f"{table}/electrodes"
+        values = self.cells(f"{ELECTRODES}/{column}")
+        rows = self.numbers(key)
+        if self.has(f"{key}_index"):
+            ragged = self._ragged(key, rows, None)
+            bare = np.flatnonzero(ragged.counts == 0)
+            if len(bare):
+                raise self._error(key, f"without an electrode in row {bare[0]}")
+            rows = rows[ragged.ends - ragged.counts]
+        bad = np.flatnonzero((rows < 0) | (rows >= len(values)))
+        if len(bad) or rows.dtype.kind not in "iu":
+            told = f"{rows[bad[0]]} in row {bad[0]}" if len(bad) else str(rows.dtype)
+            raise self._error(key, f"{told}, but the electrodes are 0 to {len(values) - 1}")
+        return values[rows.astype(np.int64)]
 
     def series(self, key: str) -> Series:
         """A time series; its timestamps may be given, shared with another series (a link), or follow from a rate."""
@@ -165,7 +203,7 @@ class Nwb:
                 raise self._error(key, "absent")
             if not isinstance(item, h5py.Dataset):
                 raise self._error(key, "a group, not a column")
-            return np.asarray(item[()])
+            return read_dataset(item)
 
     def _shaped(self, values: np.ndarray, key: str, dimensions: int, rows: int | None) -> np.ndarray:
         if dimensions and values.ndim != dimensions:
@@ -184,7 +222,9 @@ class Nwb:
         except UserError:
             raise
         except BROKEN as error:
-            raise self._error(key, f"unreadable ({first_line(error)})") from error
+            found, mend = why(error)
+            reason = found.removeprefix("is ") or f"unreadable ({first_line(error)})"
+            raise Unreadable(self.path, reason, key=key, mend=mend or AGAIN) from error
 
 
 @contextmanager
@@ -194,12 +234,16 @@ def open_nwb(path: Path) -> Iterator[Nwb]:
     if not path.is_file():
         raise Unreadable(path, "not there", mend="check the path")
     refuse_pointer(path)
+    if path.stat().st_size == 0:
+        raise Unreadable(path, "empty")
     if not text_can_be_read(path):
         raise Unreadable(path, "damaged where it keeps its text (a hole in the file?)")
     try:
         file = h5py.File(path, "r")
     except BROKEN as error:
-        raise Unreadable(path, f"no whole HDF5 file ({first_line(error)})") from error
+        found, mend = why(error)
+        reason = found.removeprefix("is ") or f"no whole HDF5 file ({first_line(error)})"
+        raise Unreadable(path, reason, mend=mend or AGAIN) from error
     with file:
         nwb = Nwb(path, file)
         if not nwb.version:
@@ -225,9 +269,7 @@ def some_file(path: Path, holds: Callable[[Nwb], bool]) -> bool:
 
 
 def _texts(values: np.ndarray) -> np.ndarray:
-    return np.array(
-        [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values.tolist()], dtype=str
-    )
+    return np.array([v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()], dtype=str)
 
 
 def _word(value: np.ndarray, default: str) -> str:

@@ -76,7 +76,8 @@ def select_units(recording: Recording, settings: QualitySettings) -> Recording:
     kept = f"kept {int(keep.sum())} of {len(keep)} units"
     summary = f"{kept}; {'; '.join(told)}"
     if dropped:
-        kept += f": {', '.join(dropped.values())}; {' and '.join(dropped)} keeps them"
+        verb = "keeps" if len(dropped) == 1 else "keep"
+        kept += f": {', '.join(dropped.values())}; {' and '.join(dropped)} {verb} them"
     if not keep.any():
         raise UserError(
             f"session {recording.session}: no unit is left after the quality filters ({summary}); relax the thresholds "

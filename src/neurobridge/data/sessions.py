@@ -7,13 +7,14 @@ session of that name already, the subject, and then the data set too, come befor
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import h5py
 
@@ -92,21 +93,39 @@ def locked(out: Path) -> Iterator[None]:
     if key in held:
         yield
         return
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context((out / LOCK).open("a"))
+    file = _take(out / LOCK)
+    held.add(key)
+    try:
+        yield
+    finally:
+        held.remove(key)
+        (out / LOCK).unlink(
+            missing_ok=True
+        )  # before it is let go: whoever waited for it sees that it is gone and makes another
+        file.close()
+
+
+def _take(path: Path) -> TextIO:
+    """The lock file at ``path``, made and locked."""
+    said = False
+    try:
+        while True:
+            file = path.open("a")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"{out}: waiting for another import", file=sys.stderr)
+                if not said:
+                    print(f"{path.parent}: waiting for another import", file=sys.stderr)
+                    said = True
                 fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UserError(
-                f"{out} cannot be locked ({error.strerror}): choose an --out that can be written to, on another disk, "
-                "for without a lock two imports at once would lose pictures"
-            ) from error
-        held.add(key)
-        try:
-            yield
-        finally:
-            held.remove(key)
+            try:
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                    return file
+            except FileNotFoundError:  # whoever had it has taken it away: make another
+                pass
+            file.close()
+    except OSError as error:
+        raise UserError(
+            f"{path.parent} cannot be locked ({error.strerror}): choose an --out that can be written to, on another "
+            "disk, for without a lock two imports at once would lose pictures"
+        ) from error

@@ -2,7 +2,8 @@
 
 A declaration, nothing is loaded here. Figures are comparable with published ones under :data:`MINDEYE2` alone: layers,
 sizes and weights are those of its released evaluation, only CLIP's input is resized as CLIP's own processor does. Those
-under :data:`OFFLINE` may be compared with each other, with their floors and with the oracle.
+under :data:`OFFLINE` may be compared with each other, with their floors and with the oracle; so may those under
+:data:`ALEXNET`, which come from another family than the networks whose features we decode.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ class JudgeNetwork:
     """One network at one layer.
 
     ``name``: as tables call it. ``source``: where the weights come from: "torchvision" (ImageNet), "swav"
-    (torch.hub, facebookresearch/swav), or "encoder" (an image encoder of ours, CLIP among them). ``size``: side of the
+    (torch.hub, facebookresearch/swav), "stlpips" (stlpips-pytorch), or "encoder" (an image encoder of ours, CLIP among
+    them). ``size``: side of the
     input. ``weights``: name of the weights there. ``metrics``: what is computed.
     """
 
@@ -26,7 +28,7 @@ class JudgeNetwork:
     network: str
     layer: str
     size: int
-    source: Literal["torchvision", "swav", "encoder"]
+    source: Literal["torchvision", "swav", "stlpips", "encoder"]
     metrics: tuple[Metric, ...]
     weights: str = ""
     about: str
@@ -120,5 +122,26 @@ OFFLINE = (
         source="encoder",
         metrics=("two-way", "distance"),
         about="the pooled last layer: the object, as Inception and EffNet-B",
+    ),
+)
+
+ALEXNET = (
+    JudgeNetwork(
+        name="AlexNet-ST(2)",
+        network="alexnet, shift-tolerant",
+        layer="features.6",
+        size=128,
+        source="stlpips",
+        metrics=("two-way",),
+        about="second convolution, rectified, as AlexNet(2): edges, colours, layout",
+    ),
+    JudgeNetwork(
+        name="AlexNet-ST(5)",
+        network="alexnet, shift-tolerant",
+        layer="features.14",
+        size=128,
+        source="stlpips",
+        metrics=("two-way",),
+        about="fifth convolution, rectified, as AlexNet(5): textures and parts",
     ),
 )

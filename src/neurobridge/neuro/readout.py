@@ -1,11 +1,8 @@
-"""From latents to one vector a window: three readouts. Shape letters: see the package docstring; Q = queries."""
+"""What is read of latents in closed form: a mean over time, a sequence of chunks; letters: the package docstring."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-
-from neurobridge.neuro.layers import CrossBlock
+from torch import Tensor
 
 
 def temporal_average(latent: Tensor, time: Tensor, *, window_ms: tuple[int, int] | None = None) -> Tensor:
@@ -21,24 +18,6 @@ def temporal_average(latent: Tensor, time: Tensor, *, window_ms: tuple[int, int]
     return latent[:, inside].mean(1)
 
 
-def cls_readout(latent: Tensor) -> Tensor:
-    """The [CLS] token [B, D] of an encoder that was built with ``cls=True``."""
-    return latent[:, 0]
-
-
 def chunk_sequence(latent: Tensor, latents: int) -> Tensor:
     """[B, M, D] -> [B, C, L * D]: the latents of each chunk side by side, for what varies in time (velocity, place)."""
     return latent.unflatten(1, (-1, latents)).flatten(2)
-
-
-class QueryReadout(nn.Module):
-    """Learnable queries read the latents by cross-attention: [B, M, D] -> [B, Q, D]. It finds the best times itself."""
-
-    def __init__(self, *, width: int, heads: int, queries: int) -> None:
-        super().__init__()
-        self.queries = nn.Parameter(torch.randn(1, queries, width) * 0.1)
-        self.block = CrossBlock(width, heads)
-
-    def forward(self, latent: Tensor) -> Tensor:
-        """latent [B, M, D] -> [B, Q, D]."""
-        return self.block(self.queries, latent)

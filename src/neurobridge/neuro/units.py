@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,9 +14,9 @@ class UnitVocabulary(nn.Module):
     """What the model knows of units, one row a key, in order of arrival.
 
     embedding [V, E]; bias [V]: log expected count a bin, or mean value; dataset [K, E]: what all units of a data set
-    share, added to each (from 0). New rows start near the mean of the existing embeddings (or at random in an empty
-    vocabulary), with the bias at the unit's log mean rate, so that an unseen session starts at the null model and not
-    below it.
+    share, added to each (from 0). New rows start near the mean of the existing embeddings (or near 0 in an empty
+    vocabulary), the same unit of a subject alike in all sessions, with the bias at the unit's log mean rate, so that an
+    unseen session starts at the null model and not below it.
     """
 
     dataset_row: Tensor
@@ -52,14 +54,24 @@ class UnitVocabulary(nn.Module):
         fresh = [i for i, key in enumerate(keys) if key not in self.rows]
         if not fresh:
             return
-        generator = torch.Generator().manual_seed(seed + len(self.keys))
-        noise = torch.randn(len(fresh), self.embedding.shape[1], generator=generator) * self.init_std
+        noise = torch.stack([self._start(keys[i], seed) for i in fresh]) * self.init_std
         old = self.embedding.detach()
         if len(old):
             noise = (noise * old.std() / self.init_std).to(old) + old.mean(0)
         self._name([*self.keys, *(keys[i] for i in fresh)])
         self.embedding = nn.Parameter(torch.cat([old, noise.to(old)]))
         self.bias = nn.Parameter(torch.cat([self.bias.detach(), log_rates[fresh].to(self.bias)]))
+
+    def _start(self, key: str, seed: int) -> Tensor:
+        """Standard normal numbers [E] that follow from the key without its session.
+
+        The same electrode and unit of a subject starts alike in all sessions, for often it is the same neuron; what a
+        session tells moves its row away.
+        """
+        dataset, subject, *_, unit = key.split("/")
+        digest = hashlib.sha256(f"{seed} {dataset}/{subject}/{unit}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        return torch.from_numpy(rng.standard_normal(self.embedding.shape[1], dtype=np.float32))
 
     def rows_of(self, keys: Sequence[str]) -> list[int]:
         """Rows of known keys. Raises ValueError that names the first unknown one."""

@@ -13,7 +13,9 @@ from rich.table import Column, Table
 from neurobridge.data.audit import audit as audit_folder
 from neurobridge.data.doctor import Finding, examine_path
 from neurobridge.data.get import get_allen, get_ibl, get_nlb, get_tvsd, get_v4
-from neurobridge.data.recording import Recording, read_recording
+from neurobridge.data.intervals import elapsed, length_of, merged
+from neurobridge.data.recording import Recording, open_recording, read_identity, read_observed, read_recording
+from neurobridge.data.sessions import session_files
 from neurobridge.data.sources.allen import import_allen
 from neurobridge.data.sources.ibl import import_ibl
 from neurobridge.data.sources.lab import import_lab
@@ -100,28 +102,22 @@ def audit(path: Path, *, window_ms: int | None = None, offset_ms: int = 0) -> No
 
 
 def list_sessions(path: Path) -> None:
-    """List the sessions of a data folder.
+    """List the sessions of a data folder: minutes are those that were observed.
 
     Args:
         path: Data folder (the parent of sessions/).
     """
     table = Table("session", "subject", "signal", "units", "regions", "minutes", "presentations", "images")
-    for file in _sessions(path):
-        r = read_recording(file)
-        shown = r.stimuli.image_id.tolist() if r.stimuli is not None else []
-        minutes = (r.duration[1] - r.duration[0]) / 60
-        row = (
-            r.session,
-            r.subject,
-            r.signal_kind,
-            len(r.unit_ids),
-            ", ".join(sorted(set(r.regions.tolist()))),
-            f"{minutes:.1f}",
-            len(shown),
-            len({*shown} - {""}),
-        )
-        table.add_row(*(escape(str(cell)) for cell in row))
+    broken = []
+    for name, file in session_files(path).items():
+        try:
+            table.add_row(*(escape(str(cell)) for cell in (name, *_row(file))))
+        except UserError as error:
+            table.add_row(escape(name), "broken", style="red")
+            broken.append(error)
     console.print(table)
+    for error in broken:
+        console.print(str(error), markup=False, soft_wrap=True)
 
 
 def show(path: Path, *, session: str | None = None, out: Path = Path("figures")) -> None:
@@ -132,12 +128,18 @@ def show(path: Path, *, session: str | None = None, out: Path = Path("figures"))
         session: Name of one session; all of the folder if not given.
         out: Folder for <session>.png.
     """
-    files = {file.stem: file for file in _sessions(path)}
+    files = session_files(path)
     if session is not None and session not in files:
         raise UserError(f"session '{session}' is not in {path}; there are: {', '.join(files)}")
     for name in files if session is None else [session]:
-        recording = read_recording(files[name])
-        _print_session(recording)
+        try:
+            recording = read_recording(files[name])
+        except UserError as error:
+            if session is not None or len(files) == 1:
+                raise
+            console.print(f"passed over: {error}", markup=False, soft_wrap=True)
+            continue
+        _print_session(recording, name)
         picture = out / f"{name}.png"
         draw_session(recording, picture)
         console.print(f"picture: {picture}", markup=False, soft_wrap=True)
@@ -162,26 +164,39 @@ def _refuse_wrong(findings: Sequence[Finding], path: Path, mend: str) -> None:
         raise UserError(f"{path}: {len(wrong)} of {len(findings)} findings are not ok (first: {first}); {mend}")
 
 
-def _sessions(path: Path) -> list[Path]:
-    files = sorted((path / "sessions").glob("*.h5"))
-    if not files:
-        raise UserError(f"no sessions under {path / 'sessions'}: simulate or import a data set first")
-    return files
-
-
-def _print_session(r: Recording) -> None:
-    valued = r.spike_values is not None
-    table = Table(
-        "region", "units", "events", "mean value" if valued else "mean rate (Hz)", title=f"session {r.session}"
+def _row(file: Path) -> tuple:
+    """What the list says of a session, without its events."""
+    with open_recording(file) as opened:
+        identity, observed = read_identity(opened, file), read_observed(opened)
+        shown = opened["stimuli/image_id"][:].tolist() if "stimuli" in opened else []
+    observed = np.array([identity["duration"]]) if observed is None else observed
+    return (
+        identity["subject"],
+        identity["signal_kind"],
+        len(identity["unit_ids"]),
+        ", ".join(sorted(set(identity["regions"].tolist()))),
+        f"{length_of(observed) / 60:.1f}",
+        len(shown),
+        len({*shown} - {"", b""}),
     )
-    length = max(r.duration[1] - r.duration[0], 1e-3)
+
+
+def _print_session(r: Recording, name: str) -> None:
+    valued = r.spike_values is not None
+    table = Table("region", "units", "events", "mean value" if valued else "mean rate (Hz)", title=f"session {name}")
+    start, end = r.duration
+    observed = merged(r.observed_time)
+    length = max(length_of(observed), 1e-3)
+    inside = elapsed(r.spike_times, observed)[0] >= 0
     for region in sorted(set(r.regions.tolist())):
         units = np.flatnonzero(r.regions == region)
-        mine = np.isin(r.spike_units, units)
+        mine = np.isin(r.spike_units, units) & inside
         mean = r.spike_values[mine].mean() if r.spike_values is not None else mine.sum() / length / len(units)
         table.add_row(escape(region), str(len(units)), str(int(mine.sum())), f"{mean:.3g}")
     console.print(table)
-    told = {"subject": r.subject, "signal": r.signal_kind, "duration": f"{length:.1f} s", **r.provenance}
+    told = {"subject": r.subject, "signal": r.signal_kind, "duration": f"{end - start:.1f} s", **r.provenance}
+    if r.observed is not None:
+        told["observed"] = r.provenance.get("observed", f"{length:.1f} s in {len(observed)} intervals")
     if r.stimuli is not None:
         names, counts = np.unique(r.stimuli.split, return_counts=True)
         told["presentations"] = ", ".join(f"{n} {name}" for name, n in zip(names.tolist(), counts, strict=True))

@@ -96,7 +96,9 @@ def closed_encoding(decoded: Decoded, expected: np.ndarray) -> SessionEncoding:
     residual = decoded.train_responses - expected[decoded.train_images]
     variance = decoded.train_responses.var(axis=0)
     r2 = 1 - (residual**2).mean(axis=0) / np.where(variance > 0, variance, 1.0)
-    return SessionEncoding(expected=expected, noise=ResponseNoise.of(residual, repeats=1.0, differences=None), r2=r2)
+    return SessionEncoding(
+        expected=expected, noise=ResponseNoise.of(residual, repeats=1.0, differences=None), r2=r2, offset=0.0 * r2
+    )
 
 
 def stacked_encoding(decoded: Decoded, parts: Sequence[SessionEncoding]) -> SessionEncoding:

@@ -57,12 +57,13 @@ class SessionEncoding:
     """What is expected of a session, by image, and how far responses may be off.
 
     expected [I, N] for every image of the data folder; noise: from images that nothing was fitted to; r2 [N]: share of
-    the variance of their mean responses that is explained.
+    the variance of their mean responses that is explained; offset [N]: what was added to the model's expectation.
     """
 
     expected: np.ndarray
     noise: ResponseNoise
     r2: np.ndarray
+    offset: np.ndarray
 
     @classmethod
     def of(
@@ -79,11 +80,16 @@ class SessionEncoding:
         A unit's mean residual is added to what is expected of it. differences [D, N]: see :class:`ResponseNoise`.
         """
         residual = responses - expected[images]
-        expected = expected + residual.mean(axis=0)
-        residual = residual - residual.mean(axis=0)
+        offset = residual.mean(axis=0)
+        expected, residual = expected + offset, residual - offset
         variance = responses.var(axis=0, dtype=np.float64)
         r2 = 1 - (residual**2).mean(axis=0) / np.where(variance > 0, variance, 1.0)
-        return cls(expected=expected, noise=ResponseNoise.of(residual, repeats=repeats, differences=differences), r2=r2)
+        return cls(
+            expected=expected,
+            noise=ResponseNoise.of(residual, repeats=repeats, differences=differences),
+            r2=r2,
+            offset=offset,
+        )
 
     def log_likelihood(self, responses: np.ndarray, images: np.ndarray, *, repeats: float) -> np.ndarray:
         """[P, G] in nats: each response [P, N], a mean over ``repeats``, under each of the ``images`` [G], by row."""

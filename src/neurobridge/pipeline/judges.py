@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from neurobridge.errors import UserError
+from neurobridge.evaluation.alexnet import load_alexnet, weight_file
 from neurobridge.evaluation.images import Evaluator
 from neurobridge.evaluation.networks import OFFLINE, JudgeNetwork
 from neurobridge.vision.embedding_cache import chosen_device
@@ -76,6 +77,13 @@ class LayerOutput(nn.Module):
 def _network(judge: JudgeNetwork) -> nn.Module:
     if judge.source == "encoder":
         return ImageEncoder(judge.network, layer=judge.layer, resolution=judge.size)
+    if judge.source == "stlpips":
+        if (weights := weight_file()) is None:
+            raise UserError(
+                f"the judge {judge.name} has the weights of stlpips-pytorch, which is not installed: pip install "
+                "'neurobridge[bench]', or leave this judge out"
+            )
+        return LayerOutput(load_alexnet(weights, judge.layer), judge.layer, size=judge.size)
     try:
         models = import_module("torchvision.models")
     except ImportError as error:

@@ -12,6 +12,7 @@ import numpy as np
 from neurobridge.evaluation.controls import bootstrap_interval
 from neurobridge.evaluation.distributions import MINIMUM, kernel_distance
 from neurobridge.evaluation.images import Evaluator, sample_diversity, score_pictures
+from neurobridge.evaluation.judging import DECOY, HOG, fitness, judge_of
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.judges import load_judges, offline_judges
 from neurobridge.training.settings import RunSettings
@@ -25,6 +26,7 @@ SAMPLES = "samples"  # [S, I, H, W, 3]: several pictures of each image, if the r
 def score_images(run: RunFolder) -> dict[str, list[dict]]:
     """Rows of scores per image ("pictures"), of whole sets ("picture_sets"), and "captions" if there is a captioner.
 
+    Where the run drew decoys, "judges" says how often each judge was fooled, and the rows of an unfit judge say so.
     The judge is another network than the decoding target. It judges at three depths, as the field does with AlexNet(2),
     AlexNet(5) and Inception: a picture can be right in layout and colour (early layers) and still be unrecognisable as
     an object (the pooled last layer).
@@ -38,8 +40,11 @@ def score_images(run: RunFolder) -> dict[str, list[dict]]:
     nets = {name: replace(net, features=remembering(net.features)) for name, net in nets.items()}
     captioner, speaking = caption_judge(run.settings)
     scores = score_pictures(
-        pictures, targets, feature_nets={**nets, **speaking}, seed=run.settings.seed, decoding_target=target_network
-    )
+        pictures, targets, feature_nets={"HOG": HOG, **nets, **speaking}, seed=run.settings.seed,
+        decoding_target=target_network,
+    )  # fmt: skip
+    decoys = {judge_of(s.metric): s.values for s in scores if s.name == DECOY and s.metric.startswith("two-way")}
+    judges = fitness(decoys, seed=run.settings.seed)
     rows = [
         {
             "metric": s.metric,
@@ -49,12 +54,14 @@ def score_images(run: RunFolder) -> dict[str, list[dict]]:
             "network": s.network,
             "decoding_target": s.decoding_target,
             "p": s.p,
+            "unfit": judge_of(s.metric) in judges and judges[judge_of(s.metric)].unfit,
         }
         for s in scores
     ]
     spoken = {"target": targets, **pictures} if captioner else {}
     return {
         "pictures": rows,
+        "judges": [{"judge": name, "decoys": [*found.rate], "unfit": found.unfit} for name, found in judges.items()],
         "picture_sets": score_sets(pictures, targets, samples, nets, run.settings.seed),
         "captions": [{"name": name, "captions": captioner(array)} for name, array in spoken.items() if captioner],
     }

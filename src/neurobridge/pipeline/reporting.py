@@ -9,16 +9,18 @@ import numpy as np
 
 from neurobridge import __version__
 from neurobridge.evaluation import figures
+from neurobridge.evaluation.images import FLOORS
+from neurobridge.evaluation.judging import DECOY, UNFIT
 from neurobridge.evaluation.report import Block, Figure, Table, write_report
 from neurobridge.pipeline.analyses.drawing import DRAWINGS
 from neurobridge.pipeline.analyses.drawing import blocks as drawn
 from neurobridge.pipeline.folder import RunFolder, as_yaml
 from neurobridge.pipeline.identification_report import OURS, identification
-from neurobridge.pipeline.spike_scores import CO_SMOOTHING
+from neurobridge.pipeline.pictures import WINDOWED
+from neurobridge.pipeline.spike_report import spikes
 from neurobridge.training.trainer import read_metrics
 
-RIVALS = ("ridge + generator", "library posterior", "nearest by decoded features")
-FLOORS = ("grey", "mean training image", "another test image", "nearest training image", "prior only")
+RIVALS = ("ridge + generator", "library posterior", "nearest by decoded features")  # and all that begins with WINDOWED
 GALLERY = (
     "target",
     "features inverted",
@@ -26,7 +28,10 @@ GALLERY = (
     "best of samples",
     "mean of samples",
     "posterior mean",
+    DECOY,
     "oracle",
+    WINDOWED + "features inverted",
+    WINDOWED + "posterior mean",
     "library posterior",
     "nearest by decoded features",
     "nearest training image",
@@ -47,6 +52,7 @@ def report(run: RunFolder) -> None:
         "Identification": identification(results),
         "Pictures": [
             *pictures(run, results["pictures"]),
+            *judges(results.get("judges", [])),
             *picture_sets(results.get("picture_sets", [])),
             *captions(results.get("captions", [])),
         ],
@@ -84,7 +90,7 @@ def summary(results: dict) -> dict:
         if row["method"] == "NeuroBridge, decoding" and row["session"] == results["retrieval"][0]["session"]:
             cards[f"top-1 of {row['gallery']} (chance {row['chance_top1']:.2g})"] = tuple(row["top1"])
     for row in results["pictures"]:
-        if row["name"] == "best of samples" and row["metric"].startswith("two-way"):
+        if row["name"] == "best of samples" and row["metric"].startswith("two-way") and not row.get("unfit"):
             cards[row["metric"]] = tuple(row["value"])
     for row in results["spikes"]:
         if row["method"] == OURS and row["task"].startswith("co-smoothing"):
@@ -153,52 +159,20 @@ def learning(run: RunFolder) -> list[Block]:
     return chapters
 
 
-def spikes(rows: list[dict]) -> list[Block]:
-    if not rows:
-        return []
-    table = [
-        [r["session"], r["role"], r["task"], r["method"], interval(r, "interval") or r["value"], r["unit"],
-         interval(r, "ours_minus")] for r in rows
-    ]  # fmt: skip
-    panels: dict[str, list[figures.Bar]] = {}
-    for r in rows:
-        if "interval" in r:
-            role = "ours" if r["method"] == OURS else "baseline"
-            panel = r["session"] + r["task"].removeprefix(CO_SMOOTHING)
-            panels.setdefault(panel, []).append(figures.Bar(r["method"], *r["interval"], role=role))
-    return [
-        Figure(
-            "Leave-one-out co-smoothing",
-            figures.bars(panels, xlabel=rows[0]["unit"]),
-            "Test split, 95 % intervals over units. 0 is the mean rate; over the PSTH the unit's own time course.",
-        ),
-        Table(
-            "Masked prediction",
-            ["session", "role", "task", "method", "score", "unit", "ours minus this"],
-            table,
-            note="Test split, up to 300 windows, frozen masks, one seed. Null: each unit's mean over the scored cells. "
-            "Co-smoothing: 20 units, each predicted from all the others; intervals over units, paired for ours minus a "
-            "rival. PSTH x GLM: the unit's own time course times what the other units add.",
-            highlight=frozenset(i for i, r in enumerate(rows) if r["method"] == OURS),
-        ),
-    ]
-
-
-def interval(row: dict, key: str) -> tuple[float, float, float] | None:
-    """The (mean, low, high) of a row, if it has one."""
-    return tuple(row[key]) if key in row else None
-
-
 def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
     shown = run.load_arrays("reconstruct/pictures.npz")
     some = evenly(len(shown["target"]))
     metrics = list(dict.fromkeys(r["metric"] for r in rows))
     names = list(dict.fromkeys(r["name"] for r in rows))
     value = {(r["name"], r["metric"]): tuple(r["value"]) for r in rows}
-    roles = {"oracle": "oracle"} | dict.fromkeys(RIVALS, "baseline") | dict.fromkeys(FLOORS, "floor")
+    unfit = {r["metric"] for r in rows if r.get("unfit")}
+    title = {metric: f"{metric} (unfit judge)" if metric in unfit else metric for metric in metrics}
+    roles = {"oracle": "oracle", DECOY: "floor"} | dict.fromkeys(RIVALS, "baseline") | dict.fromkeys(FLOORS, "floor")
+    roles |= {name: "baseline" for name in names if name.startswith(WINDOWED)}
     order = [n for n in names if n not in roles] + [n for n in names if n in roles]
     panels = {
-        metric: [figures.Bar(n, *value[n, metric], role=roles.get(n, "ours")) for n in order] for metric in metrics
+        title[metric]: [figures.Bar(n, *value[n, metric], role=roles.get(n, "ours")) for n in order]
+        for metric in metrics
     }
     return [
         Figure(
@@ -207,17 +181,20 @@ def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
             "Held-out images, evenly spaced and not chosen. Features inverted: features of several layers are decoded "
             "from the spikes; the details of the training image that has them best, laid over the posterior mean, and "
             "then changed until the picture has them. Best of samples: the candidate that explains the recorded "
-            "spikes best. Posterior mean: the mean of what the spikes allow, by the encoding model and the training "
-            "images as prior. Oracle: the true embedding through the same generator. Library posterior: the mean of "
-            "the ten training images that explain the spikes best, without any generator.",
+            "spikes best. Posterior mean: the mean of what the spikes allow, with the training images as prior. "
+            "Windowed encoding: the same from counts, by the closed-form encoding. Decoy: features inverted, but laid "
+            "out as another test image; a judge that calls it right is deceived. Oracle: the true embedding through "
+            "the same generator. Library posterior: the mean of the ten training images that explain the spikes best, "
+            "without any generator.",
             photographic=True,
         ),
         Figure(
-            "Scores beside floors and ceiling", figures.bars(panels, chance={m: 0.5 for m in metrics if "two-way" in m})
+            "Scores beside floors and ceiling",
+            figures.bars(panels, chance={t: 0.5 for t in title.values() if "two-way" in t}),
         ),
         Table(
             "Scores of pictures",
-            ["pictures", *metrics],
+            ["pictures", *title.values()],
             [[n, *[value[n, m] for m in metrics]] for n in order],
             note=f"{rows[0]['items']} held-out images, 95 % intervals by bootstrap over images. Two-way: "
             "chance 0.5, ties lose, so grey scores 0. The evaluator network is not the one whose features are decoded. "
@@ -225,6 +202,18 @@ def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
             highlight=frozenset(i for i, n in enumerate(order) if n not in roles),
         ),
     ]
+
+
+def judges(rows: list[dict]) -> list[Block]:
+    """How often each judge calls decoys right; nothing if the run drew none."""
+    if not rows:
+        return []
+    note = (
+        "Decoys: the same method, the layout of another photograph, the features of the target. A judge that calls "
+        f"more than {UNFIT} of them right (two-way, chance 0.5) is unfit: no headline rests on it."
+    )
+    table = [[r["judge"], tuple(r["decoys"]), "unfit" if r["unfit"] else "fit"] for r in rows]
+    return [Table("Judges", ["judge", "decoys called right", ""], table, note=note)]
 
 
 def picture_sets(rows: list[dict]) -> list[Block]:

@@ -19,6 +19,7 @@ from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.masking import Masker, MaskPlan
 from neurobridge.neuro.model import PRESETS, NeuroBridge, parameter_count
+from neurobridge.neuro.prior import NewUnits, UnitPrior
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.image_data import (
     Bridge,
@@ -31,6 +32,7 @@ from neurobridge.pipeline.image_data import (
     show_images,
     stack_features,
 )
+from neurobridge.pipeline.new_units import carried_vectors, known_regions, starts
 from neurobridge.training.joint_task import JointTask, Seen
 from neurobridge.training.settings import AdaptSettings, MixtureSettings, PretrainSettings, RunSettings
 from neurobridge.training.tasks import IdentityTask, MaskedTask
@@ -172,8 +174,12 @@ def spike_task(
     only_units: bool,
     bridge: Bridge | None = None,
     seen: Seen | None = None,
+    new_units: NewUnits | None = None,
 ) -> MaskedTask:
-    """Pretraining, or adaptation (``only_units``): masked prediction, both ways with ``bridge`` and ``seen`` images."""
+    """Pretraining, or adaptation (``only_units``): masked prediction, both ways with ``bridge`` and ``seen`` images.
+
+    new_units: vectors that learn in the place of the vocabulary's.
+    """
     batcher, masker = make_batcher(model, sessions, settings), make_masker(settings)
     options = settings.pretrain
     faster = options.unit_learning_rate
@@ -186,6 +192,8 @@ def spike_task(
         "cells": options.cells,
         "augmentation": {"unit_dropout": options.unit_dropout, "jitter_ms": options.jitter_ms},
         "validation": frozen_validation(batcher, masker),
+        "new_units": new_units,
+        "new_unit_decay": settings.adapt.prior_decay,
     }
     common |= schedule(
         batcher, settings.adapt if only_units else options, settings, len(sessions) if only_units else None
@@ -277,6 +285,8 @@ def pretrain(run: RunFolder) -> None:
     task = spike_task(model, sessions, settings, only_units=False, bridge=bridge, seen=seen)
     fit_here(task, "pretrain", run)
     model.save(run / "pretrain")
+    vectors = model.units(torch.arange(len(model.units))).detach()
+    UnitPrior.fit(vectors, known_regions(model, sessions)).save(run / "pretrain")
     if bridge is not None:
         bridge.save(run / "pretrain")
     run.finish(
@@ -314,23 +324,46 @@ def adapt(run: RunFolder) -> None:
     model = NeuroBridge.load(run / "pretrain")
     bridge = Bridge.load(run / "pretrain") if Bridge.there(run / "pretrain") else None
     sessions = held_out_sessions(settings)
+    facts: dict[str, dict[str, int]] = {}
     if sessions and settings.adapt.method == "identity":
         known = pretraining_sessions(settings)
         encoder = train_identity(run, model, known)
         encoder.save(run / "adapt")
         add_units(model, sessions, settings)
         embed_units(model, encoder, sessions, settings)
-    else:
-        add_units(model, sessions, settings)
-        if sessions and settings.adapt.steps:
-            data, features = image_side(settings, sessions) if bridge is not None else (None, None)
-            seen = None if bridge is None or data is None else seen_by(bridge, data, features)
-            task = spike_task(model, sessions, settings, only_units=True, bridge=bridge, seen=seen)
-            fit_here(task, "adapt", run)
+    elif sessions:
+        facts = adapt_units(run, model, bridge, sessions)
     model.save(run / "adapt")
     if bridge is not None:
         bridge.save(run / "adapt")
-    run.finish("adapt", sessions=[s.name for s in sessions])
+    run.finish("adapt", sessions=[s.name for s in sessions], units=facts)
+
+
+def adapt_units(
+    run: RunFolder, model: NeuroBridge, bridge: Bridge | None, sessions: Sequence[Session]
+) -> dict[str, dict[str, int]]:
+    """Vectors of the units of ``sessions``: their starts, then the MAP estimate; session -> how many were carried."""
+    settings, options = run.settings, run.settings.adapt
+    prior = UnitPrior.load(run / "pretrain")
+    first = len(model.units)
+    vectors = {session.name: carried_vectors(model, session) for session in sessions}
+    add_units(model, sessions, settings)
+    batcher, masker = make_batcher(model, sessions, settings), make_masker(settings)
+    parts, facts = [], {}
+    for index, session in enumerate(sessions):
+        part, facts[session.name] = starts(
+            model, prior, batcher, index, masker, carried=vectors[session.name], how=options.start, seed=settings.seed
+        )
+        parts.append(part)
+    new_units = NewUnits(torch.cat(parts), prior.factor, first=first)
+    if options.steps:
+        data, features = image_side(settings, sessions) if bridge is not None else (None, None)
+        seen = None if bridge is None or data is None else seen_by(bridge, data, features)
+        task = spike_task(model, sessions, settings, only_units=True, bridge=bridge, seen=seen, new_units=new_units)
+        fit_here(task, "adapt", run)
+    rows = list(range(first, len(model.units)))
+    model.units.set_vectors(rows, new_units(torch.tensor(rows)).detach())
+    return facts
 
 
 def train_identity(run: RunFolder, model: NeuroBridge, sessions: Sequence[Session]) -> IDEncoder:

@@ -77,7 +77,8 @@ class JointTask(MaskedTask):
         self.register_buffer("known", known, persistent=False)
         self.maps = seen.maps
         head.requires_grad_(learns != "units")
-        model.units.requires_grad_(learns != "head")
+        model.units.requires_grad_(learns != "head" and self.new_units is None)
+        model.units.bias.requires_grad_(learns != "head")
         if learns == "head":
             model.requires_grad_(False)
         self.unfrozen: list[nn.Parameter] = []
@@ -116,7 +117,8 @@ class JointTask(MaskedTask):
         batch = augment(batch, rng, **self.augmentation)
         losses, parts = {}, []
         if self.masked_weight:
-            losses = masked(self.model, batch, self.masker.draw(batch, rng), cells=self.cells)
+            unit = self.unit(batch)
+            losses = masked(self.model, batch, self.masker.draw(batch, rng), unit=unit, cells=self.cells)
             parts.append(self.masked_weight * torch.stack(list(losses.values())).mean())
         image = torch.where(batch.stimulus >= 0, batch.stimulus, 0)
         known = (batch.stimulus >= 0) & self.known[image]
@@ -132,7 +134,7 @@ class JointTask(MaskedTask):
         """Mean loss of a cell where the image is known and every spike is hidden."""
         assert self.maps is not None
         memory = self.maps[image.cpu()].to(self.device, torch.float32)
-        prediction = self.model(batch, everything_hidden(batch), memory=memory)
+        prediction = self.model(batch, everything_hidden(batch), unit=self.unit(batch), memory=memory)
         cells = (batch.per_window(batch.unit_mask) & known[:, None]).to(prediction.dtype)
         loss = cell_loss(prediction, batch.target, poisson=batch.event_value is None).mean(-1)
         return (loss * cells).sum() / cells.sum().clamp(min=1)
@@ -144,7 +146,7 @@ class JointTask(MaskedTask):
             share = rng.random((batch.windows, 1)) * 2 * self.unit_dropout
             plan.hidden_unit |= torch.from_numpy(rng.random(plan.hidden_unit.shape) < share).to(image.device)
         with torch.set_grad_enabled(self.learns != "head"):
-            latent = self.model.encode(batch, plan, level=self.head.level)
+            latent = self.model.encode(batch, plan, unit=self.unit(batch), level=self.head.level)
         predicted, image, known = (across_ranks(x) for x in (self.head(latent), image, known))
         if not known.any():
             return 0.0 * predicted.sum()

@@ -89,7 +89,7 @@ class PretrainSettings:
     learning_rate: float = 1e-3
     unit_learning_rate: float | None = None
     weight_decay: float = 0.01
-    unit_weight_decay: float = 0.0
+    unit_weight_decay: float = 0.1
     images: bool = True
     masked_weight: float = 1.0
     encode_weight: float = 1.0
@@ -133,6 +133,9 @@ class AdaptSettings:
 
     Args:
         method: gradient learns the embeddings; identity computes them without (IDEncoder, from calibration windows).
+        start: Where vectors start: carried (the same electrode and unit of the subject, checked without labels; the
+            prior for the rest) or prior (what pretraining learnt of units, by area).
+        prior_decay: Pull of a vector towards its start, a share a step at the peak learning rate of one.
         labels: Images of a new session whose responses count as labelled; empty: all of its train split, 0: none.
         steps: Optimiser steps: of the embeddings, or of the IDEncoder on the pretraining sessions (0: none).
         learning_rate: Peak learning rate of the embeddings.
@@ -143,6 +146,8 @@ class AdaptSettings:
     """
 
     method: Literal["gradient", "identity"] = "gradient"
+    start: Literal["carried", "prior"] = "carried"
+    prior_decay: float = 0.3
     labels: int | None = None
     steps: int = 150
     learning_rate: float = 1e-2
@@ -183,15 +188,9 @@ class EncodingSettings:
 
     Args:
         layers: Layers of the image encoder with the grid of each: block4@8 is block4 averaged to 8 x 8 positions.
-        epochs: Passes over all sessions' training images of the encoding that sessions share; 0: closed form alone.
-        features: Features of the shared core.
-        folds: The shared encoding is trained so many times, each time without one part of the images.
     """
 
     layers: list[str] = field(default_factory=lambda: ["block2@8", "block4@8", "block7@8", "block10@8", "block14@4"])
-    epochs: int = 8
-    features: int = 64
-    folds: int = 3
 
 
 @dataclass(kw_only=True)
@@ -289,7 +288,7 @@ class ReconstructSettings:
         samples: Candidates an image, ranked by how well they explain the spikes.
         steps: Sampler steps.
         guidance: Classifier-free guidance.
-        posterior_steps: Training steps of the posterior mean's net; 0: the closed form for a Gaussian prior.
+        posterior_steps: Training steps of the posterior means' net; 0: the closed form for a Gaussian prior.
         feature_layers: Layers of the image encoder that are decoded, with their grids, as in encoding.layers.
         inversion_steps: Steps of giving a picture the decoded features; 0: no such pictures.
     """

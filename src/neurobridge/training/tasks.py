@@ -20,6 +20,7 @@ from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.losses import masked_losses, sample_cells
 from neurobridge.neuro.masking import Masker, MaskPlan
 from neurobridge.neuro.model import NeuroBridge
+from neurobridge.neuro.prior import NewUnits
 from neurobridge.training.optimiser import RowAdamW
 
 Loader = Callable[[int, int, int], Iterable]
@@ -132,7 +133,8 @@ class MaskedTask(Task):
     unit_weight_decay: of unit embeddings, in steps that draw them; ``cells``: with a grid decoder, queries a window in
     training; ``augmentation``: options of :func:`augment`. unfreeze_every: in adaptation, one more backbone block from
     the top learns after each such number of steps, at a tenth of the rate (0: the body stays frozen). validation:
-    batches with frozen plans, scored at every checkpoint.
+    batches with frozen plans, scored at every checkpoint. new_units: vectors that learn in the place of the
+    vocabulary's, with a decay of new_unit_decay towards their prior.
     """
 
     def __init__(
@@ -147,10 +149,13 @@ class MaskedTask(Task):
         cells: int = 512,
         augmentation: dict | None = None,
         validation: Sequence[tuple[SpikeBatch, MaskPlan]] = (),
+        new_units: NewUnits | None = None,
+        new_unit_decay: float = 0.0,
         **options,
     ) -> None:
         super().__init__(**options)
         self.model, self.masker, self.only_units = model, masker, only_units
+        self.new_units, self.new_unit_decay = new_units, new_unit_decay
         self.unit_learning_rate = self.learning_rate if unit_learning_rate is None else unit_learning_rate
         self.unit_weight_decay = unit_weight_decay
         self.unfreeze_every, self.cells, self.augmentation = unfreeze_every, cells, augmentation or {}
@@ -159,12 +164,16 @@ class MaskedTask(Task):
             parameter.requires_grad_(not only_units)
         if only_units and unfreeze_every:
             model.encoder.blocks.requires_grad_(True)
+        if new_units is not None:
+            model.units.embedding.requires_grad_(False)
 
     def groups(self) -> list[dict]:
         table = self.model.units
         alone = {"weight_decay": 0.0, "rows": True}
         units = {"params": [table.embedding], "lr": self.unit_learning_rate} | alone
         units["weight_decay"] = self.unit_weight_decay
+        if self.new_units is not None:
+            units |= {"params": [self.new_units.epsilon], "weight_decay": self.new_unit_decay}
         units = [units, {"params": [table.bias], "lr": self.unit_learning_rate} | alone]
         if not self.only_units:
             return [*units, {"params": [table.dataset]} | alone, {"params": self.model.body()}]
@@ -176,8 +185,12 @@ class MaskedTask(Task):
 
     def losses(self, batch: SpikeBatch, rng: np.random.Generator) -> dict[str, Tensor]:
         batch = augment(batch, rng, **self.augmentation)
-        losses = masked(self.model, batch, self.masker.draw(batch, rng), cells=self.cells)
+        losses = masked(self.model, batch, self.masker.draw(batch, rng), unit=self.unit(batch), cells=self.cells)
         return losses | {"loss": torch.stack(list(losses.values())).mean()}
+
+    def unit(self, batch: SpikeBatch) -> Tensor | None:
+        """Vectors [G, N, E] that stand for the vocabulary's; None for the vocabulary's own."""
+        return None if self.new_units is None else self.new_units(batch.unit_row)
 
     def on_train_epoch_end(self) -> None:
         if self.global_rank:
@@ -185,7 +198,7 @@ class MaskedTask(Task):
         self.eval()
         with torch.no_grad():
             for batch, plan in self.validation:
-                for mode, value in masked(self.model, batch.to(self.device), plan).items():
+                for mode, value in masked(self.model, batch.to(self.device), plan, unit=self.unit(batch)).items():
                     self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1, rank_zero_only=True)
         self.train()
 

@@ -16,9 +16,10 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from neurobridge.data.findings import Check, reading, unreadable
+from neurobridge.data.findings import Check, reading, require, unreadable
 from neurobridge.data.recording import UNKNOWN_REGION
-from neurobridge.data.sources.ibl_files import LOCATIONS, Probe, reading_table
+from neurobridge.data.sources.ibl_files import LOCATIONS, Probe
+from neurobridge.data.tables import read_csv, read_parquet
 from neurobridge.errors import UserError
 
 DAY_S = 86_400.0
@@ -85,8 +86,8 @@ def read_array(path: Path) -> np.ndarray:
 
 def read_table(path: Path) -> pd.DataFrame:
     """A parquet or CSV table. Raises UserError."""
-    with reading_table(path):
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    require(path)
+    return pd.DataFrame((read_csv(path) if path.suffix == ".csv" else read_parquet(path)).columns)
 
 
 def read_probe(probe: Probe) -> tuple[Checks, ProbeData | None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neurobridge.data.nwb import Nwb, Ragged, Series
+from neurobridge.data.nwb import AGAIN, Nwb, Ragged, Series
 from neurobridge.data.nwb_doctor import UNIT_MIX_UP, Look, wrong_ids, wrong_intervals, wrong_spikes, wrong_times
 from neurobridge.data.nwb_observed import INVALID, invalid_times
 from neurobridge.data.recording import UNKNOWN_REGION
@@ -104,6 +104,10 @@ def _regions(nwb: Nwb, look: Look, found: Found, units: int | None) -> None:
         if nwb.has(f"{ELECTRODES}/group_name"):
             groups = nwb.texts(f"{ELECTRODES}/group_name", rows=len(names))
             names = np.where(np.isin(np.char.lower(names), ("", "none", "nan", "unknown")), groups, names)
+        bad = np.flatnonzero((rows < -1) | (rows >= len(names)))
+        if len(bad):
+            found = f"{rows[bad[0]]} in row {bad[0]}"
+            look.note("units/electrodes", found=found, expected=f"rows 0 to {len(names) - 1}", ok=False, mend=AGAIN)
         told = (rows >= 0) & (rows < len(names))
         return np.array([names[row] if ok else UNKNOWN_REGION for row, ok in zip(rows, told, strict=True)], dtype=str)
 

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 
 from neurobridge.data.findings import Check, check_dataset, refuse, unreadable
-from neurobridge.data.matfile import open_mat, read_mat5, read_strings
+from neurobridge.data.mat73 import refers, strings
+from neurobridge.data.matfile import open_mat, read_mat
 from neurobridge.data.sources.tvsd_files import CHANNELS, KINDS, NAMES, SOURCE, Monkey, locate, monkey_of
 from neurobridge.errors import UserError
 
@@ -151,8 +152,8 @@ def _image_paths(path: Path, file: h5py.File) -> list[tuple[Check, list[PurePosi
     for key in PATH_KEYS:
         found, paths, ok = file.get(key), [], False
         text = "absent" if found is None else "not a cell array of strings"
-        if isinstance(found, h5py.Dataset) and found.dtype == h5py.ref_dtype and found.size:
-            paths = [things_path(p) for p in read_strings(found)]
+        if isinstance(found, h5py.Dataset) and refers(found) and found.size:
+            paths = [things_path(p) for p in strings(found)]
             bad = next((row for row, p in enumerate(paths) if len(p.parts) < 2), None)
             ok = bad is None
             text = f"{len(paths)} paths ('{paths[0]}')" if bad is None else f"'{paths[bad]}' in row {bad}"
@@ -165,7 +166,7 @@ def _image_paths(path: Path, file: h5py.File) -> list[tuple[Check, list[PurePosi
 def check_mapping(path: Path) -> list[Check]:
     """The key of the channel map: a permutation of 1..1024."""
     expected = f"a permutation of 1..{CHANNELS}"
-    found = read_mat5(path).get("mapping")
+    found = read_mat(path, ["mapping"])[0].get("mapping")
     if found is None:
         return [Check(file=path, key="mapping", found="absent", expected=expected, ok=False, mend=FETCH)]
     numbers = np.asarray(found).ravel()
@@ -227,7 +228,7 @@ def read_image_paths(path: Path) -> tuple[list[PurePosixPath], list[PurePosixPat
 def read_mapping(path: Path) -> np.ndarray:
     """0-based recorded channel of each physical one [C]: ``physical = recorded[..., mapping]``. Raises UserError."""
     refuse(check_mapping(path))
-    return read_mat5(path)["mapping"].ravel().astype(np.int64) - 1
+    return read_mat(path, ["mapping"])[0]["mapping"].ravel().astype(np.int64) - 1
 
 
 def read_unit_columns(path: Path) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ from neurobridge.errors import UserError
 
 __all__ = ["examine", "import_lab", "recognises", "recording_from_tsgroup"]
 
-LIBRARIES = {"csv": "pandas", "parquet": "pyarrow", "npz": "numpy", "mat": "scipy", "nwb": "h5py"}
+LIBRARIES = {"csv": "pandas", "parquet": "pyarrow", "npz": "numpy", "mat": "h5py", "nwb": "h5py"}
 
 
 def import_lab(path: Path, out: Path = Path("data/lab"), *, quality: QualitySettings = QualitySettings()) -> Path:
@@ -102,8 +102,10 @@ def _content(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     found = [file for file in (path / name for name in (*SORTING_FILES, SORTING_ARCHIVE)) if file.is_file()]
+    found = found or sorted(path.rglob("*.parquet"))
     if not found:
-        raise UserError(f"{path} is a folder without a saved sorting ({', '.join(SORTING_FILES)}): mend the path")
+        sorting = ", ".join(SORTING_FILES)
+        raise UserError(f"{path} is a folder without a saved sorting ({sorting}) or Parquet files: mend the path")
     return found
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from neurobridge.data import cells, tables
 from neurobridge.data.importing import refuse_pointer
 from neurobridge.data.sources.lab import containers
-from neurobridge.data.sources.lab.containers import Raw
-from neurobridge.data.sources.lab.manifest import Manifest, Table, TimeUnit, resolve
+from neurobridge.data.sources.lab.manifest import Manifest, SpikeTable, Table, TimeUnit, resolve
+from neurobridge.data.tables import Raw
 from neurobridge.errors import UserError
 
+MOST_WHOLE = 2**53
+DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -48,20 +52,19 @@ class Frame:
     def numbers(self, name: str) -> np.ndarray:
         """A column as float64, exact and finite."""
         column = self.columns[name]
-        if column.dtype.kind not in "iufO":
+        if column.dtype.kind not in "iufOUS":
             raise UserError(f"{self.file}: '{name}' has type {column.dtype}, expected numbers")
-        values = np.empty(len(column))
-        try:
-            values[:] = column
-        except (TypeError, ValueError):
-            for row, cell in enumerate(column.tolist()):
-                try:
-                    values[row] = float(cell)
-                except (TypeError, ValueError, OverflowError):
-                    shown = f"'{str(cell)[:40]}'" if str(cell) else "empty"
-                    raise UserError(
-                        f"{self.place(row)}: '{name}' is {shown}, expected a number; mend the row"
-                    ) from None
+        if column.dtype.kind in "iu":
+            large = (column > MOST_WHOLE) | (column < -MOST_WHOLE if column.dtype.kind == "i" else False)
+            self.refuse(large, lambda row: f"'{name}' is {column[row]}, too large to be exact; mend the row")
+        values = cells.numbers(column) if column.dtype.kind in "OUS" else column.astype(np.float64)
+        if values is None:
+            found = [cells.number(cell) for cell in column.tolist()]
+            self.refuse(
+                np.array([one is None for one in found], dtype=bool),
+                lambda row: f"'{name}' is {cells.shown(column[row])}, expected a number; {_mend(column[row])}",
+            )
+            values = np.array(found, dtype=np.float64)
         self.refuse(~np.isfinite(values), lambda row: f"'{name}' is {values[row]}; mend or remove the row")
         return values
 
@@ -77,8 +80,16 @@ class Frame:
         column = self.columns[name]
         if column.dtype.kind not in "iufOUS":
             raise UserError(f"{self.file}: '{name}' has type {column.dtype}, expected text or numbers")
+        many = [isinstance(cell, cells.MANY) for cell in column.tolist()]
+        self.refuse(
+            np.array(many, dtype=bool),
+            lambda row: f"'{name}' is {cells.shown(column[row])}, and a cell is one text or one number; mend the row",
+        )
         texts = np.array([_text(cell) for cell in column.tolist()], dtype=object)
-        bad = np.array([not t.isprintable() or (not empty and not t.strip()) for t in texts.tolist()], dtype=bool)
+        if not empty:
+            none = np.array([not text.strip() for text in texts.tolist()], dtype=bool)
+            self.refuse(none, lambda row: f"'{name}' is empty; fill it in, or name another column of the table")
+        bad = np.array([not text.isprintable() for text in texts.tolist()], dtype=bool)
         self.refuse(bad, lambda row: f"'{name}' is {texts[row]!r}, expected printable text; mend the row")
         return texts.astype(str) if len(texts) else np.zeros(0, "U1")
 
@@ -93,9 +104,15 @@ class Frame:
         return np.array([TRUTH[t] for t in texts], dtype=bool)
 
 
+def _mend(cell: object) -> str:
+    if isinstance(cell, str) and DECIMAL_COMMA.fullmatch(cell):
+        return "write decimal points, not commas"
+    return "lay it out flat, one entry a row" if isinstance(cell, cells.MANY) else "mend the row"
+
+
 def _text(cell: object) -> str:
     if isinstance(cell, bytes):
-        return cell.decode(errors="backslashreplace")
+        return cell.decode(errors="surrogateescape")  # what is no UTF-8 is not printable, and so refused
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
     return "" if cell is None or cell != cell else str(cell)
@@ -111,15 +128,15 @@ def read_arrays(
     refuse_pointer(file)
     theirs = {name: table.columns.get(name, name) for name in (*needed, *optional, *table.columns)}
     if table.format == "csv":
-        raw = containers.read_csv(file)
+        raw = tables.read_csv(file)
     elif table.format == "parquet":
-        raw = containers.read_parquet(file)
+        raw = tables.read_parquet(file)
     elif table.format == "npz":
-        raw = containers.read_npz(file, list(theirs.values()))
+        raw = tables.read_npz(file, list(theirs.values()))
     elif table.format == "mat":
         raw = containers.read_mat(file, list(theirs.values()))
     elif table.format == "nwb":
-        raw = containers.read_nwb(file, list(theirs.values()), table.table)
+        raw = containers.read_nwb(file, list(theirs.values()), table.table, flat=isinstance(table, SpikeTable))
     elif table.format == "tsgroup":
         raw = containers.read_tsgroup(file)
     else:
@@ -152,12 +169,13 @@ def read_frame(
     file, raw = read_arrays(manifest, table, needed, (*optional, "session_id"))
     named = {*needed, *optional, "session_id"}
     columns = {name: column for name, column in raw.columns.items() if extra or name in named}
-    if table.format == "mat":
-        columns = {n: c.ravel() if c.ndim == 2 and 1 in c.shape else c for n, c in columns.items()}
+    columns = {n: c.ravel() if c.ndim == 2 and 1 in c.shape else c for n, c in columns.items()}
     lengths = {name: column.shape for name, column in columns.items()}
     first = next(iter(lengths))
     for name, shape in lengths.items():
-        if len(shape) != 1 or shape != lengths[first]:
+        if len(shape) != 1:
+            raise UserError(f"{file}: '{name}' has the shape {shape}, and a column is a list: lay it out flat")
+        if shape != lengths[first]:
             raise UserError(
                 f"{file}: the columns '{first}' and '{name}' have shapes {lengths[first]} and {shape}; they have to be "
                 "lists of one length"
@@ -170,6 +188,11 @@ def read_frame(
 def _of_session(frame: Frame, manifest: Manifest) -> Frame:
     names = frame.text("session_id")
     mine = names == manifest.session_id
+    near = np.array([name.strip().lower() == manifest.session_id.lower() for name in names.tolist()], dtype=bool)
+    frame.refuse(
+        near & ~mine,
+        lambda row: f"session_id is '{names[row]}', beside '{manifest.session_id}' of the manifest; write them alike",
+    )
     if not mine.any():
         found = ", ".join(sorted(set(names.tolist()))[:5]) or "none"
         raise UserError(

@@ -1,157 +1,108 @@
-"""Columns out of files: CSV, Parquet, NPZ, MATLAB, NWB, a saved pynapple TsGroup, a saved SpikeInterface sorting.
+"""Columns out of the containers that a lab saves its session in: MATLAB, NWB, pynapple, SpikeInterface.
 
-A reader takes the file and the column names that are wanted (a CSV or Parquet file gives all of its columns) and
-returns :class:`Raw`. What a library raises on a broken file becomes one UserError.
+A reader takes the file and the column names that are wanted and returns :class:`tables.Raw`. What a library raises on a
+broken file becomes one UserError.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import h5py
 import numpy as np
 
-from neurobridge.data.guard import open_hdf5
-from neurobridge.errors import UserError, needs, reading
+from neurobridge.data import matfile
+from neurobridge.data.matvalues import Unread
+from neurobridge.data.nwb import Unreadable, open_nwb
+from neurobridge.data.tables import Raw, read_npz
+from neurobridge.errors import UserError, reading
 
 SORTING_FILES = ("numpysorting_info.json", "spikes.npy")
 SORTING_ARCHIVE = "sorting_cached.npz"
 
 
-@dataclass(kw_only=True)
-class Raw:
-    """``columns`` name -> array; ``names`` all that the file offers; ``rows`` the file's row of each entry (or None:
-    in order); ``sampling_rate`` in Hz where the file itself knows one."""
-
-    columns: dict[str, np.ndarray]
-    names: list[str]
-    rows: np.ndarray | None = None
-    sampling_rate: float | None = None
-
-
-def read_csv(file: Path) -> Raw:
-    """All columns as text. The header is the first line, the separator a comma, the encoding UTF-8."""
-    import pandas as pd
-
-    with reading(file, "CSV table"):
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            header = next(csv.reader(lines), [])
-        table = pd.read_csv(
-            file, dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig", skip_blank_lines=False
-        )
-    if len(set(header)) != len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise UserError(f"{file} has two columns named '{twice}': rename or remove one")
-    if not isinstance(table.index, pd.RangeIndex) or len(header) != table.shape[1]:
-        raise UserError(
-            f"{file} has {len(header)} column names but more values a line (decimal commas?): mend the header or the "
-            "lines"
-        )
-    return Raw(columns={name: table.iloc[:, i].to_numpy(dtype=object) for i, name in enumerate(header)}, names=header)
-
-
-def read_parquet(file: Path) -> Raw:
-    """All columns of numbers, truth values and text; a null is None, or NaN among numbers."""
-    with needs("data"):
-        import pyarrow.parquet as pq
-    with reading(file, "Parquet table"):
-        table = pq.read_table(file)
-        columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
-    return Raw(columns=columns, names=list(columns))
-
-
-def read_npz(file: Path, wanted: Sequence[str]) -> Raw:
-    """The arrays ``wanted``; pickled objects are refused."""
-    if not zipfile.is_zipfile(file):
-        raise UserError(
-            f"{file} is not an NPZ archive, or not all of it: mend 'format', or save it again with np.savez"
-        )
-    with reading(file, "NPZ archive"), np.load(file, allow_pickle=False) as archive:
-        return Raw(columns={name: archive[name] for name in wanted if name in archive.files}, names=archive.files)
-
-
 def read_mat(file: Path, wanted: Sequence[str]) -> Raw:
-    """Numeric arrays and cell arrays of text, of version 5 (scipy) and 7.3 (HDF5, whose axes are reversed)."""
-    with reading(file, "MATLAB file"):
-        if h5py.is_hdf5(file):
-            with open_hdf5(file) as opened:
-                names = [name for name in opened if not name.startswith("#")]
-                return Raw(columns={n: _mat73(opened, opened[n]) for n in wanted if n in names}, names=names)
-        import scipy.io
+    """Arrays of numbers, char matrices, and cell arrays with one text or number a cell, of versions 5 and 7.3.
 
-        names = [name for name, _, _ in scipy.io.whosmat(file)]
-        loaded = scipy.io.loadmat(file, variable_names=[n for n in wanted if n in names])
-        return Raw(columns={name: _mat5(loaded[name]) for name in wanted if name in loaded}, names=names)
+    ``session.spikes.time`` is a field within structs.
+    """
+    values, names = matfile.read_mat(file, wanted)
+    return Raw(columns={name: _column(file, name, value) for name, value in values.items()}, names=names)
 
 
-def _mat73(file: h5py.File, item: h5py.Dataset | h5py.Group) -> np.ndarray:
-    if not isinstance(item, h5py.Dataset):
-        raise ValueError(f"'{item.name}' is a struct, expected an array")
-    kind = item.attrs.get("MATLAB_class", b"double").decode()
-    if kind == "cell":
-        return np.array(["".join(map(chr, file[ref][()].ravel())) for ref in item[()].T.ravel()], dtype=object)
-    if kind not in ("double", "single", "logical") and "int" not in kind:
-        raise ValueError(f"'{item.name}' has the class {kind}, expected numbers or a cell array of text")
-    return item[()].T
-
-
-def _mat5(value: np.ndarray) -> np.ndarray:
-    if value.dtype.kind != "O":
+def _column(file: Path, name: str, value: Any) -> np.ndarray:
+    if isinstance(value, str):
+        return np.array([value], dtype=object)
+    if isinstance(value, dict):
+        inside = ", ".join(f"{name}.{field}" for field in list(value)[:8]) or "nothing"
+        raise UserError(f"{file}: '{name}' is a struct, expected a column; name a field of it ({inside})")
+    if isinstance(value, Unread):
+        raise UserError(
+            f"{file}: '{name}' is {value.what}, which is not read; save it as numbers or as a cell array of text "
+            "(cellstr, table2cell)"
+        )
+    if value.dtype != object:
         return value
-    return np.array(["".join(np.asarray(cell, dtype=str).ravel()) for cell in value.ravel(order="F")], dtype=object)
+    cells = np.empty(value.shape, dtype=object)
+    for at, cell in np.ndenumerate(value):
+        cells[at] = _cell(file, name, at, cell)
+    return cells
 
 
-def read_nwb(file: Path, wanted: Sequence[str], table: str) -> Raw:
-    """Columns of the table ``table`` of any NWB version. ``electrodes.NAME`` is a column of the electrode table, at the
-    first electrode of each row; a ragged column (spike times) is laid out flat, one entry an event."""
-    with reading(file, "NWB file"), open_hdf5(file) as opened:
-        if not isinstance(opened.get(table), h5py.Group):
-            near = opened.get(table.rpartition("/")[0] or "/", {})
-            raise UserError(
-                f"{file} has no table '{table}'; beside it there are {', '.join(near) or 'none'}; mend 'table'"
-            )
-        group = opened[table]
-        names = list(group)
+def _cell(file: Path, name: str, at: tuple[int, ...], cell: Any) -> str | float | bool:
+    """One text or one number; an empty array is no text."""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, np.ndarray) and cell.dtype != object and cell.size < 2:
+        return cell.item() if cell.size else ""
+    if isinstance(cell, np.ndarray):
+        kind = f"a cell array of {cell.size}" if cell.dtype == object else f"{cell.size} numbers"
+    else:
+        kind = "a struct" if isinstance(cell, dict) else cell.what
+    place = ", ".join(str(index + 1) for index in at)
+    raise UserError(
+        f"{file}: '{name}' holds {kind} in its cell ({place}), and a cell is one text or one number; lay it out flat, "
+        "one entry a row"
+    )
+
+
+def read_nwb(file: Path, wanted: Sequence[str], table: str, *, flat: bool) -> Raw:
+    """Columns of the table ``table``. ``electrodes.NAME`` is a column of the electrode table, at the first electrode of
+    each row. A ragged column is laid out ``flat``, one entry an event (spike times), or else has one entry a row."""
+    with open_nwb(file) as nwb:
+        names = nwb.members(table)
+        if not names:
+            near = ", ".join(nwb.members(table.rpartition("/")[0] or "/")) or "none"
+            raise UserError(f"{file} has no table '{table}'; beside it there are {near}; mend 'table'")
+        count = len(nwb.numbers(f"{table}/id")) if "id" in names else None
         columns: dict[str, np.ndarray] = {}
-        rows = counts = None
+        counts, long = None, set()
         for name in wanted:
-            if name.startswith("electrodes.") and "electrodes" in group:
-                columns[name] = _electrode_column(opened, group, name.partition(".")[2])
-            elif f"{name}_index" in group:
-                ends = group[f"{name}_index"][()].astype(np.int64)
-                found = np.diff(ends, prepend=0)
-                if (found < 0).any() or (counts is not None and not np.array_equal(counts, found)):
-                    raise ValueError(f"'{name}_index' does not ascend, or not as the other ragged columns")
-                counts, columns[name] = found, group[name][: ends[-1] if len(ends) else 0]
-            elif name in group:
-                columns[name] = _decoded(group[name][()])
-        if counts is not None:
-            rows = np.repeat(np.arange(len(counts)), counts)
-            columns = {n: c if f"{n}_index" in group else np.repeat(c, counts) for n, c in columns.items()}
-    return Raw(columns=columns, names=names, rows=rows)
-
-
-def _electrode_column(file: h5py.File, group: h5py.Group, name: str) -> np.ndarray:
-    electrodes = file["general/extracellular_ephys/electrodes"]
-    row = group["electrodes"][()].astype(np.int64)
-    if "electrodes_index" in group:
-        ends = group["electrodes_index"][()].astype(np.int64)
-        first = np.concatenate([[0], ends[:-1]])
-        if (first >= ends).any():
-            raise ValueError(f"row {np.flatnonzero(first >= ends)[0]} of '{group.name}' has no electrode")
-        row = row[first]
-    return _decoded(electrodes[name][()])[row]
-
-
-def _decoded(values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind not in "OS":
-        return values
-    return np.array([x.decode() if isinstance(x, bytes) else x for x in values.tolist()], dtype=object)
+            key = f"{table}/{name}"
+            if name.startswith("electrodes.") and "electrodes" in names:
+                columns[name] = nwb.of_first_electrode(table, name.partition(".")[2])
+            elif f"{name}_index" in names:
+                ragged = nwb.ragged_cells(key, rows=count)
+                many = np.flatnonzero(ragged.counts != 1)
+                if flat:
+                    if counts is not None and not np.array_equal(counts, ragged.counts):
+                        raise Unreadable(file, "not of the lengths of the other lists a row", key=key)
+                    counts = ragged.counts
+                    long.add(name)
+                elif len(many):
+                    raise UserError(
+                        f"{file}, row {many[0]} (from 0): '{name}' holds {ragged.counts[many[0]]} values "
+                        f"({len(many)} such rows), and a cell is one text or one number; name another column"
+                    )
+                columns[name] = ragged.values
+            elif name in names:
+                columns[name] = nwb.cells(key, rows=count)
+    if counts is None:
+        return Raw(columns=columns, names=names)
+    columns = {name: c if name in long else np.repeat(c, counts, axis=0) for name, c in columns.items()}
+    return Raw(columns=columns, names=names, rows=np.repeat(np.arange(len(counts)), counts))
 
 
 def read_tsgroup(file: Path) -> Raw:
@@ -178,7 +129,14 @@ def read_sorting(path: Path) -> Raw:
             info = json.loads(info_file.read_text())
             spikes = np.load(spikes_file, allow_pickle=False)
             units, rate, segments = np.array(info["unit_ids"]), float(info["sampling_frequency"]), info["num_segments"]
-            time, label = spikes["sample_index"], units[spikes["unit_index"]]
+            time, index = spikes["sample_index"], spikes["unit_index"].astype(np.int64)
+        bad = np.flatnonzero((index < 0) | (index >= len(units)))
+        if len(bad):
+            raise UserError(
+                f"{spikes_file}, row {bad[0]} (from 0): the unit_index is {index[bad[0]]}, but {info_file.name} has "
+                f"units 0 to {len(units) - 1} ({len(bad)} such rows); save the sorting again"
+            )
+        label = units[index]
     else:
         file = path / SORTING_ARCHIVE if path.is_dir() else path
         names = ("num_segment", "sampling_frequency", "spike_indexes_seg0", "spike_labels_seg0")

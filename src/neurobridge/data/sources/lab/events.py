@@ -143,6 +143,7 @@ def read_binned(manifest: Manifest, shown: Presentations, units: int) -> tuple[n
     """One event a (trial, bin, unit), at the bin's centre after the onset, whose value is the count or envelope."""
     file, raw = read_arrays(manifest, manifest.spikes, ("values", "bin_edges"))
     values, edges = raw.columns["values"], raw.columns["bin_edges"].ravel()
+    values = values.astype(np.uint8) if values.dtype.kind == "b" else values  # a raster of spikes, in MATLAB logical
     if values.dtype.kind not in "iuf" or edges.dtype.kind not in "iuf":
         raise UserError(f"{file}: values have type {values.dtype} and bin_edges {edges.dtype}, expected numbers")
     if manifest.spikes.format == "mat" and values.ndim == 2:

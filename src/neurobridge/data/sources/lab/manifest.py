@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import re
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal
 
 import yaml
 
 from neurobridge.data.recording import UNKNOWN_REGION, SignalKind
+from neurobridge.data.sources.lab.filling import fill, kind, missing_keys
 from neurobridge.errors import UserError, reading
 
 TimeUnit = Literal["s", "ms", "samples"]
@@ -124,11 +123,28 @@ def read_manifest(path: Path) -> Manifest:
     with reading(path, "YAML manifest", "mend the line"):
         loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     if not isinstance(loaded, dict):
-        raise UserError(f"{path} holds {_kind(loaded)}, expected keys and values: see docs/data-format.md")
+        raise UserError(f"{path} holds {kind(loaded)}, expected keys and values: see docs/data-format.md")
     _refuse_missing(loaded, path)
-    manifest = _fill(Manifest, loaded, str(path), file=path)
+    manifest = fill(Manifest, loaded, str(path), file=path)
     _check(manifest)
     return manifest
+
+
+def _refuse_missing(given: dict, where: Path) -> None:
+    """Raise UserError for all that is missing, in one sentence."""
+    missing, told = [f"'{key}'" for key in missing_keys(Manifest, given, str(where))], []
+    if missing:
+        are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        told.append(f"{', '.join(missing)} {are} missing; nothing is guessed, so declare {them}")
+    stimuli = given.get("stimuli")
+    absent = [f"no {key}" for key in ("image_root", "split") if stimuli is not None and key not in given]
+    if absent:
+        told.append(f"stimuli are given but {' and '.join(absent)}; declare it ('image_root: null': no pictures)")
+    units = (given.get("time_unit"), stimuli.get("time_unit") if isinstance(stimuli, dict) else None)
+    if "samples" in units and "sampling_rate" not in given:
+        told.append("times are in samples but sampling_rate is None; give it in Hz")
+    if told:
+        raise UserError(f"{where}: {'; '.join(told)} (see docs/data-format.md)")
 
 
 def manifests_of(path: Path) -> list[Path]:
@@ -199,113 +215,3 @@ def _check(m: Manifest) -> None:
 def stimulus_unit(m: Manifest) -> TimeUnit:
     """The clock unit of the stimulus table."""
     return m.stimuli.time_unit if m.stimuli is not None and m.stimuli.time_unit is not None else m.time_unit
-
-
-def _keys(cls: type) -> dict[str, Field]:
-    return {f.name: f for f in fields(cls) if not f.metadata.get("ours")}
-
-
-def _refuse_missing(given: dict, where: Path) -> None:
-    """Raise UserError for a key that nothing knows, or for all those that are missing, in one sentence."""
-    hints = get_type_hints(Manifest)
-    parts = [("", Manifest, given)]
-    for name, hint in hints.items():
-        cls = next((one for one in (hint, *get_args(hint)) if is_dataclass(one)), None)
-        if cls is not None and isinstance(given.get(name), dict):
-            parts.append((f"{name}: ", cls, given[name]))
-    missing = []
-    for prefix, cls, keys in parts:
-        known = _keys(cls)
-        for key in keys:
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"do you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
-                raise UserError(f"{where}: {prefix}unknown key '{str(key)[:80]}'; {hint}")
-        needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
-        missing += [f"'{prefix}{name}'" for name in needed if name not in keys]
-    told = []
-    if missing:
-        them = "it" if len(missing) == 1 else "them"
-        are = "is" if len(missing) == 1 else "are"
-        told.append(f"{', '.join(missing)} {are} missing; nothing is guessed, so declare {them}")
-    stimuli = given.get("stimuli")
-    absent = [f"no {key}" for key in ("image_root", "split") if stimuli is not None and key not in given]
-    if absent:
-        told.append(f"stimuli are given but {' and '.join(absent)}; declare it ('image_root: null': no pictures)")
-    units = (given.get("time_unit"), stimuli.get("time_unit") if isinstance(stimuli, dict) else None)
-    if "samples" in units and "sampling_rate" not in given:
-        told.append("times are in samples but sampling_rate is None; give it in Hz")
-    if told:
-        raise UserError(f"{where}: {'; '.join(told)} (see docs/data-format.md)")
-
-
-def _fill(cls: type, given: dict, where: str, **ours: object) -> Any:
-    """A dataclass from a mapping; UserError for keys unknown or missing and for values of another type."""
-    known = _keys(cls)
-    hints = get_type_hints(cls)
-    values = {}
-    for name, f in known.items():
-        if name in given:
-            values[name] = _convert(given[name], hints[name], where, name)
-        else:
-            assert f.default is not MISSING or f.default_factory is not MISSING, "missing keys were refused"
-    return cls(**values, **ours)
-
-
-def _convert(value: Any, hint: Any, where: str, name: str) -> Any:
-    if get_origin(hint) in (Union, UnionType):
-        if value is None:
-            return None
-        hint = next(a for a in get_args(hint) if a is not NoneType)
-
-    def refuse(expected: str) -> UserError:
-        return UserError(f"{where}: {name} is {_kind(value)}, expected {expected}")
-
-    if is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise refuse("keys and values (path, format, ...)")
-        return _fill(hint, value, f"{where}: {name}")  # pyright: ignore
-    if get_origin(hint) is Literal:
-        if isinstance(value, bool) or value not in get_args(hint):
-            raise refuse(f"one of {', '.join(map(str, get_args(hint)))}")
-        return value
-    if hint is str or hint is Path:
-        if not isinstance(value, str) or not value.isprintable() or not value:
-            raise refuse("text (put it in quotes)")
-        return hint(value)
-    if hint is datetime.date:
-        if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
-            return value
-        raise refuse("a day as YYYY-MM-DD, without quotes")
-    if hint in (int, float):
-        if isinstance(value, bool) or not isinstance(value, (int, hint)):
-            raise refuse("a number")
-        return _number(value, hint, refuse)
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list) or len(value) != 2:
-            raise refuse("two numbers, [first, last]")
-        return tuple(_convert(part, float, where, name) for part in value)
-    if get_origin(hint) is list:
-        one = get_args(hint)[0]
-        if not isinstance(value, list):
-            raise refuse("a list, [V1, V4]" if one is str else "a list of [start, stop]")
-        return [_convert(part, one, where, name) for part in value]
-    assert get_origin(hint) is dict
-    if not isinstance(value, dict):
-        raise refuse("keys and values, {our_name: their_name}")
-    return {_convert(k, str, where, name): _convert(v, str, where, f"{name}.{k}") for k, v in value.items()}
-
-
-def _number(value: Any, hint: type, refuse: Any) -> Any:
-    try:
-        return hint(value)
-    except OverflowError as error:
-        raise refuse("a smaller number") from error
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "empty"
-    if isinstance(value, (dict, list)):
-        return "keys and values" if isinstance(value, dict) else "a list"
-    return f"'{str(value)[:80]}' ({type(value).__name__})"

@@ -74,6 +74,7 @@ def read_presentations(manifest: Manifest) -> tuple[Presentations | None, dict[s
     _check_presentations(frame, onset, offset, manifest)
     names = frame.text("image_id")
     key, pictures = _pictures(frame, names, manifest)
+    unseen = ("image_path",) if manifest.image_root is None else ()
     concept = frame.text("concept") if "concept" in frame else None
     shown = Presentations(
         frame=frame,
@@ -87,7 +88,7 @@ def read_presentations(manifest: Manifest) -> tuple[Presentations | None, dict[s
         concept=concept,
         condition=frame.text("condition", empty=True) if "condition" in frame else None,
         columns={
-            **{name: frame.text(name) for name in ("trial_id", "concept") if name in frame},
+            **{name: frame.text(name) for name in ("trial_id", "concept", *unseen) if name in frame},
             **kept_columns(frame, (*STIMULUS_COLUMNS, *STIMULUS_OPTIONS), STIMULUS_FIELDS),
         },
     )

@@ -6,13 +6,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from neurobridge.data.hdf5 import read_text
 from neurobridge.data.images import picture_keys
 from neurobridge.data.recording import Recording, open_recording, read_stimuli
 from neurobridge.data.sessions import Identity, identity_of
 from neurobridge.errors import UserError
-
-Known = dict[str, str]  # picture -> split
 
 
 class Splits:
@@ -23,7 +20,7 @@ class Splits:
 
     def __init__(self, out: Path, *, skip: Iterable[Identity]) -> None:
         self.out, self.skip = out, set(skip)
-        self.read: dict[Path, tuple[tuple[int, int], Known]] = {}
+        self.read: dict[Path, tuple[tuple[int, int], Identity, dict[str, str]]] = {}
 
     def refuse_other(self, recording: Recording, table: Path) -> None:
         """Raise UserError for a picture of ``recording``, out of the file ``table``, in another session's split."""
@@ -46,21 +43,24 @@ class Splits:
         known: dict[str, tuple[str, str]] = {}
         for file in sorted((self.out / "sessions").glob("*.h5")):
             try:
-                if identity_of(file) not in {me, *self.skip}:
-                    known |= {key: (split, file.stem) for key, split in self._of(file).items()}
+                identity, table = self._of(file)
             except UserError as error:
                 print(f"warning: its splits are not compared: {error}", file=sys.stderr)
+                continue
+            if identity not in {me, *self.skip}:
+                known |= {key: (split, file.stem) for key, split in table.items()}
         return known
 
-    def _of(self, file: Path) -> Known:
+    def _of(self, file: Path) -> tuple[Identity, dict[str, str]]:
+        """(whose session, picture -> split) of a file."""
         status = file.stat()
         stamp = (status.st_size, status.st_mtime_ns)
         if file not in self.read or self.read[file][0] != stamp:
+            identity = identity_of(file)
             with open_recording(file) as opened:
-                stimuli, dataset = read_stimuli(opened), read_text(opened, "brainset", "id", "unknown")
-            table = {}
-            if stimuli is not None:
-                keys = picture_keys(stimuli.image_id, dataset)
-                table = {key: split for key, split in zip(keys, stimuli.split.tolist(), strict=True) if key}
-            self.read[file] = stamp, table
-        return self.read[file][1]
+                stimuli = read_stimuli(opened)
+            shown = [] if stimuli is None else picture_keys(stimuli.image_id, identity.dataset)
+            splits = [] if stimuli is None else stimuli.split.tolist()
+            table = {key: split for key, split in zip(shown, splits, strict=True) if key}
+            self.read[file] = stamp, identity, table
+        return self.read[file][1:]
