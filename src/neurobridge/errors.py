@@ -9,29 +9,46 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+CAUSES = {  # words of a library: what the file is
+    "truncated file: eof": "is cut off, an HDF5 file without its end",
+    "file signature not found": "is no HDF5 file, but of another kind",
+    "mmap length is greater than file size": "is cut off, an array without its end",
+    "Failed to read all data for array": "is cut off, an array without its end",
+    "EOF: reading": "is cut off, an array without its end",
+    "contains pickled (object) data": "is no .npy array, but of another kind",
+}
+
 
 class UserError(ValueError):
     """Bad input. The message is one sentence: what was found, where, and what to do next."""
 
 
-def first_process() -> bool:
-    """Whether this process is the first of those that do one command together (``--devices 2``): it alone writes."""
-    rank = next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), "0")
-    return rank == "0"
+_helps_with: Path | None = None
+
+
+def help_with(folder: Path) -> None:
+    """From now on this process helps another one with the run in ``folder``: it computes, and writes nothing there."""
+    global _helps_with
+    _helps_with = folder.resolve()
+
+
+def helping() -> bool:
+    """Whether this process helps another one that speaks and writes (``--devices 2``)."""
+    return _helps_with is not None
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` on success, delete it on any failure.
 
-    Nothing half-written is ever visible under the final name. A full disk becomes a :class:`UserError`. What another
-    process than the first of a command writes is thrown away.
+    Nothing half-written is ever visible under the final name. A full disk becomes a :class:`UserError`. What a process
+    that helps another one writes into their run is thrown away.
     """
-    if not first_process():
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder) / Path(path).name
-        return
     path = Path(path)
+    if _helps_with is not None and path.resolve().is_relative_to(_helps_with):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
@@ -85,9 +102,9 @@ def why(error: BaseException) -> tuple[str, str]:
         return found, "save it as UTF-8, or mend the path"
     if isinstance(error, MemoryError):
         return "is larger than the memory that is free", "split it or, if it is damaged, fetch it again"
-    if "truncated file: eof" in text:
-        return "is cut off, an HDF5 file without its end", ""
-    return ("is no HDF5 file, but of another kind", "") if "file signature not found" in text else ("", "")
+    if "Object arrays cannot be loaded" in text or "Python objects in dtype" in text:
+        return "is an array of Python objects (lists of unequal length?)", "save numbers or text, one entry a row"
+    return next(((found, "") for words, found in CAUSES.items() if words in text), ("", ""))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import scipy.sparse
 from pynwb import NWBHDF5IO, NWBFile
 
 from neurobridge.data.cells import is_number, number
+from neurobridge.data.frames import read_frames
 from neurobridge.data.guard import read_dataset
 from neurobridge.data.nwb import open_nwb
 from neurobridge.data.quality import QualitySettings
@@ -147,6 +148,24 @@ def test_parquet_of_every_type(tmp_path):
         (tmp_path / "a.parquet").write_bytes(content)
         with pytest.raises(UserError, match=sentence):
             read_parquet(tmp_path / "a.parquet")
+
+
+def test_a_stack_of_frames_says_what_is_wrong_with_it(tmp_path):
+    file = tmp_path / "frames.npy"
+    np.save(file, np.zeros((3, 8, 8), np.uint8))
+    whole = file.read_bytes()
+    assert [frame for frame, _ in read_frames(file)] == [0, 1, 2]
+    np.save(tmp_path / "objects.npy", np.array([{}, 1]))
+    for content, sentence in (
+        (whole[:-9], "is cut off, an array without its end"),
+        (whole[:30], "is cut off, an array without its end"),
+        (b"frames", "is no .npy array, but of another kind"),
+        ((tmp_path / "objects.npy").read_bytes(), "is an array of Python objects"),
+        (b"", "is empty"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=sentence):
+            list(read_frames(file))
 
 
 def test_npz_archives_that_are_none(tmp_path):

@@ -300,7 +300,7 @@ NEEDED = {  # what: (file and damage, key, what the doctor finds)
     "truncated": (
         (f"{NEW}/spikes.times.npy", lambda p: p.write_bytes(p.read_bytes()[:-9])),
         "file",
-        "is not a readable file",
+        "is cut off, an array",
     ),
     "empty": ((f"{NEW}/spikes.clusters.npy", lambda p: p.write_bytes(b"")), "file", "is empty"),
     "pointer": (
@@ -308,7 +308,11 @@ NEEDED = {  # what: (file and damage, key, what the doctor finds)
         "file",
         "pointer",
     ),
-    "objects": ((f"{NEW}/spikes.times.npy", lambda p: np.save(p, np.array([{}, 1]))), "file", "is not a readable file"),
+    "objects": (
+        (f"{NEW}/spikes.times.npy", lambda p: np.save(p, np.array([{}, 1]))),
+        "file",
+        "is an array of Python objects",
+    ),
     "no label": (table_defect(METRICS, lambda t: t.drop(columns="label")), "clusters.metrics", "columns cluster_id"),
     "odd label": (table_defect(METRICS, put(2, 3.0, "label")), "clusters.metrics", "other labels"),
     "rows twice": (table_defect(METRICS, put(2, 1, "cluster_id")), "clusters.metrics", "7 rows"),
@@ -343,7 +347,7 @@ NEEDED = {  # what: (file and damage, key, what the doctor finds)
     "wheel backwards": ((TIMES, lambda p: rewrite(p, put(9, 0.0))), "wheel order", "sample 9 is before sample 8"),
     "wheel in ms": ((TIMES, lambda p: rewrite(p, lambda a: a * 1000)), "wheel times", r"to 304\d+"),
     "wheel too far": ((POSITION, lambda p: rewrite(p, put(5, 1e9))), "wheel angle", r"up to 1e\+09"),
-    "wheel truncated": ((TIMES, lambda p: p.write_bytes(p.read_bytes()[:90])), "file", "is not a readable file"),
+    "wheel truncated": ((TIMES, lambda p: p.write_bytes(p.read_bytes()[:90])), "file", "is cut off, an array"),
 }
 TOLERATED = {
     "spikes in disorder": (

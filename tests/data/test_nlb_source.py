@@ -234,6 +234,12 @@ def damage(file: h5py.File, what: str) -> None:
         del file[f"{trials}/trial_version"]
     elif what == "no val":
         write(file, f"{trials}/split", np.array([b"train"] * made.TRIALS))
+    elif what in ("electrode past the end", "electrode before the first"):
+        rows = file["units/electrodes"][()].astype(np.int64)
+        rows[0] = 99 if what == "electrode past the end" else -7
+        write(file, "units/electrodes", rows)
+    elif what == "spikes behind the index":
+        write(file, "units/spike_times", np.append(file["units/spike_times"][()], 1.0))
     elif what == "unit twice":
         write(file, "units/id", np.array([7, 7, 12, 20, 31]))
     else:
@@ -244,6 +250,9 @@ def damage(file: h5py.File, what: str) -> None:
     ("what", "key", "told"),
     [
         ("no trials", "intervals/trials/start_time", "absent"),
+        ("electrode past the end", "units/electrodes", "99 in row 0"),
+        ("electrode before the first", "units/electrodes", "-7 in row 0"),
+        ("spikes behind the index", "units/spike_times", "but its index ends at"),
         ("no heldout", "units/heldout", "absent"),
         ("heldout as text", "units/heldout", "text, not numbers"),
         ("heldout counts", "units/heldout", "not true or false"),

@@ -156,7 +156,7 @@ def damage(release: Path, what: str) -> None:
         ("empty zip", "holds no pictures"),
         ("nan", r"unit 2 has the response nan to image 1 \(1 such values\)"),
         ("trials", r"has shape \(4, 5, 3\), expected \(units, images\)"),
-        ("truncated npy", r"responses_201025.npy is not a readable .npy"),
+        ("truncated npy", r"responses_201025.npy is cut off, an array"),
         ("name", "responses_final.npy is not named after a session date"),
     ],
 )

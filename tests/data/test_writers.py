@@ -164,7 +164,7 @@ def test_a_broken_session_hides_no_other(write_lab, tmp_path, capsys):
     assert main(["data", "list", str(out)]) == 0
     told = capsys.readouterr().out
     assert "broken" in told
-    assert "day0.h5 is not a readable HDF5 recording" in told
+    assert "day0.h5 is no HDF5 file" in told
     assert "monkeyA" in told
     assert main(["data", "show", str(out), "--out", str(tmp_path / "figures")]) == 0
     assert (tmp_path / "figures" / "day1.png").is_file()

@@ -128,8 +128,12 @@ def whole_session(run, change) -> Session:
 
 
 def silence(recording, units: np.ndarray) -> None:
-    """Take all spikes of ``units`` [N] bool away."""
-    heard = ~units[recording.spike_units]
+    """Take the spikes of ``units`` [N] bool away from trials of the test split; what training knows of them stays."""
+    test = recording.stimuli.split == "test"
+    start, end = recording.stimuli.start[test] - 0.5, recording.stimuli.end[test] + 0.5
+    at = np.searchsorted(start, recording.spike_times, side="right") - 1
+    inside = (at >= 0) & (recording.spike_times < end[at.clip(min=0)])
+    heard = ~(units[recording.spike_units] & inside)
     recording.spike_times, recording.spike_units = recording.spike_times[heard], recording.spike_units[heard]
 
 

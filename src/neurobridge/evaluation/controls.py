@@ -97,7 +97,7 @@ def pairing_p_value(pairs: ArrayLike, *, seed: int, draws: int = 1000) -> float:
 
 def chance_level(gallery: int, k: int = 1) -> float:
     """Top-k accuracy of guessing among ``gallery`` candidates of which one is right."""
-    if gallery < 1 or k < 1:
+    if not (gallery >= 1 and k >= 1):
         raise ValueError(f"chance needs a gallery and a k of at least 1, got gallery {gallery}, k {k}")
     return min(1.0, k / gallery)
 
@@ -105,11 +105,14 @@ def chance_level(gallery: int, k: int = 1) -> float:
 def majority_level(labels: ArrayLike) -> float:
     """Accuracy of always answering the commonest of ``labels`` [I]: the chance level of a classifier.
 
-    Raises ValueError where there are none.
+    Raises ValueError where there are none, or one is NaN.
     """
-    if not np.size(labels):
+    labels = np.asarray(labels)
+    if not labels.size:
         raise ValueError("the majority level of no labels is undefined")
-    _, counts = np.unique(np.asarray(labels), return_counts=True)
+    if labels.dtype.kind == "f":
+        finite(labels, "labels")
+    _, counts = np.unique(labels, return_counts=True)
     return float(counts.max() / counts.sum())
 
 

@@ -37,7 +37,7 @@ class Fitness:
 
 def fitness(decoys: Mapping[str, ArrayLike], *, seed: int) -> dict[str, Fitness]:
     """Judge -> its fitness, from judge -> two-way values [I] of decoys, compared with the targets they are not of."""
-    return {judge: Fitness(rate=bootstrap_interval(values, seed=seed)) for judge, values in decoys.items()}
+    return {judge: Fitness(rate=bootstrap_interval(values, seed=seed, share=False)) for judge, values in decoys.items()}
 
 
 def judge_of(metric: str) -> str:

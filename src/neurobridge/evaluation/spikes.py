@@ -68,7 +68,7 @@ def bits_per_spike_interval(
         raise ValueError("bits per spike is undefined: there is no spike among the scored cells")
     base = mean_rate if null is None else _likelihoods(*_cells(null, counts, mask))[0]
     drawn = np.random.default_rng(seed).integers(len(spikes), size=(draws, len(spikes)))
-    ratios = _divide((base - model)[drawn].sum(1), spikes[drawn].sum(1)) / np.log(2)
+    ratios = divide((base - model)[drawn].sum(1), spikes[drawn].sum(1)) / np.log(2)
     low, high = np.nanquantile(ratios, [0.025, 0.975])
     return Interval(float((base - model).sum() / spikes.sum() / np.log(2)), float(low), float(high))
 

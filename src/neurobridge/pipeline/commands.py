@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,14 +12,14 @@ from pathlib import Path
 from rich.console import Console
 
 from neurobridge.data.simulate import render_scenes, simulate
-from neurobridge.errors import first_process
+from neurobridge.errors import help_with
 from neurobridge.pipeline.folder import DONE, RunFolder
 from neurobridge.pipeline.inputs import check_names, compare_inputs, keep_inputs, read_inputs, refuse_gone
 from neurobridge.training.settings import RunSettings
 
 __all__ = ["simulate"]
 
-console = Console(highlight=False, quiet=not first_process())
+console = Console(highlight=False)
 
 STAGES = {
     "pretrain": "spikes",
@@ -78,7 +79,9 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
     Names are checked before anything is made, and before every stage that the data are what they were. Of several
     processes that do the stages together, all but the first leave after the last one that trains by a Trainer.
     """
-    if not first_process():
+    if settings.devices != 1 and process_rank() != 0:
+        help_with(settings.out)
+        console.quiet = True
         folder = RunFolder(settings)
         for name in [stage for stage in stages if stage in TRAINED]:
             if not folder.done(name):
@@ -103,6 +106,12 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
         stage_function(name)(folder)
         console.print(f"[{number}/{len(stages)}] {name}: {time.monotonic() - start:.0f} s", markup=False)
     return folder
+
+
+def process_rank() -> int:
+    """Which of the processes that do one command together this is, as whoever started them says."""
+    named = (os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ)
+    return int(next(named, 0))
 
 
 def stage_function(name: str) -> Callable[[RunFolder], None]:

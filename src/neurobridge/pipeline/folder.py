@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 from jsonargparse import auto_cli
 
-from neurobridge.errors import UserError, atomic_path, first_process
+from neurobridge.errors import UserError, atomic_path, helping
 from neurobridge.pipeline.inputs import INPUTS, compare_inputs, digest_of
 from neurobridge.pipeline.lock import NAME as LOCK
 from neurobridge.pipeline.lock import lock
@@ -57,7 +57,7 @@ class RunFolder:
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings, self.path = settings, settings.out
-        if not first_process():
+        if helping():
             return
         config = self.path / "config.yaml"
         wanted = as_yaml(settings)
@@ -80,8 +80,10 @@ class RunFolder:
         if not config.is_file():
             raise UserError(f"{path} holds no run (no config.yaml): give the folder of a run")
         try:
+            if not isinstance(yaml.safe_load(config.read_text()), dict):
+                raise ValueError("it holds no options")
             settings = auto_cli(RunSettings, args=["--config", str(config)], exit_on_error=False)
-        except (ArgumentError, yaml.YAMLError) as error:
+        except (ArgumentError, yaml.YAMLError, ValueError) as error:
             raise UserError(f"{config} is not the configuration of a run ({error}): mend it or run again") from error
         folder = cls.__new__(cls)
         folder.settings, folder.path = replace(settings, out=path), path

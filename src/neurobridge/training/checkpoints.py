@@ -16,7 +16,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from neurobridge.errors import atomic_path, first_process
+from neurobridge.errors import atomic_path, helping
 
 WORD = b"neurobridge sha256 "
 KEPT = 2
@@ -85,7 +85,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
-        if first_process():
+        if not helping():
             for old in checkpoints(self.folder)[:-KEPT]:
                 old.unlink()
 
@@ -99,7 +99,7 @@ class Checkpoints(Checkpoint):
                 reason = "it belongs to another training"
             except ValueError as error:
                 reason = str(error)
-            if first_process():
+            if not helping():
                 path.replace(path.with_suffix(".ckpt.unusable"))
                 print(
                     f"neurobridge: the checkpoint {path} cannot be used, {reason}: it was set aside and the one before "

@@ -125,10 +125,15 @@ class JointTask(MaskedTask):
         if self.encode_weight and self.maps is not None:
             losses["encode"] = self.encoded(batch, image, known)
             parts.append(self.encode_weight * losses["encode"])
-        if self.decode_weight:
+        if self.decode_weight and self.fits(batch):
             losses["info_nce"] = self.decoded(batch, image, known, rng)
             parts.append(self.decode_weight * losses["info_nce"])
         return losses | {"loss": torch.stack(parts).sum()}
+
+    def fits(self, batch: SpikeBatch) -> bool:
+        """Whether the head was made for windows of this length: data sets of a mixture are cut in ways of their own."""
+        tokens = len(self.model.encoder.latent_times(batch.window_ms))
+        return tokens * self.model.width == self.head.standard.num_features
 
     def encoded(self, batch: SpikeBatch, image: Tensor, known: Tensor) -> Tensor:
         """Mean loss of a cell where the image is known and every spike is hidden."""

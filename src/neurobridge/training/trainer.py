@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
-from neurobridge.errors import UserError, first_process
+from neurobridge.errors import UserError, atomic_path, helping
 from neurobridge.training.checkpoints import Checkpoints, SealedIO
 from neurobridge.training.tasks import NotFinite, Task
 
@@ -93,9 +93,9 @@ def fit(
             "up to there are kept"
         ) from error
     if stops.terminated:
-        if first_process():
+        if not helping():
             print("neurobridge: terminated; run the same command again to go on from here", file=sys.stderr)
-        sys.exit(143 if first_process() else 0)
+        sys.exit(0 if helping() else 143)
 
 
 class Stops(Callback):
@@ -155,10 +155,9 @@ class MetricsCSV(Logger):
         super().__init__()
         self.path, self.stage = path, stage
         rows = [r for r in read_metrics(path) if r["stage"] != stage or int(r["step"]) < keep_below]
-        if not first_process():
+        if helping():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
+        with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
@@ -183,11 +182,14 @@ class MetricsCSV(Logger):
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Rows of a metrics.csv; none where there is no file. Raises UserError for a foreign file."""
+    """Rows of a metrics.csv; none where there is no file. Raises UserError for a foreign or a spoilt file."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is spoilt: remove it (the run goes on without the losses so far)") from error
     if rows and set(COLUMNS) - set(rows[0]):
         raise UserError(f"{path} is not a metrics table of ours: choose another --out")
-    return [row for row in rows if row["value"] is not None]
+    return [row for row in rows if row["value"] is not None and row["step"].isdecimal()]

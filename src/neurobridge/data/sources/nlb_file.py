@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neurobridge.data.nwb import Nwb, Ragged, Series
+from neurobridge.data.nwb import AGAIN, Nwb, Ragged, Series
 from neurobridge.data.nwb_doctor import UNIT_MIX_UP, Look, wrong_ids, wrong_intervals, wrong_spikes, wrong_times
 from neurobridge.data.nwb_observed import INVALID, invalid_times
 from neurobridge.data.recording import UNKNOWN_REGION
@@ -106,9 +106,9 @@ def _regions(nwb: Nwb, look: Look, found: Found, units: int | None) -> None:
             names = np.where(np.isin(np.char.lower(names), ("", "none", "nan", "unknown")), groups, names)
         bad = np.flatnonzero((rows < -1) | (rows >= len(names)))
         if len(bad):
-            reason = f"{rows[bad[0]]} in row {bad[0]}, but the electrodes are 0 to {len(names) - 1}"
-            raise Unreadable(nwb.path, reason, key="units/electrodes")
-        told = rows >= 0
+            found = f"{rows[bad[0]]} in row {bad[0]}"
+            look.note("units/electrodes", found=found, expected=f"rows 0 to {len(names) - 1}", ok=False, mend=AGAIN)
+        told = (rows >= 0) & (rows < len(names))
         return np.array([names[row] if ok else UNKNOWN_REGION for row, ok in zip(rows, told, strict=True)], dtype=str)
 
     found.regions = look.at(
