@@ -37,14 +37,14 @@ def data_folder(out: Path) -> Path:
 
 
 def settings_for(data: Path, out: Path, *, seed: int, steps: int, **changes) -> RunSettings:
-    """A pretraining of tiny size; ``changes`` by section: model, pretrain, adapt, or of the run itself."""
+    """A pretraining of tiny size, on spikes alone; ``changes`` by section: model, pretrain, adapt, or of the run."""
     settings = RunSettings(
         data=data,
         out=out,
         seed=seed,
         model=replace(SIZE, **changes.pop("model", {})),
         pretrain=replace(
-            PretrainSettings(steps=steps, windows=64, groups=4, checkpoint_every=min(steps, 200)),
+            PretrainSettings(steps=steps, images=False, windows=64, groups=4, checkpoint_every=min(steps, 200)),
             **changes.pop("pretrain", {}),
         ),
         adapt=replace(AdaptSettings(windows=64), **changes.pop("adapt", {})),

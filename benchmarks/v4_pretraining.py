@@ -55,6 +55,7 @@ def main() -> int:
         folder = Path(scratch)
         data = import_v4(need(options.data), folder / "v4")
         shipped = settings_of(ROOT / "configs" / "experiments" / "v4.yaml")
+        shipped.pretrain = replace(shipped.pretrain, images=False)
         for seed in range(options.seeds):
             base = replace(shipped, data=data, out=folder / f"base{seed}", seed=seed)
             pretrained = run_stages(base, ["pretrain", "adapt"])
@@ -99,6 +100,7 @@ def recipe(settings: RunSettings, *, joint: bool, steps: int):
         steps=0,
         joint_steps=steps,
         joint_blocks=depth,
+        learning_rate=rate,
         joint_learning_rate=rate,
         anti_forgetting=0.0,
     )
@@ -137,8 +139,8 @@ def aligned_hits(settings: RunSettings, origin: RunFolder) -> dict[str, np.ndarr
     run = RunFolder(settings)
     shutil.copytree(origin / "adapt", run / "adapt")
     align(run)
-    _, _, space = load_aligned(run)
-    targets = space(torch.from_numpy(load_images(run).embeddings)).numpy()
+    _, bridge = load_aligned(run)
+    targets = bridge.space(torch.from_numpy(load_images(run).embeddings)).numpy()
     return {d.session: rank(cosine(d.test.decoded, targets[d.test.images])) == 0 for d in decode_sessions(run)}
 
 

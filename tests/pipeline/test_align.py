@@ -70,6 +70,14 @@ def test_without_images_in_pretraining_alignment_begins_with_a_new_head(tiny_con
     assert float(bridge.head.linear.weight.abs().sum()) > 0
 
 
+def test_an_encoder_that_was_not_pretrained_can_be_aligned(tiny_config, tmp_path):
+    short = {"steps": 2, "windows": 8, "checkpoint_every": 2}
+    path = tiny_config(model=MODEL, pretrain={**short, "steps": 0}, adapt=short, window={"window_ms": 200}, align=ALIGN)
+    for stage in ("pretrain", "adapt", "align"):
+        assert main([stage, "--config", str(path), "--out", str(tmp_path / "run")]) == 0
+    assert not (tmp_path / "run" / "checkpoints" / "pretrain").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -282,8 +282,8 @@ def pretrain(run: RunFolder) -> None:
     if data is not None and features is not None:
         bridge = new_bridge(settings, model, data, features)
         seen = seen_by(bridge, data, features)
-    task = spike_task(model, sessions, settings, only_units=False, bridge=bridge, seen=seen)
-    fit_here(task, "pretrain", run)
+    if settings.pretrain.steps:
+        fit_here(spike_task(model, sessions, settings, only_units=False, bridge=bridge, seen=seen), "pretrain", run)
     model.save(run / "pretrain")
     vectors = model.units(torch.arange(len(model.units))).detach()
     UnitPrior.fit(vectors, known_regions(model, sessions)).save(run / "pretrain")
