@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from neurobridge.data.guard import open_hdf5
 from neurobridge.data.intervals import complement, contains, intersection, length_of, merged
-from neurobridge.data.nwb import Nwb
+from neurobridge.data.nwb import open_nwb
 from neurobridge.data.nwb_observed import invalid_times, seen_by_unit, unit_intervals
 from neurobridge.data.sources.lab.containers import read_npz
 from neurobridge.data.sources.lab.manifest import MIX_UP, Manifest, resolve
-from neurobridge.errors import UserError, reading
+from neurobridge.errors import UserError
 
 
 def observe(
@@ -72,8 +71,8 @@ def _of_all_units(manifest: Manifest, times: np.ndarray) -> Iterator[tuple[str, 
             yield f"time support of {file.name}", support
     tables = (manifest.spikes, manifest.units, manifest.stimuli)
     for file in dict.fromkeys(resolve(manifest, t.path) for t in tables if t is not None and t.format == "nwb"):
-        with reading(file, "NWB file"), open_hdf5(file) as opened:
-            invalid = invalid_times(Nwb(file, opened))
+        with open_nwb(file) as opened:
+            invalid = invalid_times(opened)
         if len(invalid):
             yield f"invalid_times of {file.name}", complement(invalid, *manifest.duration)
 
@@ -87,8 +86,8 @@ def _unit_tables(manifest: Manifest) -> Iterator[tuple[Path, str, str]]:
 
 
 def _unit_intervals(file: Path, table: str) -> list[np.ndarray] | None:
-    with reading(file, "NWB file"), open_hdf5(file) as opened:
-        return unit_intervals(Nwb(file, opened), table)
+    with open_nwb(file) as opened:
+        return unit_intervals(opened, table)
 
 
 def _support(file: Path, times: np.ndarray) -> np.ndarray | None:
