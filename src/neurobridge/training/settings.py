@@ -149,7 +149,7 @@ class AdaptSettings:
     start: Literal["carried", "prior"] = "carried"
     prior_decay: float = 0.3
     labels: int | None = None
-    steps: int = 150
+    steps: int = 100
     learning_rate: float = 1e-2
     windows: int = 128
     unfreeze_every: int = 0
@@ -222,7 +222,7 @@ class AlignSettings:
 
     sessions: list[str] = field(default_factory=list)
     steps: int = 300
-    joint_steps: int = 200
+    joint_steps: int = 100
     joint_blocks: int = 4
     anti_forgetting: float = 0.2
     learning_rate: float = 2e-3
