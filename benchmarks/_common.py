@@ -140,7 +140,8 @@ def new_model(counts: np.ndarray, *, seed: int, **options) -> NeuroBridge:
     torch.manual_seed(seed)
     model = NeuroBridge(**options)
     mean = np.maximum(counts.mean(1), 1e-4)
-    model.units.extend([f"unit/{i}" for i in range(len(counts))], log_rates=torch.from_numpy(np.log(mean)).float())
+    keys = [f"benchmark/one/day/{i}" for i in range(len(counts))]
+    model.units.extend(keys, log_rates=torch.from_numpy(np.log(mean)).float(), seed=seed)
     return model
 
 
