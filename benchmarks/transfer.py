@@ -33,16 +33,15 @@ from neurobridge.data.images import ImageSet
 from neurobridge.evaluation.spikes import bits_per_spike
 from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.model import NeuroBridge
+from neurobridge.pipeline.adaptation import embed_units, train_identity
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.spike_scores import co_smoothing
 from neurobridge.pipeline.spikes import (
     add_units,
-    embed_units,
     make_batcher,
     make_model,
     open_windows,
     spike_task,
-    train_identity,
 )
 from neurobridge.training.settings import RunSettings
 from neurobridge.training.tasks import masked

@@ -23,7 +23,7 @@ console = Console(highlight=False)
 
 STAGES = {
     "pretrain": "spikes",
-    "adapt": "spikes",
+    "adapt": "adaptation",
     "align": "alignment",
     "adapter": "generators",
     "reconstruct": "pictures",

@@ -10,9 +10,9 @@ from typing import Literal
 from rich.console import Console
 
 from neurobridge.errors import UserError
+from neurobridge.pipeline.adaptation import adapt
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.inputs import session_names
-from neurobridge.pipeline.spikes import adapt
 
 
 def adapt_later(

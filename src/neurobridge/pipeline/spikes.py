@@ -1,4 +1,4 @@
-"""Stages pretrain and adapt: a masked model of many sessions, then unit embeddings for sessions it never saw."""
+"""Stage pretrain: a model of many sessions, masked and both ways; and how all stages open sessions and train."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from neurobridge.data.mixture import MixtureBatches
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError, atomic_path
 from neurobridge.neuro.batch import SpikeBatch
-from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.masking import Masker, MaskPlan
 from neurobridge.neuro.model import PRESETS, NeuroBridge, parameter_count
 from neurobridge.neuro.prior import NewUnits, UnitPrior
@@ -32,10 +31,10 @@ from neurobridge.pipeline.image_data import (
     show_images,
     stack_features,
 )
-from neurobridge.pipeline.new_units import carried_vectors, known_regions, starts
+from neurobridge.pipeline.new_units import known_regions
 from neurobridge.training.joint_task import JointTask, Seen
 from neurobridge.training.settings import AdaptSettings, MixtureSettings, PretrainSettings, RunSettings
-from neurobridge.training.tasks import IdentityTask, MaskedTask
+from neurobridge.training.tasks import MaskedTask
 from neurobridge.training.trainer import fit
 
 VALIDATION_WINDOWS = 64
@@ -315,80 +314,6 @@ def audit_splits(run: RunFolder) -> int:
     with atomic_path(run / "audit.json") as path:
         path.write_text(json.dumps(records, indent=1))
     return sum(record["certain"] for record in records.values())
-
-
-def adapt(run: RunFolder) -> None:
-    """New unit embeddings for the held-out sessions, body frozen -> run/adapt."""
-    settings = run.settings
-    run.need("pretrain")
-    model = NeuroBridge.load(run / "pretrain")
-    bridge = Bridge.load(run / "pretrain") if Bridge.there(run / "pretrain") else None
-    sessions = held_out_sessions(settings)
-    facts: dict[str, dict[str, int]] = {}
-    if sessions and settings.adapt.method == "identity":
-        known = pretraining_sessions(settings)
-        encoder = train_identity(run, model, known)
-        encoder.save(run / "adapt")
-        add_units(model, sessions, settings)
-        embed_units(model, encoder, sessions, settings)
-    elif sessions:
-        facts = adapt_units(run, model, bridge, sessions)
-    model.save(run / "adapt")
-    if bridge is not None:
-        bridge.save(run / "adapt")
-    run.finish("adapt", sessions=[s.name for s in sessions], units=facts)
-
-
-def adapt_units(
-    run: RunFolder, model: NeuroBridge, bridge: Bridge | None, sessions: Sequence[Session]
-) -> dict[str, dict[str, int]]:
-    """Vectors of the units of ``sessions``: their starts, then the MAP estimate; session -> how many were carried."""
-    settings, options = run.settings, run.settings.adapt
-    prior = UnitPrior.load(run / "pretrain")
-    first = len(model.units)
-    vectors = {session.name: carried_vectors(model, session) for session in sessions}
-    add_units(model, sessions, settings)
-    batcher, masker = make_batcher(model, sessions, settings), make_masker(settings)
-    parts, facts = [], {}
-    for index, session in enumerate(sessions):
-        part, facts[session.name] = starts(
-            model, prior, batcher, index, masker, carried=vectors[session.name], how=options.start, seed=settings.seed
-        )
-        parts.append(part)
-    new_units = NewUnits(torch.cat(parts), prior.factor, first=first)
-    if options.steps:
-        data, features = image_side(settings, sessions) if bridge is not None else (None, None)
-        seen = None if bridge is None or data is None else seen_by(bridge, data, features)
-        task = spike_task(model, sessions, settings, only_units=True, bridge=bridge, seen=seen, new_units=new_units)
-        fit_here(task, "adapt", run)
-    rows = list(range(first, len(model.units)))
-    model.units.set_vectors(rows, new_units(torch.tensor(rows)).detach())
-    return facts
-
-
-def train_identity(run: RunFolder, model: NeuroBridge, sessions: Sequence[Session]) -> IDEncoder:
-    """An IDEncoder fitted to the frozen body on the sessions that the body knows."""
-    settings = run.settings
-    torch.manual_seed(settings.seed + 3)
-    bins = settings.window.window_ms // settings.window.bin_ms
-    encoder = IDEncoder(bins=bins, unit_width=model.units.embedding.shape[1])
-    encoder.fit_scale(model.units(torch.arange(len(model.units))).detach())
-    batcher = make_batcher(model, sessions, settings)
-    options = schedule(batcher, settings.adapt, settings, 2) | {"learning_rate": 1e-3}
-    fit_here(IdentityTask(model, encoder, masker=make_masker(settings), **options), "adapt", run)
-    return encoder
-
-
-@torch.no_grad()
-def embed_units(model: NeuroBridge, encoder: IDEncoder, sessions: Sequence[Session], settings: RunSettings) -> None:
-    """Set the embeddings of the units of ``sessions`` from calibration windows of their train split; no gradient."""
-    encoder.eval()
-    for session in sessions:
-        rows = session.rows("train")
-        some = np.linspace(0, len(rows) - 1, min(len(rows), settings.adapt.calibration)).astype(int)
-        counts = torch.from_numpy(session.binned(rows[some], settings.window.bin_ms))[None]
-        unit = encoder(counts, torch.ones(1, session.units, dtype=torch.bool))[0]
-        model.units.set_vectors(model.units.rows_of(session.recording.unit_keys), unit)
 
 
 def fit_here(task, stage: str, run: RunFolder) -> None:
