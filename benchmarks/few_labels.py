@@ -111,6 +111,7 @@ def v4_cases(data: Path, seed: int, steps: int) -> list[Case]:
     made = []
     for name in V4_SESSIONS:
         settings = v4_settings(data, HERE / f"v4-without-{name}-{seed}", seed=seed, held_out=[name])
+        settings.sessions = [n for n in settings.sessions if n != name]
         known = next(n for n in V4_SESSIONS if n != name)
         made.append(case(settings, name, known, "v4", steps, seed))
     return made

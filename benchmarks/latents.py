@@ -4,8 +4,8 @@ Route: spikes -> encoder -> latents -> image head -> embedding, all from one joi
 ranked against the embeddings of the held-out images of the session by cosine. Nothing is chosen on test images.
 
 demo  all six simulated sessions, demo options; 100 test images, predictions of 20 presentations averaged.
-v4    macaque V4 (configs/experiments/v4.yaml, pretrained on every session), sessions 201025, 190928, 210225, 210224;
-      repeat-averaged responses, up to 200 test images.
+v4    macaque V4, pretrained on the nine sessions of configs/experiments/v4.yaml, scored on 201025, 190928, 210225 and
+      210224; repeat-averaged responses, up to 200 test images.
 few   frozen pretrained against frozen untrained encoder: five sessions pretrain, 200 labelled images of the sixth teach
       unit vectors and head alone, the same steps and rates for both, their number chosen on the valid split.
 
