@@ -67,12 +67,13 @@ def test_ridge_decoder_recovers_the_features() -> None:
 def test_noise_covariance_and_likelihood_are_those_of_the_data() -> None:
     features, responses, covariance = linear_brain(images=1500)
     model = LinearEncoding().fit(features[:1400], responses[:1400])
-    np.testing.assert_allclose(model.covariance, covariance, atol=0.25 * covariance.max())
+    np.testing.assert_allclose(model.noise.covariance, covariance, atol=0.25 * covariance.max())
     likelihood = model.log_likelihood(responses[1400:], features[1400:])
     assert (likelihood.argmax(1) == np.arange(100)).mean() > 0.6
     residual = responses[1400] - model.predict(features[1400:1405])
     direct = [
-        -0.5 * (r @ np.linalg.solve(model.covariance, r) + np.linalg.slogdet(2 * np.pi * model.covariance)[1])
+        -0.5
+        * (r @ np.linalg.solve(model.noise.covariance, r) + np.linalg.slogdet(2 * np.pi * model.noise.covariance)[1])
         for r in residual
     ]
     np.testing.assert_allclose(likelihood[0, :5], direct, rtol=1e-9)

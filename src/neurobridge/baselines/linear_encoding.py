@@ -60,29 +60,6 @@ class LinearEncoding:
         """Log-likelihood [I, G] in nats of each response [I, N] under each image's features [G, F], or K layers."""
         return self.noise.log_likelihood(self._transform(responses), self.predict(features))
 
-    def posterior_mean(self, responses: np.ndarray, features: np.ndarray, *, repeats: float = 1.0) -> np.ndarray:
-        """Expected features [I, F] given responses [I, N]: the encoding model, inverted (one feature layer only).
-
-        Prior: a Gaussian with mean and covariance of the library ``features`` [L, F]. Noise: the residual covariance
-        of single presentations, divided by the number of ``repeats`` that were averaged. So a response that was
-        measured better moves the estimate further from the prior's mean, which no fixed linear decoder does.
-        """
-        assert len(self.layers) == 1, "the posterior is closed-form for one feature layer"
-        layer = self.layers[0]
-        mean = features.mean(axis=0)
-        centred = features - mean
-        weights = layer.weights / layer.scale[:, None] * self.stacking[0]
-        projected = centred @ weights
-        cross = projected.T @ centred / len(features)
-        gram = projected.T @ projected / len(features) + self.covariance / repeats
-        observed = self._transform(responses) - self.predict(mean[None])[0]
-        return mean + observed @ np.linalg.solve(gram, cross)
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """Covariance [N, N] of single presentations about their expectation."""
-        return self.noise.covariance
-
     def _transform(self, responses: np.ndarray) -> np.ndarray:
         responses = np.asarray(responses, np.float64)
         return np.sqrt(responses) if self.square_root else responses
