@@ -108,19 +108,30 @@ def simulated_case(setting: str, data: Path, seed: int, steps: int) -> list[Case
 
 
 def v4_cases(data: Path, seed: int, steps: int) -> list[Case]:
-    made = []
+    made, features = [], None
     for name in V4_SESSIONS:
         settings = v4_settings(data, HERE / f"v4-without-{name}-{seed}", seed=seed, held_out=[name])
         settings.sessions = [n for n in settings.sessions if n != name]
         known = next(n for n in V4_SESSIONS if n != name)
-        made.append(case(settings, name, known, "v4", steps, seed))
+        made.append(case(settings, name, known, "v4", steps, seed, features=features))
+        features = made[-1].features
     return made
 
 
-def case(settings: RunSettings, name: str, known: str, setting: str, steps: int, seed: int) -> Case:
+def case(
+    settings: RunSettings,
+    name: str,
+    known: str,
+    setting: str,
+    steps: int,
+    seed: int,
+    *,
+    features: np.ndarray | None = None,
+) -> Case:
     new = NewSession(Base.of(pretrain(settings)), settings, name)
     folder = RUNS / "few_labels" / f"{setting.replace(' ', '-')}-{name}-{seed}"
-    how, features = STARTS[setting], components(new)
+    how = STARTS[setting]
+    features = components(new) if features is None else features
     return Case(name=name, new=new, how=how, known=known, features=features, folder=folder, steps=steps, seed=seed)
 
 
