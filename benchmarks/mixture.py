@@ -1,7 +1,7 @@
 """Five sources in one pretraining: does each data set get its square-root share, and does a resumed run see the same?
 
 A simulated brain, files in the formats of Allen, IBL and TVSD (written by the tests' fixture scripts), and the macaque
-V4 recordings: spikes and values, five window lengths. 200 steps of masked pretraining through the product's own stage.
+V4 recordings: spikes and values, five window lengths. 200 steps of pretraining through the product's own stage.
 The bars: over these steps the share of every data set is within 2 % (absolute) of the square root of its windows over
 the sum of these roots; the batches of steps 100-120 are the same to the last event when drawn afresh; every logged loss
 is finite. Two to five minutes, of which importing V4 is the longest part.
