@@ -25,7 +25,7 @@ against the isotropic encoding.
     python benchmarks/few_labels.py [--data runs/encoder/simulated] [--v4 ../shared/data/macaque_v4] [--draws 5]
                                     [--settings "new day" "new animal" v4] [--steps 100]
 
-About 100 minutes on two cores, most of it once: pretraining 25, from scratch 40. All is kept in runs/encoder and
+About two hours on two cores, most of it once: pretraining 25, from scratch 40. All is kept in runs/encoder and
 runs/few_labels; draws runs/few_labels/curve.png, its numbers beside it in curve.json.
 """
 
