@@ -26,7 +26,6 @@ class SpikeBatch:
     session      [G] int64, index of the session; row [B] int64, index of the window within its session
     course       [G, N, T] float or None: log of each unit's own time course over its mean rate, in locked windows
     unit_window  [G, N, 2] ms or None: the part of a window that each unit is seen in (:meth:`within`)
-    repeats      [B] float or None: how many presentations a window holds the events of (``target`` is their mean)
     """
 
     unit_row: Tensor
@@ -45,7 +44,6 @@ class SpikeBatch:
     row: Tensor
     course: Tensor | None = None
     unit_window: Tensor | None = None
-    repeats: Tensor | None = None
 
     @property
     def windows(self) -> int:

@@ -119,8 +119,6 @@ class ChunkReader(nn.Module):
             total = torch.zeros_like(count).view(-1).index_add_(0, cell // self.chunk_ms, value).view_as(count)
             return total / count.clamp(min=1.0).sqrt()
         g, n, chunks = count.shape
-        if batch.repeats is not None:
-            count = (count.view(g, n, -1, expected.shape[-1]) / batch.repeats.view(g, 1, -1, 1)).view_as(count)
         expected = expected.view(g, -1, n, expected.shape[-1]).transpose(1, 2).reshape(g, n, chunks)
         return (count - expected) / (expected + self.floor).sqrt()
 

@@ -5,6 +5,7 @@ Letters: I images, N units, W windows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,22 +35,32 @@ def responses(session: Session, rows: np.ndarray) -> np.ndarray:
     return session.binned(rows, 10)[:, :, counted_bins(session, 10)].sum(-1)
 
 
-@torch.no_grad()
+def expected_rates(
+    model: NeuroBridge, batcher: Batcher, index: int, maps: torch.Tensor, images: np.ndarray
+) -> Iterator[torch.Tensor]:
+    """What the model expects of ``images`` (rows of ``maps``) alone, in windows locked to their onset, in parts.
+
+    [I, N, T] a part: counts a bin, or values.
+    """
+    session = batcher.sessions[index]
+    row = np.flatnonzero(session.locked)[:1]
+    model.eval()
+    for at in range(0, len(images), AT_ONCE):
+        some = images[at : at + AT_ONCE]
+        batch = batcher.batch([(index, np.repeat(row, len(some)))])
+        with torch.no_grad():
+            rates = model(batch, everything_hidden(batch), memory=maps[some].float())
+        yield rates if session.valued else rates.exp()
+
+
 def expected_responses(
     model: NeuroBridge, batcher: Batcher, index: int, maps: torch.Tensor, images: np.ndarray
 ) -> np.ndarray:
     """[I, N]: what the model expects of a session's :func:`responses` to ``images`` (rows of ``maps``) alone."""
     session = batcher.sessions[index]
-    row = np.flatnonzero(session.locked)[:1]
     bins = counted_bins(session, batcher.bins[index])
-    model.eval()
-    parts = []
-    for at in range(0, len(images), AT_ONCE):
-        some = images[at : at + AT_ONCE]
-        batch = batcher.batch([(index, np.repeat(row, len(some)))])
-        rates = model(batch, everything_hidden(batch), memory=maps[some].float())
-        parts.append(rates.mean(-1) if session.valued else rates.exp()[:, :, bins].sum(-1))
-    return torch.cat(parts).double().numpy()
+    parts = expected_rates(model, batcher, index, maps, images)
+    return torch.cat([x.mean(-1) if session.valued else x[:, :, bins].sum(-1) for x in parts]).double().numpy()
 
 
 @dataclass(kw_only=True)

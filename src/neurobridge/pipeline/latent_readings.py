@@ -14,13 +14,12 @@ from torch import Tensor
 from neurobridge.data.datamodule import Batcher
 from neurobridge.errors import UserError
 from neurobridge.neuro.counted import latents_of_counts
-from neurobridge.neuro.masking import everything_hidden
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.decoding import Decoded
 from neurobridge.pipeline.explained import BATCH, Readings, channels_first
 from neurobridge.pipeline.image_data import Bridge, feature_stack
-from neurobridge.pipeline.joint_encoding import AT_ONCE, expected_responses
+from neurobridge.pipeline.joint_encoding import AT_ONCE, expected_rates, expected_responses
 from neurobridge.training.settings import RunSettings
 
 ALIKE = 1.5  # splits whose repeats differ by more than this factor say little of each other's sizes
@@ -79,24 +78,16 @@ def mean_latents(model: NeuroBridge, batcher: Batcher, index: int, split: str, i
     return average_by_image(torch.cat(latents).numpy(), session.image_row[rows])[1]
 
 
-@torch.no_grad()
 def expected_in_chunks(model: NeuroBridge, batcher: Batcher, index: int, maps: Tensor, images: np.ndarray) -> Tensor:
     """[L, N, C]: events (or values) that the model expects in each chunk of a window that shows an image."""
-    session, chunk_ms = batcher.sessions[index], model.encoder.chunk_ms
-    row, bin_ms = np.flatnonzero(session.locked)[:1], batcher.bins[index]
-    model.eval()
+    session, chunk_ms, bin_ms = batcher.sessions[index], model.encoder.chunk_ms, batcher.bins[index]
     parts = []
-    for at in range(0, len(images), AT_ONCE):
-        some = images[at : at + AT_ONCE]
-        batch = batcher.batch([(index, np.repeat(row, len(some)))])
-        rates = model(batch, everything_hidden(batch), memory=maps[some].float())
+    for rates in expected_rates(model, batcher, index, maps, images):
         chunk = ((torch.arange(rates.shape[-1]) + 0.5) * bin_ms // chunk_ms).long()
-        chunks = torch.zeros(*rates.shape[:2], -(-session.window_ms // chunk_ms))
+        chunks = torch.zeros(*rates.shape[:2], -(-session.window_ms // chunk_ms)).index_add(2, chunk, rates)
         if session.valued:
-            width = torch.bincount(chunk, minlength=chunks.shape[-1]).clamp(min=1)
-            parts.append(chunks.index_add(2, chunk, rates) / width)
-        else:
-            parts.append(chunks.index_add(2, chunk, rates.exp()))
+            chunks = chunks / torch.bincount(chunk, minlength=chunks.shape[-1]).clamp(min=1)
+        parts.append(chunks)
     return torch.cat(parts)
 
 
