@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from neurobridge.cli import main
+from neurobridge.cli import COMMANDS, main
 from neurobridge.data.images import ImageSet
 from neurobridge.data.recording import read_recording
 
@@ -62,19 +63,15 @@ def test_installed_extras_exist(line: str):
 
 @pytest.mark.parametrize("line", command_lines("neurobridge"))
 def test_command_and_its_options_exist(line: str, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as end:
-        main([*subcommand(line), "--help"])
-    assert end.value.code in (0, None)
+    with contextlib.suppress(SystemExit):
+        assert main([*subcommand(line), "--help"]) == 0
     text = capsys.readouterr().out
     for option in re.findall(r"--[\w.-]+", line):
         assert re.search(rf"{re.escape(option)}\b", text), f"'{line}': no {option}"
 
 
-def test_every_command_is_in_the_table(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    offered = re.search(r"\{([\w,-]+)\}", capsys.readouterr().out)[1].split(",")
-    assert set(offered) == {subcommand(line)[0] for line in command_lines("neurobridge")}
+def test_every_command_is_in_the_table():
+    assert {name.split()[0] for name in COMMANDS} == {subcommand(line)[0] for line in command_lines("neurobridge")}
 
 
 def test_shipped_configurations_are_the_ones_named():
