@@ -120,24 +120,33 @@ class JointTask(MaskedTask):
             unit = self.unit(batch)
             losses = masked(self.model, batch, self.masker.draw(batch, rng), unit=unit, cells=self.cells)
             parts.append(self.masked_weight * torch.stack(list(losses.values())).mean())
-        image = torch.where(batch.stimulus >= 0, batch.stimulus, 0)
-        known = (batch.stimulus >= 0) & self.known[image]
+        image, known = self.shown(batch)
         if self.encode_weight and self.maps is not None:
-            losses["encode"] = self.encoded(batch, image, known)
+            losses["encode"] = self.encoded(batch)
             parts.append(self.encode_weight * losses["encode"])
         if self.decode_weight and self.fits(batch):
             losses["info_nce"] = self.decoded(batch, image, known, rng)
             parts.append(self.decode_weight * losses["info_nce"])
         return losses | {"loss": torch.stack(parts).sum()}
 
+    def shown(self, batch: SpikeBatch) -> tuple[Tensor, Tensor]:
+        """Row of the image that each window shows [B], and whether there is one that may be known [B]."""
+        image = torch.where(batch.stimulus >= 0, batch.stimulus, 0)
+        return image, (batch.stimulus >= 0) & self.known[image]
+
     def fits(self, batch: SpikeBatch) -> bool:
         """Whether the head was made for windows of this length: data sets of a mixture are cut in ways of their own."""
         tokens = len(self.model.encoder.latent_times(batch.window_ms))
         return tokens * self.model.width == self.head.standard.num_features
 
-    def encoded(self, batch: SpikeBatch, image: Tensor, known: Tensor) -> Tensor:
-        """Mean loss of a cell where the image is known and every spike is hidden."""
+    def encoded(self, batch: SpikeBatch) -> Tensor:
+        """Mean loss of a cell where the image is known and every spike is hidden, in half of the windows.
+
+        No other part sees less for it, and it is as dear as masked prediction.
+        """
         assert self.maps is not None
+        batch = batch.unseen(-(-batch.windows // batch.groups // 2))
+        image, known = self.shown(batch)
         memory = self.maps[image.cpu()].to(self.device, torch.float32)
         prediction = self.model(batch, everything_hidden(batch), unit=self.unit(batch), memory=memory)
         cells = (batch.per_window(batch.unit_mask) & known[:, None]).to(prediction.dtype)
