@@ -34,6 +34,7 @@ COMMANDS = {
     "reconstruct": f"{STAGES}:reconstruct",
     "evaluate": f"{STAGES}:evaluate",
     "report": f"{STAGES}:report",
+    "embed": "neurobridge.api.written:embed",
     "analyse areas": f"{ANALYSES}:areas",
     "analyse time": f"{ANALYSES}:time",
     "analyse units": f"{ANALYSES}:units",
