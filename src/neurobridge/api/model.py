@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from neurobridge.api.recordings import Recordings, add_pictures, data_folder
+from neurobridge.api.scratch import new_folder
 from neurobridge.data.datamodule import Batcher
 from neurobridge.data.sessions import identity_of
 from neurobridge.data.store import Session
@@ -79,10 +80,10 @@ class Model:
         paths = [self.settings.data / "sessions" / f"{name}.h5" for name in self.sessions]
         return Recordings([StoredRecording(path) for path in paths if path.is_file()])
 
-    def session(self, recording: StoredRecording) -> Session:
+    def session(self, recording: StoredRecording, **cut: Any) -> Session:
         """``recording``, cut into windows as the model was trained. UserError if it does not know the units."""
         window = self.settings.window
-        found = Session.open(recording.path, window_ms=window.window_ms, offset_ms=window.offset_ms)
+        found = Session.open(recording.path, window_ms=window.window_ms, offset_ms=window.offset_ms, **cut)
         unknown = [key for key in found.recording.unit_keys if key not in self.net.units.rows]
         if unknown:
             raise UserError(
@@ -95,6 +96,18 @@ class Model:
         """Batches of one session."""
         rows = {session.name: self.net.units.rows_of(session.recording.unit_keys)}
         return Batcher([session], rows_of_units=rows, bin_ms=self.settings.window.bin_ms)
+
+    def __getstate__(self) -> dict[str, bytes]:
+        """What it was trained to be, without data and checkpoints: a pickled model goes wherever its bytes go."""
+        paths = [self.path / "config.yaml", *(path for stage in STAGES for path in (self.path / stage).glob("*"))]
+        return {str(path.relative_to(self.path)): path.read_bytes() for path in paths if path.is_file()}
+
+    def __setstate__(self, files: dict[str, bytes]) -> None:
+        path = new_folder("model")
+        for name, content in files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(content)
+        self.__init__(path)
 
     def __repr__(self) -> str:
         facts = ", ".join(f"{key}: {value}" for key, value in self._facts().items())
