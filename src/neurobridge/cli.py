@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": f"{STAGES}:evaluate",
     "report": f"{STAGES}:report",
     "embed": "neurobridge.api.written:embed",
+    "plan": "neurobridge.pipeline.plan:plan",
     "analyse areas": f"{ANALYSES}:areas",
     "analyse time": f"{ANALYSES}:time",
     "analyse units": f"{ANALYSES}:units",
