@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a waiting thread sleeps,
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # but not at once: between small operations waits are short
 
 from neurobridge import __version__
-from neurobridge.errors import UserError, is_disk_full
+from neurobridge.errors import UserError, is_disk_full, printable
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(argv)
     except UserError as error:
-        print(f"neurobridge: {error}", file=sys.stderr)
+        print(f"neurobridge: {printable(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if not is_disk_full(error):

@@ -39,13 +39,18 @@ def open_sessions(folder: Path, names: Sequence[str] = (), *, window_ms: int, of
 def refuse_twins(sessions: Sequence[Session]) -> None:
     """Raise UserError for two files that hold one session: their units would be the same units."""
     seen: dict[Identity, Session] = {}
+    apart = len({session.dataset for session in sessions}) > 1
+
+    def told(session: Session) -> str:
+        return f"{session.dataset}/{session.name}" if apart else session.name
+
     for session in sessions:
         r = session.recording
         other = seen.setdefault(Identity(r.dataset, r.subject, r.session), session)
         if other is not session:
             raise UserError(
-                f"{session.name} and {other.name} are one session, {r.dataset}/{r.subject}/{r.session}: remove one of "
-                "the files, or import it under another name"
+                f"{told(session)} and {told(other)} are one session, {r.dataset}/{r.subject}/{r.session}: remove "
+                "one of the files, or import it under another name"
             )
 
 

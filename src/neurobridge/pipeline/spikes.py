@@ -11,7 +11,7 @@ import torch
 
 from neurobridge.bridge.image_maps import ImageMaps
 from neurobridge.data.audit import audit_record
-from neurobridge.data.datamodule import Batcher, StepBatches, open_sessions
+from neurobridge.data.datamodule import Batcher, StepBatches, open_sessions, refuse_twins
 from neurobridge.data.mixture import MixtureBatches
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError, atomic_path
@@ -83,6 +83,7 @@ def mixture_sessions(settings: RunSettings) -> list[Session]:
     for folder in mixture.data:
         window = mixture.windows.get(folder.name, settings.window)
         sessions += open_windows(replace(settings, data=folder, window=window), ())
+    refuse_twins(sessions)
     known: set[str] = set()
     for session in sessions:
         if session.name in known:
