@@ -57,7 +57,7 @@ def test_true_embeddings_identify_their_images(images, encoder, trained):
     targets = torch.from_numpy(images.pixels[:24]).permute(0, 3, 1, 2) / 255.0
     assert two_way(generator.decode(generator.sketch(condition)).detach(), targets) > 0.9
     assert two_way(drawn, targets) > 0.75
-    assert not (trained / "checkpoint.pt").exists()
+    assert not (trained / "checkpoints").exists()
 
 
 def test_a_new_adapter_learns_through_the_frozen_generator(images, encoder, trained):
@@ -85,7 +85,7 @@ def test_a_new_adapter_learns_through_the_frozen_generator(images, encoder, trai
 def test_interrupted_training_ends_where_an_uninterrupted_one_ends(images, encoder, trained, tmp_path):
     embeddings = torch.from_numpy(embed_images(encoder, images.ids, images.pixels, trained, progress=False))
 
-    def run(checkpoint, steps_to_run):
+    def run(folder, steps_to_run):
         torch.manual_seed(0)
         generator = Generator.load(trained)
         latents = encode_images(generator, images.pixels)
@@ -102,7 +102,7 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_ends(images, encod
             steps=20,
             sketch_steps=50,
             batch_size=4,
-            checkpoint=checkpoint,
+            checkpoints=folder,
             checkpoint_seconds=0.0,
             progress=False,
         )
@@ -119,8 +119,8 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_ends(images, encod
         return counted
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "checkpoint.pt", steps_to_run=10)
-    resumed = run(tmp_path / "checkpoint.pt", steps_to_run=None)
+        run(tmp_path / "run", steps_to_run=10)
+    resumed = run(tmp_path / "run", steps_to_run=None)
     assert torch.equal(resumed, run(None, steps_to_run=None))
 
 
@@ -128,7 +128,7 @@ def test_a_kept_checkpoint_leaves_nothing_to_do(images, encoder, trained, tmp_pa
     embeddings = torch.from_numpy(embed_images(encoder, images.ids, images.pixels, trained, progress=False))
     generator = Generator.load(trained).freeze()
     latents = encode_images(generator, images.pixels)
-    options = {"steps": 3, "sketch_steps": 3, "batch_size": 4, "checkpoint": tmp_path / "last.pt", "progress": False}
+    options = {"steps": 3, "sketch_steps": 3, "batch_size": 4, "checkpoints": tmp_path / "run", "progress": False}
     results = []
     for seed in (0, 1):
         torch.manual_seed(seed)

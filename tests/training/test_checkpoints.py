@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from neurobridge.errors import UserError
-from neurobridge.training.checkpoints import checkpoints
+from neurobridge.sealed import checkpoints
 from neurobridge.training.tasks import Task
 from neurobridge.training.trainer import fit
 

@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 
-from neurobridge.training.checkpoints import checkpoints
+from neurobridge.sealed import checkpoints
 from neurobridge.training.tasks import Task
 from neurobridge.training.trainer import fit
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -81,7 +82,7 @@ def small_adapter(run: RunFolder) -> None:
             encode_images(generator, pixels),
             torch.from_numpy(data.embeddings[data.train]),
             steps=options.adapter_steps,
-            checkpoint=run / "checkpoints" / "adapter" / "last.pt",
+            checkpoints=run / "checkpoints" / "adapter" / fingerprint(run),
             **common,
         )
         fresh.save(run / "adapter")
@@ -106,7 +107,7 @@ def diffusion_adapter(run: RunFolder) -> None:
         noise=options.adapter_noise,
     )
     latents = embed_images(LatentEncoder(generator), images.ids[rows], images.pixels[rows], settings.data / "latents")
-    checkpoint = run / "checkpoints" / "adapter" / f"{fingerprint(run)}.pt"
+    checkpoints = run / "checkpoints" / "adapter" / fingerprint(run)
     history = train_condition(
         generator,
         fresh,
@@ -117,7 +118,7 @@ def diffusion_adapter(run: RunFolder) -> None:
         batch_size=options.batch,
         learning_rate=options.adapter_learning_rate,
         seed=settings.seed,
-        checkpoint=checkpoint,
+        checkpoints=checkpoints,
         checkpoint_seconds=300.0,
         keep_checkpoint=True,
     )
@@ -127,7 +128,7 @@ def diffusion_adapter(run: RunFolder) -> None:
         "another image.encoder; or lower that threshold"
     )
     facts = pass_gate(run, generator, fresh, held, mend)
-    checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(checkpoints)
     log_losses(run, history)
     finish(run, generator.licence, generator=f"Stable Diffusion, {options.model}", images=len(rows), **facts)
 
