@@ -88,6 +88,11 @@ def reading(path: Path | str, what: str, mend: str = "it may be empty or truncat
         raise UserError(f"{path} is not a readable {what} ({lines[0][:200]}): {mend}") from error
 
 
+def printable(text: str) -> str:
+    """``text`` with what would steer a terminal (ESC and its like) spelt out; lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def why(error: BaseException) -> tuple[str, str]:
     """What a file "is ..." where an error tells it, and the mend where fetching it again is none; else empty."""
     text = str(error)

@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table as RichTable
 
 from neurobridge.errors import atomic_path
 from neurobridge.pipeline.folder import RunFolder
-
-console = Console(highlight=False)
+from neurobridge.terminal import console
 
 Split = Literal["valid", "test"]
 
