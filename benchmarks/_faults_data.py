@@ -113,17 +113,23 @@ def unsound(bench: Bench) -> Iterator[Fault]:
             yield fault(f"{where}: {name}", found, found.refused(path.name) and not out.exists())
     data, out = bench.copied(bench.data, "data"), bench.folder() / "run"
     for path in sessions(data):
-        rewritten(path, lambda r: setattr(r.stimuli, "split", np.where(r.stimuli.split == "train", "none", r.stimuli.split)))
+        rewritten(
+            path, lambda r: setattr(r.stimuli, "split", np.where(r.stimuli.split == "train", "none", r.stimuli.split))
+        )
     found = command("pretrain", *bench.options(out, data=data))
     yield fault("no train split", found, found.refused("train split") and not out.exists())
     data, out = bench.copied(bench.data, "data"), bench.folder() / "run"
     for path in sessions(data):
-        rewritten(path, lambda r: setattr(r.stimuli, "split", np.where(r.stimuli.split == "test", "none", r.stimuli.split)))
+        rewritten(
+            path, lambda r: setattr(r.stimuli, "split", np.where(r.stimuli.split == "test", "none", r.stimuli.split))
+        )
     found = command("run", *bench.options(out, data=data))
     yield fault("no test split", found, found.refused() and not out.exists())
     data, out = bench.copied(bench.data, "data"), bench.folder() / "run"
     for path in sessions(data):
-        rewritten(path, lambda r: setattr(r.stimuli, "split", np.where(r.stimuli.split == "valid", "none", r.stimuli.split)))
+        rewritten(
+            path, lambda r: setattr(r.stimuli, "split", np.where(r.stimuli.split == "valid", "none", r.stimuli.split))
+        )
     found = command("run", *bench.options(out, data=data))
     yield fault("no valid split", found, found.refused() and not out.exists())
     data, out = bench.copied(bench.data, "data"), bench.folder() / "run"
@@ -164,9 +170,13 @@ def odd(bench: Bench) -> Iterator[Fault]:
     path = next(sessions(data))
     path.rename(path.with_name("[bold]x[/x]\x1b[31m.h5"))
     found = command("data", "list", data)
-    yield fault("session file named with markup and ESC, data list", found, found.code == 0 and "\x1b" not in found.text)
+    yield fault(
+        "session file named with markup and ESC, data list", found, found.code == 0 and "\x1b" not in found.text
+    )
     found = command("pretrain", *bench.options(bench.folder() / "run", data=data))
-    yield fault("session file named with markup and ESC, pretrain", found, not found.traceback and "\x1b[31m" not in found.text)
+    yield fault(
+        "session file named with markup and ESC, pretrain", found, not found.traceback and "\x1b[31m" not in found.text
+    )
 
 
 def silent(recording: Recording) -> None:

@@ -12,7 +12,9 @@ from _faults import Bench, Fault, command, fault
 WAYS: dict[str, Callable[[bytes], bytes | None]] = {
     "emptied": lambda content: b"",
     "cut off": lambda content: content[: len(content) // 2],
-    "flipped": lambda content: content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 8]) + content[len(content) // 2 + 1 :],
+    "flipped": lambda content: (
+        content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 8]) + content[len(content) // 2 + 1 :]
+    ),
     "garbage": lambda content: bytes(range(256)) * 4,
     "gone": lambda content: None,
 }
@@ -27,10 +29,15 @@ EARLY = (
     "config.yaml",
     "inputs.json",
     "metrics.csv",
-    "audit.json",
+    "pretrain/audit.json",
 )
 LATE = (("reconstruct/pictures.npz", "flipped"), ("evaluate/results.json", "emptied"), ("report.html", "gone"))
-SAME = ("pretrain/model.safetensors", "adapt/model.safetensors", "align/head.safetensors", "adapter/adapter.safetensors")
+SAME = (
+    "pretrain/model.safetensors",
+    "adapt/model.safetensors",
+    "align/head.safetensors",
+    "adapter/adapter.safetensors",
+)
 
 
 def faults(bench: Bench) -> Iterator[Fault]:
@@ -82,5 +89,8 @@ def foreign_cache(bench: Bench, how: str) -> Fault:
         else:
             path.write_bytes(content)
     found = command("align", *bench.options(out, data=data))
-    right = found.code == 0 and (out / "align/head.safetensors").read_bytes() == (bench.finished / "align/head.safetensors").read_bytes()
+    right = (
+        found.code == 0
+        and (out / "align/head.safetensors").read_bytes() == (bench.finished / "align/head.safetensors").read_bytes()
+    )
     return fault(f"cached embeddings {how}", found, right, "computed again" if right else "")

@@ -62,7 +62,8 @@ def endless(block: bytes = b"[" * 2**16, most: int = 2**14) -> tuple[None, Itera
 
 
 def faults(bench: Bench) -> Iterator[Fault]:
-    download.PAUSE = 0.0
+    download.get_json.__kwdefaults__["pause"] = 0.0  # between two attempts
+    download.fetch.__kwdefaults__["pause"] = 0.0
     yield from indexes(bench)
     yield from bodies(bench)
     yield from models(bench)
@@ -118,7 +119,10 @@ INDEXES = {
 PAGES = {
     "published version is a number": {DANDI: whole({"most_recent_published_version": 7})},
     "no results": {DANDI: whole({"most_recent_published_version": {"version": "1"}}), ASSETS: whole({"next": None})},
-    "results are numbers": {DANDI: whole({"most_recent_published_version": {"version": "1"}}), ASSETS: whole({"results": [3]})},
+    "results are numbers": {
+        DANDI: whole({"most_recent_published_version": {"version": "1"}}),
+        ASSETS: whole({"results": [3]}),
+    },
     "next page is a file": {
         DANDI: whole({"most_recent_published_version": {"version": "1"}}),
         ASSETS: whole({"results": [], "next": "file:///etc/passwd"}),
@@ -188,7 +192,11 @@ def models(bench: Bench) -> Iterator[Fault]:
         for file in ("config.json", "preprocessor_config.json", "tokenizer_config.json", "processor_config.json"):
             (folder / file).write_text(json.dumps(kind))
         out = bench.stages(before)
-        changes = {"evaluate": {"captioner": str(folder)}} if option == "captioner" else {"image": {"encoder": str(folder), "layer": None}}
+        changes = (
+            {"evaluate": {"captioner": str(folder)}}
+            if option == "captioner"
+            else {"image": {"encoder": str(folder), "layer": None}}
+        )
         if option == "encoder":
             shutil.rmtree(out)
             stage = "pretrain"

@@ -117,12 +117,18 @@ def disks(bench: Bench, whole: Path) -> Iterator[Fault]:
                 subprocess.run(["cp", "-r", str(bench.stages("evaluate")), str(out)], check=True)
                 arguments = bench.options(bench.folder() / "run")
                 arguments[-1] = str(out)
-                free = int(subprocess.run(["df", "--output=avail", "-B1", str(disk)], capture_output=True, text=True).stdout.split()[1])
+                free = int(
+                    subprocess.run(
+                        ["df", "--output=avail", "-B1", str(disk)], capture_output=True, text=True
+                    ).stdout.split()[1]
+                )
                 (disk / "filler").write_bytes(b"0" * max(0, free - 100_000))
             found = command(stage, *arguments)
             left = list(disk.rglob("*.part"))
             (disk / "filler").unlink()
-            again = command(stage, *arguments) if stage == "report" else Outcome(code=0, said="", text="", traceback=False)
+            again = (
+                command(stage, *arguments) if stage == "report" else Outcome(code=0, said="", text="", traceback=False)
+            )
             yield fault(name, found, found.refused("is full", str(disk)) and not left and again.code == 0)
         finally:
             subprocess.run(["umount", "-l", str(disk)], check=True)
@@ -135,7 +141,9 @@ def disks(bench: Bench, whole: Path) -> Iterator[Fault]:
             subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
             out = bench.folder() / "run"
             found = command("pretrain", *bench.options(out, data=disk / "data"))
-            yield fault("data folder that can only be read", found, found.code == 0 and (out / "pretrain/done.json").is_file())
+            yield fault(
+                "data folder that can only be read", found, found.code == 0 and (out / "pretrain/done.json").is_file()
+            )
             arguments = bench.options(bench.folder() / "run")
             arguments[-1] = str(disk / "run")
             found = command("pretrain", *arguments)
@@ -168,7 +176,10 @@ def checkpoints(bench: Bench, whole: Path) -> Iterator[Fault]:
         "emptied": lambda c: b"",
         "four bytes flipped": lambda c: c[:900] + bytes(b ^ 255 for b in c[900:904]) + c[904:],
         "garbage": lambda c: b"none of ours" * 1000,
-        **{f"bit {b} of byte 1/{n} flipped": lambda c, b=b, n=n: flipped(c, len(c) // n, b) for b, n in ((0, 2), (7, 3), (4, 7), (1, 1000))},
+        **{
+            f"bit {b} of byte 1/{n} flipped": lambda c, b=b, n=n: flipped(c, len(c) // n, b)
+            for b, n in ((0, 2), (7, 3), (4, 7), (1, 1000))
+        },
     }.items():
         for which in ("newest", "all") if how in ("cut off", "emptied", "four bytes flipped") else ("newest",):
             out = bench.copied(begun, "run")

@@ -12,6 +12,7 @@ to be, where this user may not mount one.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -57,6 +58,7 @@ def main() -> int:
         tracebacks=tracebacks,
         wrong=wrong,
         minutes=round((time.monotonic() - start) / 60, 1),
+        cpu_minutes=round(sum(os.times()[:4]) / 60, 1),
     )
 
 

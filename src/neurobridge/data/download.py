@@ -135,7 +135,7 @@ def _digest(digest, blocks: Iterable[bytes]):
 def _place(item: Item, out: Path) -> Path:
     """Where ``item`` goes. Raises UserError for what an index may not say."""
     if not isinstance(item.path, str) or not item.path.isprintable() or len(item.path) > MOST_NAME:
-        raise UserError(f"the server names a file {str(item.path)[:80]!r}, which is no path of ours: nothing was fetched")
+        raise UserError(f"the server names a file {str(item.path)[:80]!r}, which is no path: nothing was fetched")
     if item.size is not None and not (isinstance(item.size, int) and 0 <= item.size < MOST_SIZE):
         raise UserError(f"the server says that {item.path} has {str(item.size)[:80]!r} bytes: nothing was fetched")
     relative = PurePosixPath(item.path)

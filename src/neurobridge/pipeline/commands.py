@@ -10,12 +10,13 @@ from importlib import import_module
 from pathlib import Path
 
 from neurobridge.errors import help_with
-from neurobridge.pipeline.folder import DONE, RunFolder
-from neurobridge.pipeline.inputs import check_names, compare_inputs, keep_inputs, read_inputs, refuse_gone
+from neurobridge.pipeline.folder import DONE, STAGES, RunFolder
+from neurobridge.pipeline.inputs import keep_inputs
+from neurobridge.pipeline.preflight import check_run
 from neurobridge.terminal import console
 from neurobridge.training.settings import RunSettings
 
-STAGES = {
+MODULES = {
     "pretrain": "spikes",
     "adapt": "adaptation",
     "align": "alignment",
@@ -70,8 +71,9 @@ def report(**options) -> None:
 def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
     """The stages that are not done yet, in order; a stage of which a file was altered or is gone is done again.
 
-    Names are checked before anything is made, and before every stage that the data are what they were. Of several
-    processes that do the stages together, all but the first leave after the last one that trains by a Trainer.
+    Options, names and data are checked before anything is made, and before every stage that the data are what they
+    were. Of several processes that do the stages together, all but the first leave after the last one that trains by a
+    Trainer.
     """
     if settings.devices != 1 and process_rank() != 0:
         help_with(settings.out)
@@ -83,10 +85,7 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
                 folder.wait(name)
         return folder
     if not all((settings.out / name / DONE).is_file() for name in stages):
-        refuse_gone(settings, read_inputs(settings.out))
-        check_names(settings)
-        if not settings.out.exists():
-            compare_inputs(settings, settings.out)
+        check_run(settings, stages)
     folder = RunFolder(settings)
     for number, name in enumerate(stages, 1):
         if folder.done(name):
@@ -110,7 +109,7 @@ def process_rank() -> int:
 
 def stage_function(name: str) -> Callable[[RunFolder], None]:
     """The function of a stage; its module is imported when it is first asked for."""
-    return getattr(import_module(f"neurobridge.pipeline.{STAGES[name]}"), name)
+    return getattr(import_module(f"neurobridge.pipeline.{MODULES[name]}"), name)
 
 
 def demo(out: Path = Path("runs/demo"), *, quick: bool = False, seed: int = 0) -> None:

@@ -168,7 +168,9 @@ def _row(file: Path) -> tuple:
 
 def _print_session(r: Recording, name: str) -> None:
     valued = r.spike_values is not None
-    table = Table("region", "units", "events", "mean value" if valued else "mean rate (Hz)", title=f"session {name}")
+    table = Table(
+        "region", "units", "events", "mean value" if valued else "mean rate (Hz)", title=escape(f"session {name}")
+    )
     start, end = r.duration
     observed = merged(r.observed_time)
     length = max(length_of(observed), 1e-3)

@@ -17,7 +17,7 @@ from neurobridge.bridge.generator_training import encode_images, train_condition
 from neurobridge.data.images import ImageSet
 from neurobridge.errors import UserError, atomic_path
 from neurobridge.pipeline.folder import REFUSED, RunFolder, as_yaml
-from neurobridge.pipeline.image_data import ImageData, image_encoder
+from neurobridge.pipeline.image_data import ImageData, cache, image_encoder
 from neurobridge.pipeline.oracle import measure_oracle, require_oracle
 from neurobridge.terminal import console
 from neurobridge.training.trainer import MetricsCSV
@@ -59,7 +59,7 @@ def small_adapter(run: RunFolder) -> None:
             autoencoder=tiny_autoencoder(options.tiny_autoencoder),
             steps=options.train_steps,
             noise=options.adapter_noise,
-            cache_dir=settings.data / "embeddings",
+            cache_dir=cache(settings, "embeddings"),
             **common,
         )
         source = "trained on this data set's training images"
@@ -106,7 +106,8 @@ def diffusion_adapter(run: RunFolder) -> None:
         tokens=generator.tokens,
         noise=options.adapter_noise,
     )
-    latents = embed_images(LatentEncoder(generator), images.ids[rows], images.pixels[rows], settings.data / "latents")
+    there = cache(settings, "latents")
+    latents = embed_images(LatentEncoder(generator), images.ids[rows], images.pixels[rows], there)
     checkpoints = run / "checkpoints" / "adapter" / fingerprint(run)
     history = train_condition(
         generator,

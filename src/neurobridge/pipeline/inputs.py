@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from neurobridge.data.stored import StoredRecording
-from neurobridge.errors import UserError, atomic_path
+from neurobridge.errors import UserError
+from neurobridge.pipeline.kept import read_twice, sealed_json, unsealed_json, write_twice
 from neurobridge.training.settings import RunSettings
 
 INPUTS = "inputs.json"
@@ -118,23 +118,21 @@ def keep_inputs(settings: RunSettings, run: Path) -> None:
     """Compare the inputs with run/inputs.json, and note there what is new."""
     found = compare_inputs(settings, run)
     if found != read_inputs(run):
-        with atomic_path(run / INPUTS) as temporary:
-            temporary.write_text(json.dumps(found, indent=1))
+        write_twice(run / INPUTS, sealed_json({"files": found}))
 
 
 def read_inputs(run: Path) -> dict[str, list]:
-    """What run/inputs.json says; nothing where there is none. Raises UserError for a spoilt one."""
-    path = run / INPUTS
-    if not path.is_file():
-        return {}
+    """What run/inputs.json says; nothing where there is none. Raises UserError where it and its copy are spoilt."""
+    return read_twice(run / INPUTS, files_of) or {}
+
+
+def files_of(text: str) -> dict[str, list]:
+    """Name -> [size, time of change, digest], as inputs.json has them. Raises ValueError for anything else."""
     try:
-        known = json.loads(path.read_text())
-        return {str(name): [int(size), int(time), str(digest)] for name, (size, time, digest) in known.items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"{path} is spoilt and says no more what this run reads: remove it if the data are as they were, or choose "
-            "another --out"
-        ) from error
+        files = unsealed_json(text)["files"]
+        return {str(name): [int(size), int(time), str(digest)] for name, (size, time, digest) in files.items()}
+    except (AttributeError, TypeError, KeyError) as error:
+        raise ValueError("it names no files") from error
 
 
 def digest_of(path: Path) -> str:
