@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from neurobridge.data.simulate import render_scenes, simulate
-from neurobridge.errors import help_with
-from neurobridge.pipeline.folder import DONE, RunFolder
+from neurobridge.errors import help_with, helping
+from neurobridge.pipeline.folder import DONE, RunFolder, begun
 from neurobridge.pipeline.inputs import check_names, compare_inputs, keep_inputs, read_inputs, refuse_gone
 from neurobridge.training.settings import RunSettings
 
@@ -22,7 +22,7 @@ __all__ = ["simulate"]
 console = Console(highlight=False)
 
 STAGES = {
-    "pretrain": "spikes",
+    "pretrain": "pretraining",
     "adapt": "adaptation",
     "align": "alignment",
     "adapter": "generators",
@@ -39,8 +39,10 @@ def run(**options) -> None:
 
 
 def pretrain(**options) -> None:
-    """Masked pretraining on several sessions."""
-    run_stages(RunSettings(**options), ["pretrain"])
+    """Masked pretraining; ends with scores of the valid split, whether it still got better, and the next command."""
+    folder = run_stages(RunSettings(**options), ["pretrain"])
+    if not helping():
+        import_module("neurobridge.pipeline.ending").ending(folder)
 
 
 def adapt(**options) -> None:
@@ -89,11 +91,16 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
                 folder.wait(name)
         return folder
     if not all((settings.out / name / DONE).is_file() for name in stages):
-        refuse_gone(settings, read_inputs(settings.out))
+        if begun(settings.out):
+            refuse_gone(settings, read_inputs(settings.out))
         check_names(settings)
-        if not settings.out.exists():
-            compare_inputs(settings, settings.out)
+        if not begun(settings.out):
+            compare_inputs(settings, {})
+            import_module("neurobridge.pipeline.spikes").check_options(settings)
     folder = RunFolder(settings)
+    if folder.reopened:
+        steps, again = settings.pretrain.steps, ", ".join(folder.reopened)
+        console.print(f"pretrain.steps is now {steps}: no longer done: {again}", markup=False, soft_wrap=True)
     for number, name in enumerate(stages, 1):
         if folder.done(name):
             console.print(f"[{number}/{len(stages)}] {name}: done before")

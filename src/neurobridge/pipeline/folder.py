@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from argparse import ArgumentError
@@ -17,12 +18,14 @@ import yaml
 from jsonargparse import auto_cli
 
 from neurobridge.errors import UserError, atomic_path, helping
-from neurobridge.pipeline.inputs import INPUTS, compare_inputs, digest_of
+from neurobridge.pipeline.inputs import INPUTS, compare_inputs, digest_of, read_inputs
 from neurobridge.pipeline.lock import NAME as LOCK
 from neurobridge.pipeline.lock import lock
+from neurobridge.training.checkpoints import checkpoints, step_of
 from neurobridge.training.settings import RunSettings
 
 DONE = "done.json"
+GROWS = "pretrain.steps"  # the option that may be raised in a folder
 
 VOLATILE = ("out", "resume", "wandb", "accelerator", "devices", "image.batch", "image.device")
 STARTED_BY = {
@@ -52,11 +55,13 @@ class RunFolder:
     A folder that holds another run is never touched: UserError names the first option that differs. Options may be
     changed until the first stage that reads them has left something (a checkpoint, or all it makes). An option that its
     config does not name, for an earlier version wrote it, counts as the default. The data may lie in another place, if
-    they are the same.
+    they are the same. pretrain.steps may be changed later on too, to no fewer than were trained: pretraining goes on,
+    and ``reopened`` names the finished stages that are then done again.
     """
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings, self.path = settings, settings.out
+        self.reopened: list[str] = []
         if helping():
             return
         config = self.path / "config.yaml"
@@ -69,7 +74,12 @@ class RunFolder:
         if config.is_file():
             if settings.resume == "never":
                 raise UserError(f"{self.path} already holds a run: choose another --out, or go on with --resume auto")
-            self._refuse_other(as_yaml(self.existing(self.path).settings), wanted)
+            if not begun(self.path):
+                (self / INPUTS).unlink(missing_ok=True)  # of a start that came to nothing: the data may be others
+            found = as_yaml(self.existing(self.path).settings)
+            self._refuse_other(found, wanted)
+            if found["pretrain"]["steps"] != settings.pretrain.steps:
+                self._reopen()
         with atomic_path(config) as temporary:
             temporary.write_text(yaml.safe_dump(wanted, sort_keys=False))
 
@@ -86,15 +96,23 @@ class RunFolder:
         except (ArgumentError, yaml.YAMLError, ValueError) as error:
             raise UserError(f"{config} is not the configuration of a run ({error}): mend it or run again") from error
         folder = cls.__new__(cls)
-        folder.settings, folder.path = replace(settings, out=path), path
+        folder.settings, folder.path, folder.reopened = replace(settings, out=path), path, []
         return folder
 
     def _refuse_other(self, found: dict, wanted: dict) -> None:
         differing = differences(found, wanted)
         differing = [key for key in differing if key not in VOLATILE and key.split(".")[0] not in VOLATILE]
         if "data" in differing and (self / INPUTS).is_file():
-            compare_inputs(self.settings, self.path)
+            compare_inputs(self.settings, read_inputs(self.path))
             differing.remove("data")
+        if GROWS in differing:
+            differing.remove(GROWS)
+            trained = found["pretrain"]["steps"] if self.done("pretrain") else newest_step(self.path, "pretrain")
+            if self.settings.pretrain.steps < trained:
+                raise UserError(
+                    f"{self.path} has trained {trained} steps and '{GROWS}' is {self.settings.pretrain.steps}: "
+                    f"give {trained} or more, or choose another --out"
+                )
         for key in differing:
             stage = STARTED_BY.get(key) or STARTED_BY.get(key.split(".")[0], "pretrain")
             if self.done(stage):
@@ -102,12 +120,21 @@ class RunFolder:
                     f"{self.path} holds a run with another '{key}': choose another --out, or use the options in its "
                     "config.yaml"
                 )
-            begun = [path.parent for path in self.path.glob(f"checkpoints/{stage}*/step=*.ckpt")]
-            if begun:
+            begins = [path.parent for path in self.path.glob(f"checkpoints/{stage}*/step=*.ckpt")]
+            if begins:
                 raise UserError(
                     f"{self.path} holds a run that has begun stage {stage} with another '{key}': choose another --out, "
-                    f"use the options in its config.yaml, or remove {begun[0]} to begin that stage anew"
+                    f"use the options in its config.yaml, or remove {begins[0]} to begin that stage anew"
                 )
+
+    def _reopen(self) -> None:
+        """Pretraining goes on: no stage is done any more, and what trained on its body begins anew."""
+        for done in sorted(self.path.glob(f"*/{DONE}")):
+            self.reopened.append(done.parent.name)
+            done.unlink()
+        for folder in self.path.glob("checkpoints/*"):
+            if folder.name != "pretrain":
+                shutil.rmtree(folder)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -152,6 +179,17 @@ class RunFolder:
         with atomic_path(self.path / stage / DONE) as temporary:
             temporary.write_text(json.dumps(facts))
 
+    def model(self) -> Path:
+        """Folder of the newest model on the spike side: the adapted one, or that of pretraining if there is no other.
+
+        Raises UserError if neither stage is done, or what it left was altered.
+        """
+        if (self.path / "adapt" / DONE).is_file():
+            self.need("adapt")
+            return self / "adapt"
+        self.need("pretrain")
+        return self / "pretrain"
+
     def facts(self, stage: str) -> dict:
         """What :meth:`finish` kept. Raises UserError if the stage has not run."""
         self.need(stage)
@@ -172,6 +210,16 @@ class RunFolder:
     def load_arrays(self, name: str) -> dict[str, np.ndarray]:
         with np.load(self.path / name) as arrays:
             return dict(arrays)
+
+
+def begun(path: Path) -> bool:
+    """Whether a stage of the run at ``path`` has left something: a checkpoint, or all that it makes."""
+    return any(path.glob(f"*/{DONE}")) or any(path.glob("checkpoints/*/step=*.ckpt"))
+
+
+def newest_step(path: Path, stage: str) -> int:
+    """Steps behind the newest checkpoint of a stage; 0 without one."""
+    return max(map(step_of, checkpoints(path / "checkpoints" / stage)), default=0)
 
 
 @lru_cache(maxsize=1024)

@@ -74,11 +74,12 @@ class Sealed:
 class Checkpoints(Checkpoint):
     """Saves at the end of every stretch, as folder/step=N.ckpt; keeps the last :data:`KEPT`.
 
-    ``origin``: what the training is; a checkpoint of another origin is not taken up.
+    ``origin``: what the training is; a checkpoint of another origin is not taken up, nor one beyond its ``steps``. One
+    of a shorter training is: it goes on.
     """
 
-    def __init__(self, folder: Path, *, origin: str) -> None:
-        self.folder, self.origin = folder, origin
+    def __init__(self, folder: Path, *, origin: str, steps: int) -> None:
+        self.folder, self.origin, self.steps = folder, origin, steps
 
     def on_save_checkpoint(self, trainer: object, task: object, checkpoint: dict[str, Any]) -> None:
         checkpoint["origin"] = self.origin
@@ -94,7 +95,7 @@ class Checkpoints(Checkpoint):
         for path in reversed(checkpoints(self.folder)):
             try:
                 found = SealedIO().load_checkpoint(path)
-                if found.get("origin") == self.origin:
+                if found.get("origin") == self.origin and found["global_step"] <= self.steps:
                     return path, found
                 reason = "it belongs to another training"
             except ValueError as error:
