@@ -81,15 +81,15 @@ def forget_old(folder: Path) -> None:
             old.unlink()
 
 
-def newest(folder: Path, origin: str) -> tuple[Path, dict[str, Any]] | None:
+def newest(folder: Path, origin: str, *, steps: int) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that can be used, and what it holds; those that cannot are named and set aside.
 
-    ``origin``: what the training is; a checkpoint with another 'origin' is not taken up.
+    ``origin``: what the training is; a checkpoint with another 'origin', or beyond its ``steps``, is not taken up.
     """
     for path in reversed(checkpoints(folder)):
         try:
             found = read_sealed(path)
-            if found.get("origin") == origin:
+            if found.get("origin") == origin and step_of(path) <= steps:
                 return path, found
             reason = "it belongs to another training"
         except ValueError as error:

@@ -145,7 +145,7 @@ def train_condition(
     adapter.fit_statistics(embeddings)
     course = [steps, sketch_steps, batch_size, learning_rate, average, seed, list(latents.shape)]
     origin = sha256(json.dumps([course, [list(p.shape) for p in parameters]]).encode()).hexdigest()
-    if checkpoints is not None and (found := newest(checkpoints, origin)):
+    if checkpoints is not None and (found := newest(checkpoints, origin, steps=steps + sketch_steps)):
         state = found[1]
         with torch.no_grad():
             for parameter, value in zip(parameters, state["parameters"], strict=True):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from neurobridge.errors import help_with
+from neurobridge.errors import help_with, helping
 from neurobridge.pipeline.folder import DONE, STAGES, RunFolder
 from neurobridge.pipeline.inputs import keep_inputs
 from neurobridge.pipeline.preflight import check_run
@@ -17,7 +17,7 @@ from neurobridge.terminal import console
 from neurobridge.training.settings import RunSettings
 
 MODULES = {
-    "pretrain": "spikes",
+    "pretrain": "pretraining",
     "adapt": "adaptation",
     "align": "alignment",
     "adapter": "generators",
@@ -34,8 +34,10 @@ def run(**options) -> None:
 
 
 def pretrain(**options) -> None:
-    """Masked pretraining on several sessions."""
-    run_stages(RunSettings(**options), ["pretrain"])
+    """Masked pretraining; ends with scores of the valid split, whether it still got better, and the next command."""
+    folder = run_stages(RunSettings(**options), ["pretrain"])
+    if not helping():
+        import_module("neurobridge.pipeline.ending").ending(folder)
 
 
 def adapt(**options) -> None:
@@ -87,6 +89,9 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
     if not all((settings.out / name / DONE).is_file() for name in stages):
         check_run(settings, stages)
     folder = RunFolder(settings)
+    if folder.reopened:
+        steps, again = settings.pretrain.steps, ", ".join(folder.reopened)
+        console.print(f"pretrain.steps is now {steps}: no longer done: {again}", markup=False, soft_wrap=True)
     for number, name in enumerate(stages, 1):
         if folder.done(name):
             console.print(f"[{number}/{len(stages)}] {name}: done before")

@@ -18,15 +18,17 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from neurobridge.errors import UserError, atomic_path, helping
-from neurobridge.pipeline.inputs import INPUTS, compare_inputs, digest_of
+from neurobridge.pipeline.inputs import INPUTS, compare_inputs, digest_of, read_inputs
 from neurobridge.pipeline.kept import checksum, hidden, read_twice, sealed_json, unsealed_json, write_twice
 from neurobridge.pipeline.lock import NAME as LOCK
 from neurobridge.pipeline.lock import lock
+from neurobridge.sealed import checkpoints, step_of
 from neurobridge.training.settings import RunSettings
 
 CONFIG, DONE = "config.yaml", "done.json"
 STAGES = ("pretrain", "adapt", "align", "adapter", "reconstruct", "evaluate", "report")
 DATA = "data"  # a run's own data folder, where its recordings came from memory or from several folders
+GROWS = "pretrain.steps"  # the option that may be raised in a folder
 
 VOLATILE = ("out", "resume", "wandb", "accelerator", "devices", "image.batch", "image.device")
 STARTED_BY = {
@@ -56,26 +58,34 @@ class RunFolder:
     A folder that holds another run is never touched: UserError names the first option that differs. Options may be
     changed until the first stage that reads them has left something (a checkpoint, or all it makes). An option that its
     config does not name, for an earlier version wrote it, counts as the default. The data may lie in another place, if
-    they are the same.
+    they are the same. pretrain.steps may be changed later on too, to no fewer than were trained: pretraining goes on,
+    and ``reopened`` names the finished stages that are then done again.
     """
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings, self.path = settings, settings.out
+        self.reopened: list[str] = []
         if helping():
             return
         config = self.path / CONFIG
         wanted = as_yaml(settings)
         others = [path for path in self.path.glob("*") if path.name not in (LOCK, DATA)]
-        begun = config.is_file() or hidden(config).is_file()
-        if others and not begun:
+        holds_run = config.is_file() or hidden(config).is_file()
+        if others and not holds_run:
             raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
         lock(self.path)
         for part in self.path.rglob(".*.part"):
             shutil.rmtree(part) if part.is_dir() else part.unlink()  # of a process that was killed while it wrote
-        if begun:
+        if holds_run:
             if settings.resume == "never":
                 raise UserError(f"{self.path} already holds a run: choose another --out, or go on with --resume auto")
-            self._refuse_other(as_yaml(self.existing(self.path).settings), wanted)
+            if not begun(self.path):  # a start that came to nothing: the data may be others
+                for place in (self / INPUTS, hidden(self / INPUTS)):
+                    place.unlink(missing_ok=True)
+            found = as_yaml(self.existing(self.path).settings)
+            self._refuse_other(found, wanted)
+            if found["pretrain"]["steps"] != settings.pretrain.steps:
+                self._reopen()
         write_config(settings, self.path)
 
     @classmethod
@@ -85,15 +95,23 @@ class RunFolder:
         if settings is None:
             raise UserError(f"{path} holds no run (no {CONFIG}): give the folder of a run")
         folder = cls.__new__(cls)
-        folder.settings, folder.path = replace(settings, out=path), path
+        folder.settings, folder.path, folder.reopened = replace(settings, out=path), path, []
         return folder
 
     def _refuse_other(self, found: dict, wanted: dict) -> None:
         differing = differences(found, wanted)
         differing = [key for key in differing if key not in VOLATILE and key.split(".")[0] not in VOLATILE]
         if "data" in differing and (self / INPUTS).is_file():
-            compare_inputs(self.settings, self.path)
+            compare_inputs(self.settings, read_inputs(self.path))
             differing.remove("data")
+        if GROWS in differing:
+            differing.remove(GROWS)
+            trained = found["pretrain"]["steps"] if self.done("pretrain") else newest_step(self.path, "pretrain")
+            if self.settings.pretrain.steps < trained:
+                raise UserError(
+                    f"{self.path} has trained {trained} steps and '{GROWS}' is {self.settings.pretrain.steps}: "
+                    f"give {trained} or more, or choose another --out"
+                )
         for key in differing:
             stage = STARTED_BY.get(key) or STARTED_BY.get(key.split(".")[0], "pretrain")
             if self.done(stage):
@@ -101,12 +119,21 @@ class RunFolder:
                     f"{self.path} holds a run with another '{key}': choose another --out, or use the options in its "
                     "config.yaml"
                 )
-            begun = [path.parent for path in self.path.glob(f"checkpoints/{stage}*/step=*.ckpt")]
-            if begun:
+            begins = [path.parent for path in self.path.glob(f"checkpoints/{stage}*/step=*.ckpt")]
+            if begins:
                 raise UserError(
                     f"{self.path} holds a run that has begun stage {stage} with another '{key}': choose another --out, "
-                    f"use the options in its config.yaml, or remove {begun[0]} to begin that stage anew"
+                    f"use the options in its config.yaml, or remove {begins[0]} to begin that stage anew"
                 )
+
+    def _reopen(self) -> None:
+        """Pretraining goes on: no stage is done any more, and what trained on its body begins anew."""
+        for done in sorted(self.path.glob(f"*/{DONE}")):
+            self.reopened.append(done.parent.name)
+            done.unlink()
+        for folder in self.path.glob("checkpoints/*"):
+            if folder.name != "pretrain":
+                shutil.rmtree(folder)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -164,6 +191,17 @@ class RunFolder:
         with atomic_path(self.path / stage / DONE) as temporary:
             temporary.write_text(sealed_json(facts))
 
+    def model(self) -> Path:
+        """Folder of the newest model on the spike side: the adapted one, or that of pretraining if there is no other.
+
+        Raises UserError if neither stage is done, or what it left was altered.
+        """
+        if (self.path / "adapt" / DONE).is_file():
+            self.need("adapt")
+            return self / "adapt"
+        self.need("pretrain")
+        return self / "pretrain"
+
     def facts(self, stage: str) -> dict:
         """What :meth:`finish` kept. Raises UserError if the stage has not run."""
         self.need(stage)
@@ -184,6 +222,16 @@ class RunFolder:
     def load_arrays(self, name: str) -> dict[str, np.ndarray]:
         with np.load(self.path / name) as arrays:
             return dict(arrays)
+
+
+def begun(path: Path) -> bool:
+    """Whether a stage of the run at ``path`` has left something: a checkpoint, or all that it makes."""
+    return any(path.glob(f"*/{DONE}")) or any(path.glob("checkpoints/*/step=*.ckpt"))
+
+
+def newest_step(path: Path, stage: str) -> int:
+    """Steps behind the newest checkpoint of a stage; 0 without one."""
+    return max(map(step_of, checkpoints(path / "checkpoints" / stage)), default=0)
 
 
 @lru_cache(maxsize=1024)

@@ -74,13 +74,12 @@ def input_files(settings: RunSettings) -> dict[str, Path]:
     return files
 
 
-def compare_inputs(settings: RunSettings, run: Path) -> dict[str, list]:
-    """Size, time of change and digest of every input. Raises UserError for one that is not what run/inputs.json says.
+def compare_inputs(settings: RunSettings, known: dict[str, list]) -> dict[str, list]:
+    """Size, time of change and digest of every input. Raises UserError for one that is not what was ``known`` of it.
 
-    What has the size and the time of change that are noted there is taken to be the same. Files that are read for the
+    What has the size and the time of change that are known is taken to be the same. Files that are read for the
     first time are looked through: an event that is no finite number is refused.
     """
-    known = read_inputs(run)
     files = input_files(settings)
     refuse_gone(settings, known)
     mend = "put it back as it was, or choose another --out"
@@ -116,8 +115,9 @@ def refuse_gone(settings: RunSettings, known: Iterable[str]) -> None:
 
 def keep_inputs(settings: RunSettings, run: Path) -> None:
     """Compare the inputs with run/inputs.json, and note there what is new."""
-    found = compare_inputs(settings, run)
-    if found != read_inputs(run):
+    known = read_inputs(run)
+    found = compare_inputs(settings, known)
+    if found != known:
         write_twice(run / INPUTS, sealed_json({"files": found}))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError
+from neurobridge.pipeline.folder import begun
 from neurobridge.pipeline.inputs import check_names, compare_inputs, read_inputs, refuse_gone
 from neurobridge.training.ranges import check_ranges
 from neurobridge.training.settings import RunSettings
@@ -16,15 +17,16 @@ def check_run(settings: RunSettings, stages: Sequence[str]) -> None:
     """Raise UserError for options that no run can use, names that are not there, and data that a stage cannot use.
 
     Nothing is made. What takes long (every file is hashed, sessions and networks are opened) is looked at once, before
-    there is a run folder.
+    a stage has begun.
     """
     check_ranges(settings)
     check_devices(settings)
-    refuse_gone(settings, read_inputs(settings.out))
+    known = read_inputs(settings.out) if begun(settings.out) else {}
+    refuse_gone(settings, known)
     check_names(settings)
-    if settings.out.exists():
+    if begun(settings.out):
         return
-    compare_inputs(settings, settings.out)
+    compare_inputs(settings, {})
     check_sessions(settings, stages)
 
 

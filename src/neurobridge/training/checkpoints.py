@@ -30,11 +30,12 @@ class SealedIO(CheckpointIO):
 class Checkpoints(Checkpoint):
     """Saves at the end of every stretch, as folder/step=N.ckpt; keeps the last two.
 
-    ``origin``: what the training is; a checkpoint of another origin is not taken up.
+    ``origin``: what the training is; a checkpoint of another origin is not taken up, nor one beyond its ``steps``. One
+    of a shorter training is: it goes on.
     """
 
-    def __init__(self, folder: Path, *, origin: str) -> None:
-        self.folder, self.origin = folder, origin
+    def __init__(self, folder: Path, *, origin: str, steps: int) -> None:
+        self.folder, self.origin, self.steps = folder, origin, steps
 
     def on_save_checkpoint(self, trainer: object, task: object, checkpoint: dict[str, Any]) -> None:
         checkpoint["origin"] = self.origin
@@ -45,4 +46,4 @@ class Checkpoints(Checkpoint):
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint that can be used, and what it holds; those that cannot are named and set aside."""
-        return newest(self.folder, self.origin)
+        return newest(self.folder, self.origin, steps=self.steps)

@@ -51,8 +51,8 @@ class Task(lightning.LightningModule):
         self.current: dict[str, Tensor] = {}  # losses of this step
 
     def origin(self, stage: str) -> str:
-        """What tells this training from others: its stage, its course, and the weights it has."""
-        course = [stage, self.steps, self.checkpoint_every, self.seed]
+        """What tells this training from others: its stage, its course but for its length, and the weights it has."""
+        course = [stage, self.checkpoint_every, self.seed]
         weights = [(name, list(value.shape)) for name, value in self.state_dict().items()]
         return sha256(json.dumps([course, weights]).encode()).hexdigest()
 
