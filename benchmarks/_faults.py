@@ -104,9 +104,10 @@ def outcome(code: int, out: str, errors: str, trace: bool = False) -> Outcome:
 def process(*words: object, before: str = "") -> subprocess.Popen:
     """A command in a process of its own; ``before``: Python that it runs first."""
     start = f"{before}\nimport sys\nfrom neurobridge.cli import main\nsys.exit(main(sys.argv[1:]))"
+    program = ["-c", start] if before else ["-m", "neurobridge"]  # a second process is started by what is typed
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     pipe = subprocess.PIPE
-    line = [sys.executable, "-c", start, *[str(word) for word in words]]
+    line = [sys.executable, "-u", *program, *[str(word) for word in words]]
     return subprocess.Popen(line, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 

@@ -7,6 +7,7 @@ import torch
 from neurobridge.bridge.adapter import Adapter
 from neurobridge.bridge.generator_training import encode_images, train_condition, train_generator
 from neurobridge.data.images import ImageSet
+from neurobridge.errors import UserError
 from neurobridge.vision.encoders import ImageEncoder, embed_images
 from neurobridge.vision.generator import Generator
 
@@ -136,3 +137,42 @@ def test_a_kept_checkpoint_leaves_nothing_to_do(images, encoder, trained, tmp_pa
         train_condition(generator, adapter, latents, embeddings, keep_checkpoint=True, **options)
         results.append(torch.cat([p.detach().flatten() for p in adapter.parameters()]))
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "emptied", "another training"])
+def test_a_spoilt_checkpoint_of_an_adapter_is_named_and_the_one_before_is_taken(
+    images, encoder, trained, tmp_path, capsys, how
+):
+    embeddings = torch.from_numpy(embed_images(encoder, images.ids, images.pixels, trained, progress=False))
+    generator = Generator.load(trained).freeze()
+    latents = encode_images(generator, images.pixels)
+
+    def run(folder, **changes):
+        torch.manual_seed(2)
+        adapter = new_adapter(encoder)
+        options = {"steps": 0, "sketch_steps": 150, "batch_size": 2, "checkpoints": folder, "progress": False} | changes
+        train_condition(generator, adapter, latents, embeddings, checkpoint_seconds=0.0, **options)
+        return torch.cat([p.detach().flatten() for p in adapter.parameters()])
+
+    whole = run(None)
+    run(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step=100.ckpt", "step=150.ckpt"], "the last two are kept"
+    path = tmp_path / "step=150.ckpt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    if how == "another training":
+        assert not torch.equal(run(tmp_path, seed=5), whole)
+        assert capsys.readouterr().err.count("belongs to another training") == 2
+        return
+    path.write_bytes({"cut": content[: len(content) // 2], "flipped": content, "emptied": b""}[how])
+    assert torch.equal(run(tmp_path), whole)
+    assert str(path) in capsys.readouterr().err
+
+
+def test_an_adapter_that_meets_a_number_that_is_none_stops_in_a_sentence(images, encoder, trained):
+    embeddings = torch.from_numpy(embed_images(encoder, images.ids, images.pixels, trained, progress=False))
+    generator = Generator.load(trained).freeze()
+    options = {"steps": 0, "sketch_steps": 30, "batch_size": 2, "learning_rate": 1e30, "progress": False}
+    with pytest.raises(UserError, match=r"stopped at step \d+, where the loss of sketch is no finite number"):
+        train_condition(generator, new_adapter(encoder), encode_images(generator, images.pixels), embeddings, **options)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from neurobridge.data.checks import check_events
 from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError
 from neurobridge.pipeline.kept import read_twice, sealed_json, unsealed_json, write_twice
@@ -142,8 +143,12 @@ def digest_of(path: Path) -> str:
 
 
 def check_numbers(path: Path) -> None:
-    """Raise UserError if a time or a value of an event of the session at ``path`` is infinite or not a number."""
-    events = StoredRecording(path).events
+    """Raise UserError if an event of the session at ``path`` has no finite time or value, or none of its units."""
+    recording = StoredRecording(path)
+    events, units = recording.events, len(recording.unit_ids)
+    for first in range(0, len(events.units), EVENTS_AT_ONCE):
+        rows = events.units[first : first + EVENTS_AT_ONCE]
+        check_events(np.zeros(len(rows)), rows, units, str(path), first=first)
     for what, numbers in (("time", events.times), ("value", events.values)):
         for first in range(0, 0 if numbers is None else len(numbers), EVENTS_AT_ONCE):
             bad = np.flatnonzero(~np.isfinite(numbers[first : first + EVENTS_AT_ONCE]))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
+from neurobridge.data.images import is_content_id, read_ids
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError
 from neurobridge.pipeline.folder import begun
@@ -53,13 +55,28 @@ def check_sessions(settings: RunSettings, stages: Sequence[str]) -> None:
     sessions = [*mixture_sessions(settings), *held_out]
     area_windows(sessions, settings)
     shown = [s for s in sessions if s.recording.has_stimuli and s.dataset == settings.data.name]
-    if not (settings.data / "images.h5").is_file() or not shown:
+    there = read_ids(settings.data / "images.h5")
+    if not there or not shown:
         return
+    for session in shown:
+        check_images(session, there, settings.data / "images.h5")
     check_encoders(settings)
     if "reconstruct" in stages or "evaluate" in stages:
         wanted = settings.picture_sessions or settings.held_out
         for session in [s for s in shown if s.name in wanted or not wanted]:
             check_pictures(session)
+
+
+def check_images(session: Session, there: set[str], path: Path) -> None:
+    """Raise UserError for a session that shows pictures, by their content, that are not in the image set ``there``."""
+    stimuli = session.recording.stimuli
+    shown = [] if stimuli is None else sorted(set(stimuli.image_id[session.stimulus_row].tolist()))
+    missing = [key for key in shown if is_content_id(key) and key not in there]
+    if missing:
+        raise UserError(
+            f"session {session.name} shows {len(missing)} images that are not in {path} (first: '{missing[0]}'): "
+            "import the images together with the sessions"
+        )
 
 
 def check_encoders(settings: RunSettings) -> None:

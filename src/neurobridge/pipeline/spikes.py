@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from neurobridge.bridge.image_maps import ImageMaps
-from neurobridge.data.datamodule import Batcher, StepBatches, open_sessions
+from neurobridge.data.datamodule import Batcher, Share, StepBatches, open_sessions
 from neurobridge.data.mixture import MixtureBatches
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError
@@ -236,9 +236,9 @@ def schedule(
     mixed = len(kinds) > 1 or (mixture != MixtureSettings() and not adapting)
     groups = groups or settings.pretrain.groups
 
-    def loader(first: int, last: int, rank: int) -> StepBatches | MixtureBatches:
+    def loader(first: int, last: int, share: Share) -> StepBatches | MixtureBatches:
         options = {"split": "train", "windows": stage.windows, "groups": groups, "seed": settings.seed}
-        options |= {"first": first, "last": last, "rank": rank}
+        options |= {"first": first, "last": last, "share": share}
         options["continuous"] = not adapting and settings.pretrain.continuous
         if not mixed:
             return StepBatches(batcher, **options)
