@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from neurobridge.data.datamodule import Batcher
+from neurobridge.data.datamodule import WHOLE, Batcher, Share
 from neurobridge.errors import UserError
 from neurobridge.neuro.batch import SpikeBatch
 
