@@ -10,19 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from neurobridge.api.recordings import Recordings, add_pictures, data_folder
 from neurobridge.api.scratch import new_folder
 from neurobridge.data.datamodule import Batcher
 from neurobridge.data.sessions import identity_of
 from neurobridge.data.store import Session
 from neurobridge.data.stored import StoredRecording, html_table
-from neurobridge.errors import UserError, atomic_path
+from neurobridge.errors import UserError
 from neurobridge.neuro.model import NeuroBridge, parameter_count
 from neurobridge.options import Parser
 from neurobridge.pipeline.commands import run_stages
-from neurobridge.pipeline.folder import DATA, DONE, RunFolder, as_yaml
+from neurobridge.pipeline.folder import DATA, DONE, RunFolder, write_config
 from neurobridge.pipeline.image_data import Bridge
 from neurobridge.terminal import progress as shown
 from neurobridge.training.settings import RunSettings
@@ -208,8 +206,7 @@ def save(model: Model, path: Path | str) -> None:
     settings = replace(model.settings, out=path)
     if (part / DATA).is_dir():
         settings = replace(settings, data=path / DATA)
-    with atomic_path(part / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(as_yaml(settings), sort_keys=False))
+    write_config(settings, part)
     if path.exists():
         path.rmdir()
     part.rename(path)

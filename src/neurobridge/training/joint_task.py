@@ -16,7 +16,7 @@ from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.losses import cell_loss
 from neurobridge.neuro.masking import everything_hidden, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
-from neurobridge.training.ranks import across_ranks
+from neurobridge.training.ranks import across_ranks, mean_over_ranks
 from neurobridge.training.tasks import MaskedTask, masked
 
 Learns = Literal["all", "units", "head", "joint"]
@@ -114,11 +114,11 @@ class JointTask(MaskedTask):
         return groups
 
     def losses(self, batch: SpikeBatch, rng: np.random.Generator) -> dict[str, Tensor]:
-        batch = augment(batch, rng, **self.augmentation)
+        batch = augment(batch, rng, number=self.share.number, **self.augmentation)
         losses, parts = {}, []
         if self.masked_weight:
             unit = self.unit(batch)
-            losses = masked(self.model, batch, self.masker.draw(batch, rng), unit=unit, cells=self.cells)
+            losses = masked(self.model, batch, self.plan(batch, rng), unit=unit, cells=self.cells)
             parts.append(self.masked_weight * torch.stack(list(losses.values())).mean())
         image, known = self.shown(batch)
         if self.encode_weight and self.maps is not None:
@@ -151,17 +151,18 @@ class JointTask(MaskedTask):
         prediction = self.model(batch, everything_hidden(batch), unit=self.unit(batch), memory=memory)
         cells = (batch.per_window(batch.unit_mask) & known[:, None]).to(prediction.dtype)
         loss = cell_loss(prediction, batch.target, poisson=batch.event_value is None).mean(-1)
-        return (loss * cells).sum() / cells.sum().clamp(min=1)
+        return (loss * cells).sum() / mean_over_ranks(cells.sum()).clamp(min=1)
 
     def decoded(self, batch: SpikeBatch, image: Tensor, known: Tensor, rng: np.random.Generator) -> Tensor:
-        """InfoNCE of the rows of all ranks whose image is known."""
+        """InfoNCE of the rows of all ranks whose image is known; every rank's head reads them all."""
         plan = nothing_hidden(batch)
         if self.unit_dropout:
             share = rng.random((batch.windows, 1)) * 2 * self.unit_dropout
             plan.hidden_unit |= torch.from_numpy(rng.random(plan.hidden_unit.shape) < share).to(image.device)
         with torch.set_grad_enabled(self.learns != "head"):
             latent = self.model.encode(batch, plan, unit=self.unit(batch), level=self.head.level)
-        predicted, image, known = (across_ranks(x) for x in (self.head(latent), image, known))
+        latent, image, known = (across_ranks(x) for x in (latent, image, known))
+        predicted = self.head(latent)
         if not known.any():
             return 0.0 * predicted.sum()
         return info_nce(predicted[known], self.targets[image[known]], image[known], self.head.log_scale)
