@@ -20,7 +20,7 @@ from neurobridge.errors import UserError
 from neurobridge.neuro.model import NeuroBridge, parameter_count
 from neurobridge.options import Parser
 from neurobridge.pipeline.commands import run_stages
-from neurobridge.pipeline.folder import DATA, DONE, RunFolder, write_config
+from neurobridge.pipeline.folder import DATA, DONE, RunFolder, as_yaml, write_config
 from neurobridge.pipeline.image_data import Bridge
 from neurobridge.terminal import progress as shown
 from neurobridge.training.settings import RunSettings
