@@ -42,10 +42,12 @@ class Model:
         own = self.path / DATA
         if own.is_dir() and not (self.folder.settings.data / "sessions").is_dir():
             self.folder.settings = replace(self.folder.settings, data=own)  # the folder was moved
+        for stage in STAGES:
+            if reason := self.folder.spoilt(stage):
+                raise UserError(f"{reason}: run 'neurobridge {stage}' with the same options, or fetch the model again")
         done = [stage for stage in STAGES if self.folder.done(stage)]
         if not done:
-            reasons = [reason for stage in STAGES if (reason := self.folder.spoilt(stage))]
-            raise UserError(reasons[0] if reasons else f"{path} holds a run that has finished no stage: train it first")
+            raise UserError(f"{path} holds a run that has finished no stage: train it first")
         self.stage = done[-1]
 
     @property
