@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluate": f"{STAGES}:evaluate",
     "report": f"{STAGES}:report",
     "embed": "neurobridge.api.written:embed",
+    "export": "neurobridge.api.share:export",
     "plan": "neurobridge.pipeline.plan:plan",
     "analyse areas": f"{ANALYSES}:areas",
     "analyse time": f"{ANALYSES}:time",
