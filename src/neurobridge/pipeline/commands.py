@@ -30,12 +30,17 @@ STAGES = {
     "evaluate": "scoring",
     "report": "reporting",
 }  # stage -> module of this package that holds the function of that name; imported when it runs
+PICTURED = ("align", "adapter", "reconstruct")  # stages for recordings whose pictures are at hand
 TRAINED = ("pretrain", "adapt", "align")  # by a Trainer, on several devices if there are
 
 
 def run(**options) -> None:
-    """Do the whole job: pretrain, adapt, align, adapter, reconstruct, evaluate, report."""
-    run_stages(RunSettings(**options), list(STAGES))
+    """Do the whole job: pretrain, adapt, evaluate, report, and the stages in between where pictures are at hand."""
+    settings = RunSettings(**options)
+    stages = [name for name in STAGES if name not in PICTURED or (settings.data / "images.h5").is_file()]
+    if len(stages) < len(STAGES):
+        console.print(f"{settings.data} has no images.h5: {', '.join(PICTURED)} are left out", markup=False)
+    run_stages(settings, stages)
 
 
 def pretrain(**options) -> None:
@@ -102,7 +107,7 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
         steps, again = settings.pretrain.steps, ", ".join(folder.reopened)
         console.print(f"pretrain.steps is now {steps}: no longer done: {again}", markup=False, soft_wrap=True)
     for number, name in enumerate(stages, 1):
-        if folder.done(name):
+        if folder.done(name) and not folder.outdated(name):
             console.print(f"[{number}/{len(stages)}] {name}: done before")
             continue
         if reason := folder.spoilt(name):

@@ -1,4 +1,4 @@
-"""What 'neurobridge pretrain' says at its end: how well spikes are foretold, whether that still rose, what comes next."""
+"""What 'neurobridge pretrain' says at its end: bits/spike, whether they still rose, what is next."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ MEAN = "mean rate"
 
 
 def ending(run: RunFolder) -> None:
-    """Print the valid split's co-smoothing beside its rivals, whether it still rose, the folder and the next command."""
+    """Print the valid split's co-smoothing beside its rivals, whether it still rose, and the next command."""
     console = Console(highlight=False)
     sessions = mixture_sessions(run.settings)
     rows = valid_scores(run, sessions)
     if rows:
-        table = Table(
-            "session", "method", f"{rows[0]['unit']} over the {MEAN}", title="valid split, each unit from the others"
-        )
+        over = f"{rows[0]['unit']} over the {MEAN}"
+        table = Table("session", "method", over, title="valid split, each unit from the others")
         for name in dict.fromkeys(row["session"] for row in rows):
             table.add_row(name, MEAN, "0")
             for row in (row for row in rows if row["session"] == name):
@@ -77,7 +76,8 @@ def course(run: RunFolder) -> str:
             f"it was still getting better: the last third of {steps} steps brought {share:.0%} of what the valid loss "
             "fell; raise --pretrain.steps and run the same command again, and training goes on from here"
         )
-    return f"it had come to its end: the last third of {steps} steps brought {max(share, 0):.0%} of what the valid loss fell"
+    last = f"the last third of {steps} steps brought {max(share, 0):.0%} of what the valid loss fell"
+    return f"it had come to its end: {last}"
 
 
 def still_falling(run: RunFolder) -> float | None:

@@ -25,6 +25,7 @@ from neurobridge.training.checkpoints import checkpoints, step_of
 from neurobridge.training.settings import RunSettings
 
 DONE = "done.json"
+TELLING = ("evaluate", "report")  # stages that tell of whatever others have left
 GROWS = "pretrain.steps"  # the option that may be raised in a folder
 
 VOLATILE = ("out", "resume", "wandb", "accelerator", "devices", "image.batch", "image.device")
@@ -143,6 +144,19 @@ class RunFolder:
         """Whether ``stage`` is finished and what it left is there, unaltered."""
         return (self.path / stage / DONE).is_file() and not self.spoilt(stage)
 
+    def outdated(self, stage: str) -> bool:
+        """Whether a finished ``stage`` tells of others, and not of what they have left now."""
+        try:
+            return stage in TELLING and self.facts(stage).get("of", {}) != self._told(stage)
+        except UserError:
+            return False
+
+    def _told(self, stage: str) -> dict[str, str]:
+        """Stage -> digest of its facts, of all finished stages that ``stage`` tells of."""
+        later = TELLING[TELLING.index(stage) :]
+        found = {path.parent.name: path for path in sorted(self.path.glob(f"*/{DONE}"))}
+        return {name: digest_of(path) for name, path in found.items() if name not in later}
+
     def spoilt(self, stage: str) -> str:
         """What is wrong with what a finished stage left, as a half sentence; empty if nothing is."""
         try:
@@ -176,6 +190,8 @@ class RunFolder:
         own = [path for path in sorted((self.path / stage).rglob("*")) if path.is_file() and path.name != DONE]
         names = [str(path.relative_to(self.path)) for path in own if not path.name.startswith(".")]
         facts["files"] = {name: digest_of(self.path / name) for name in (*names, *outputs)}
+        if stage in TELLING:
+            facts["of"] = self._told(stage)
         with atomic_path(self.path / stage / DONE) as temporary:
             temporary.write_text(json.dumps(facts))
 

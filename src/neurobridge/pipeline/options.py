@@ -1,4 +1,4 @@
-"""Options that no run can have, each refused in a sentence before anything is made: numbers out of range, sizes at odds."""
+"""Options that no run can have are refused before anything is made: numbers out of range, sizes at odds."""
 
 from __future__ import annotations
 
