@@ -146,3 +146,38 @@ def test_a_full_disk(tmp_path):
     assert "is full" in done.stderr
     assert "Traceback" not in done.stderr
     assert left == []
+
+
+def test_a_typo_is_answered_by_what_was_meant(capsys):
+    for argv, meant in (
+        (["pretrian"], "did you mean 'pretrain'?"),
+        (["data", "lst"], "did you mean 'list'?"),
+        (["run", "--modle.width", "3"], "did you mean --model.width?"),
+        (["pretrain", "--pretrain.step", "3"], "did you mean --pretrain.steps?"),
+        (["run", "--model.preset", "huge"], "--model.preset: expected one of 'none', 'tiny'"),
+    ):
+        assert main(argv) == 2
+        told = capsys.readouterr().err
+        assert meant in told
+        assert told.count("\n") == 1
+        assert "usage" not in told
+
+
+def test_help_is_short_and_of_the_command_itself(capsys):
+    assert main([]) == 0
+    assert "  data list  " in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "neurobridge 0.1.0\n"
+    with pytest.raises(SystemExit):
+        main(["adapt", "--help"])
+    told = capsys.readouterr().out
+    assert "--adapt.steps" in told
+    assert "--align.steps" not in told
+
+
+def test_the_first_words_come_at_once():
+    """No command loads what it does not need: help needs no numbers, a list of sessions no network."""
+    for argv, absent in ((["--help"], ("numpy", "torch")), (["data", "list", "nowhere"], ("torch", "scipy.signal"))):
+        code = f"import sys, neurobridge.cli as c; c.main({argv!r}); print([m for m in {absent!r} if m in sys.modules])"
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert told.strip().endswith("[]")

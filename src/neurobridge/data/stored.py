@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 
 import numpy as np
 
-from neurobridge.data.checks import SignalKind, check_observed, check_range, check_stimuli, check_units
+from neurobridge.data.checks import SPLITS, SignalKind, check_observed, check_range, check_stimuli, check_units
 from neurobridge.data.events import FileEvents, file_events
 from neurobridge.data.hdf5 import read_text
+from neurobridge.data.intervals import length_of
 from neurobridge.data.recording import (
     Stimuli,
     TimeSeries,
@@ -101,6 +104,36 @@ class StoredRecording:
     def provenance(self) -> dict[str, str]:
         return self._read(read_provenance)
 
+    def facts(self) -> dict[str, object]:
+        """What a table says of a recording."""
+        shown = self.presentations()
+        counts = {} if shown is None else {split: len(shown.rows(split)) for split in SPLITS}
+        return {
+            "session": self.path.stem,
+            "subject": f"{self.dataset}/{self.subject}",
+            "signal": self.signal_kind,
+            "units": len(self.unit_ids),
+            "regions": ", ".join(sorted(set(self.regions.tolist()))),
+            "minutes": round(length_of(self.observed_time) / 60, 1),
+            "presentations": ", ".join(f"{n} {split}" for split, n in counts.items()) or "none",
+            "behaviour": ", ".join(self.behaviour) or "none",
+        }
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{key}: {value}" for key, value in self.facts().items())
+        return f"<neurobridge recording {facts}>"
+
+    def _repr_html_(self) -> str:
+        return html_table([self.facts()])
+
     def _read(self, reader):
         with open_recording(self.path) as file:
             return reader(file)
+
+
+def html_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows of one shape as a table for a notebook."""
+    head = "".join(f"<th>{escape(key)}</th>" for key in (rows[0] if rows else ()))
+    cells = ("".join(f"<td>{escape(str(cell))}</td>" for cell in row.values()) for row in rows)
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

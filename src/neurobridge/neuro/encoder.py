@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.layers import Block, MapAttention, norm, rotary_phase, rotate
-from neurobridge.neuro.masking import MODES, MaskPlan
+from neurobridge.neuro.masking import MaskPlan
+from neurobridge.neuro.modes import MODES
 
 ONSET_WAVES = 16
 COUNT_SCALE = 3.0  # one over the spread of new unit vectors: counts then start at the order of one

@@ -9,16 +9,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from neurobridge.neuro.batch import SpikeBatch
-
-Mode = Literal["temporal", "neuron", "intra_region", "inter_region"]
-MODES: tuple[Mode, ...] = get_args(Mode)
+from neurobridge.neuro.modes import MODES, Mode
 
 
 @dataclass(kw_only=True)

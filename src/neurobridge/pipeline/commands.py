@@ -9,17 +9,11 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from rich.console import Console
-
-from neurobridge.data.simulate import render_scenes, simulate
 from neurobridge.errors import help_with, helping
 from neurobridge.pipeline.folder import DONE, RunFolder, begun
 from neurobridge.pipeline.inputs import check_names, compare_inputs, keep_inputs, read_inputs, refuse_gone
+from neurobridge.terminal import console
 from neurobridge.training.settings import RunSettings
-
-__all__ = ["simulate"]
-
-console = Console(highlight=False)
 
 STAGES = {
     "pretrain": "pretraining",
@@ -139,6 +133,8 @@ def demo(out: Path = Path("runs/demo"), *, quick: bool = False, seed: int = 0) -
         quick: A small version of three minutes.
         seed: Seed of the simulation and of everything that is drawn.
     """
+    from neurobridge.data.simulate import simulate
+
     data = out.parent / f"simulated-{'quick-' if quick else ''}{seed}"
     simulate(out=data, seed=seed, quick=quick)
     folder = run_stages(demo_settings(data, out, quick=quick, seed=seed), list(STAGES))
@@ -169,6 +165,7 @@ def train_scene_generator(out: Path, *, images: int = 20_000, steps: int = 2000,
         seed: Seed of the scenes; simulations use seeds below a million.
     """
     from neurobridge.bridge.generator_training import train_generator
+    from neurobridge.data.simulate import render_scenes
     from neurobridge.vision.encoders import ImageEncoder
 
     scenes = render_scenes(images, seed=seed)

@@ -1,46 +1,23 @@
-"""The commands under 'neurobridge data': import, look at raw files, check and show a data folder."""
+"""The commands under 'neurobridge data' that look: at raw files, and at a data folder. What is slow to load waits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from neurobridge.data.audit import audit as audit_folder
-from neurobridge.data.doctor import Finding, examine_path
-from neurobridge.data.get import get_allen, get_ibl, get_nlb, get_tvsd, get_v4
 from neurobridge.data.intervals import elapsed, length_of, merged
 from neurobridge.data.recording import Recording, open_recording, read_identity, read_observed, read_recording
 from neurobridge.data.sessions import session_files
-from neurobridge.data.sources.allen import import_allen
-from neurobridge.data.sources.ibl import import_ibl
-from neurobridge.data.sources.lab import import_lab
-from neurobridge.data.sources.nlb import import_nlb
-from neurobridge.data.sources.tvsd import import_tvsd
-from neurobridge.data.sources.v4 import import_v4
-from neurobridge.data.validation import validate_folder
 from neurobridge.errors import UserError
-from neurobridge.pipeline.data_pictures import draw_session
+from neurobridge.terminal import console
 
-__all__ = [
-    "get_allen",
-    "get_ibl",
-    "get_nlb",
-    "get_tvsd",
-    "get_v4",
-    "import_allen",
-    "import_ibl",
-    "import_lab",
-    "import_nlb",
-    "import_tvsd",
-    "import_v4",
-]
-
-console = Console(highlight=False)
+if TYPE_CHECKING:
+    from neurobridge.data.doctor import Finding
 
 
 def doctor(path: Path) -> None:
@@ -52,6 +29,8 @@ def doctor(path: Path) -> None:
     Raises:
         UserError: Something is not as its reader needs it (exit code 2).
     """
+    from neurobridge.data.doctor import examine_path
+
     findings = examine_path(path)
     print_findings(findings, Path(path))
     _refuse_wrong(findings, path, "mend what the table names, then import")
@@ -66,6 +45,8 @@ def validate(path: Path) -> None:
     Raises:
         UserError: Something is wrong (exit code 2).
     """
+    from neurobridge.data.validation import validate_folder
+
     findings = validate_folder(path)
     print_findings(findings, Path(path))
     _refuse_wrong(findings, path, "mend what the table names")
@@ -82,6 +63,8 @@ def audit(path: Path, *, window_ms: int | None = None, offset_ms: int = 0) -> No
     Raises:
         UserError: One picture in two splits, or presentations of two splits that overlap (exit code 2).
     """
+    from neurobridge.data.audit import audit as audit_folder
+
     leaks = audit_folder(path, window_ms=window_ms, offset_ms=offset_ms)
     if not leaks:
         console.print("no leak: no picture, near-duplicate, concept or moment is shared between splits", soft_wrap=True)
@@ -128,6 +111,8 @@ def show(path: Path, *, session: str | None = None, out: Path = Path("figures"))
         session: Name of one session; all of the folder if not given.
         out: Folder for <session>.png.
     """
+    from neurobridge.pipeline.data_pictures import draw_session
+
     files = session_files(path)
     if session is not None and session not in files:
         raise UserError(f"session '{session}' is not in {path}; there are: {', '.join(files)}")

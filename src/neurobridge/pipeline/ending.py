@@ -6,7 +6,6 @@ import json
 from collections import defaultdict
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from neurobridge.data.store import Session
@@ -16,6 +15,7 @@ from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.folder import DONE, RunFolder
 from neurobridge.pipeline.spike_scores import CO_SMOOTHING, OURS, co_smoothing, co_smoothing_scores, rival_predictions
 from neurobridge.pipeline.spikes import make_batcher, mixture_sessions
+from neurobridge.terminal import console
 from neurobridge.training.trainer import read_metrics
 
 KEPT = "ending.json"
@@ -26,7 +26,6 @@ MEAN = "mean rate"
 
 def ending(run: RunFolder) -> None:
     """Print the valid split's co-smoothing beside its rivals, whether it still rose, and the next command."""
-    console = Console(highlight=False)
     sessions = mixture_sessions(run.settings)
     rows = valid_scores(run, sessions)
     if rows:

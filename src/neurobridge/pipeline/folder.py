@@ -25,6 +25,7 @@ from neurobridge.training.checkpoints import checkpoints, step_of
 from neurobridge.training.settings import RunSettings
 
 DONE = "done.json"
+DATA = "data"  # a run's own data folder, where its recordings came from memory or from several folders
 TELLING = ("evaluate", "report")  # stages that tell of whatever others have left
 GROWS = "pretrain.steps"  # the option that may be raised in a folder
 
@@ -67,7 +68,8 @@ class RunFolder:
             return
         config = self.path / "config.yaml"
         wanted = as_yaml(settings)
-        if self.path.exists() and not config.is_file() and any(path.name != LOCK for path in self.path.iterdir()):
+        others = [path for path in self.path.glob("*") if path.name not in (LOCK, DATA)]
+        if others and not config.is_file():
             raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
         lock(self.path)
         for part in self.path.rglob(".*.part"):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from neurobridge.bridge.adapter import Adapter
 from neurobridge.bridge.generator_training import encode_images, train_condition, train_generator
@@ -19,6 +18,7 @@ from neurobridge.errors import UserError, atomic_path
 from neurobridge.pipeline.folder import REFUSED, RunFolder, as_yaml
 from neurobridge.pipeline.image_data import ImageData, image_encoder
 from neurobridge.pipeline.oracle import measure_oracle, require_oracle
+from neurobridge.terminal import console
 from neurobridge.training.trainer import MetricsCSV
 from neurobridge.vision.autoencoder import TinyAutoencoder
 from neurobridge.vision.encoders import embed_images
@@ -188,7 +188,7 @@ def oracle_images(run: RunFolder, most: int) -> int:
 
 def finish(run: RunFolder, licence: str, **facts: object) -> None:
     """Say what the generator may be used for, and keep it with the other facts."""
-    Console(highlight=False).print(f"licence: {licence}", markup=False, soft_wrap=True)
+    console.print(f"licence: {licence}", markup=False, soft_wrap=True)
     (run / REFUSED).unlink(missing_ok=True)
     run.finish("adapter", licence=licence, **facts)
 

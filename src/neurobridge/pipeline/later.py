@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
 from neurobridge.errors import UserError
 from neurobridge.pipeline.adaptation import adapt
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.inputs import session_names
+from neurobridge.terminal import console
 
 
 def adapt_later(
@@ -58,7 +57,7 @@ def adapt_later(
         )
     )  # fmt: skip
     if folder.done("adapt"):
-        Console(highlight=False).print(f"{folder.path}: done before", markup=False)
+        console.print(f"{folder.path}: done before", markup=False)
         return folder
     if not folder.done("pretrain"):
         part = folder / ".pretrain.part"
@@ -69,5 +68,5 @@ def adapt_later(
     adapt(folder)
     for name, units in folder.facts("adapt")["units"].items():
         told = f"{units['carried']} units carried over, {units['others']} found to be others, {units['new']} new"
-        Console(highlight=False).print(f"{name}: {told} -> {folder / 'adapt'}", markup=False)
+        console.print(f"{name}: {told} -> {folder / 'adapt'}", markup=False)
     return folder

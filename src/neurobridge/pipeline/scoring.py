@@ -26,6 +26,7 @@ from neurobridge.pipeline.repeats import by_repeats
 from neurobridge.pipeline.spike_scores import score_spikes, some_rows
 from neurobridge.pipeline.spikes import held_out_sessions, pretraining_sessions
 from neurobridge.pipeline.views import areas_told, unit_map, views
+from neurobridge.terminal import console
 
 PROBED = 3  # behaviours that stage evaluate decodes unasked
 
@@ -58,7 +59,7 @@ def probe_all(run: RunFolder) -> None:
         try:
             probe_session(run, session, target, seed=run.settings.seed)
         except UserError as error:
-            print(f"not decoded: {error}")
+            console.print(f"not decoded: {error}", markup=False, soft_wrap=True)
 
 
 def score_retrieval(run: RunFolder, sessions: Sequence[Decoded]) -> dict[str, list[dict]]:

@@ -20,8 +20,9 @@ from neurobridge.evaluation.spikes import (
     gaussian_r2,
     gaussian_r2_interval,
 )
-from neurobridge.neuro.masking import MODES, Masker, MaskPlan, nothing_hidden
+from neurobridge.neuro.masking import Masker, MaskPlan, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
+from neurobridge.neuro.modes import MODES
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.spikes import held_out_sessions, make_batcher, pretraining_sessions
 

@@ -26,7 +26,7 @@ from neurobridge.pipeline.image_data import (
     show_images,
     stack_features,
 )
-from neurobridge.pipeline.options import check_numbers
+from neurobridge.pipeline.option_checks import check_numbers
 from neurobridge.training.joint_task import JointTask, Seen
 from neurobridge.training.settings import AdaptSettings, MixtureSettings, PretrainSettings, RunSettings
 from neurobridge.training.tasks import MaskedTask

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from neurobridge.neuro.masking import Mode
+from neurobridge.neuro.modes import Mode
 
 
 @dataclass(kw_only=True)

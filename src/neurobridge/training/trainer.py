@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from neurobridge.errors import UserError, atomic_path, helping
+from neurobridge.terminal import console
 from neurobridge.training.checkpoints import Checkpoints, SealedIO
 from neurobridge.training.tasks import NotFinite, Task
 
@@ -31,6 +32,7 @@ EXPECTED = (
     "broadcast_buffers",
     "logging interval",
     "exists and is not empty",
+    "in eval mode at the start of training",
 )  # warnings of the Trainer that say nothing to a user
 
 
@@ -60,7 +62,7 @@ def fit(
         task.load_state_dict(last["state_dict"])
         return
     if done and not helping():
-        print(f"{stage}: goes on from step {done} of {task.steps}", flush=True)
+        console.print(f"{stage}: goes on from step {done} of {task.steps}")
     loggers.append(TensorBoardLogger(out / "tensorboard", name=stage, version=""))
     if wandb != "off":
         from lightning.pytorch.loggers import WandbLogger
@@ -78,7 +80,8 @@ def fit(
         plugins=[SealedIO()],
         gradient_clip_val=1.0,
         logger=loggers,
-        callbacks=[checkpoints, RichProgressBar(refresh_rate=5), stops],
+        callbacks=[checkpoints, *([] if console.quiet else [RichProgressBar(refresh_rate=5)]), stops],
+        enable_progress_bar=not console.quiet,
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=10,
         num_sanity_val_steps=0,

@@ -16,8 +16,9 @@ from neurobridge.data.store import Session
 from neurobridge.errors import UserError
 from neurobridge.evaluation.controls import Interval
 from neurobridge.evaluation.spikes import ZERO_RATE
-from neurobridge.neuro.masking import MODES, Masker
+from neurobridge.neuro.masking import Masker
 from neurobridge.neuro.model import NeuroBridge
+from neurobridge.neuro.modes import MODES
 from neurobridge.pipeline.analyses.material import FEWEST_UNITS, Material
 from neurobridge.pipeline.analyses.parts import by_image, each_session, interval, row
 from neurobridge.pipeline.spike_scores import WINDOWS, predict, some_rows

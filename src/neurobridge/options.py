@@ -1,0 +1,61 @@
+"""Options of a command, read off the signature of its function: typed, in YAML too, one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from argparse import SUPPRESS
+from collections.abc import Callable
+from typing import NoReturn
+
+from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
+
+from neurobridge.errors import UserError
+
+READ_BY = {
+    "pretrain": ("window", "model", "pretrain", "mixture"),
+    "adapt": ("adapt",),
+    "align": ("image", "align"),
+    "adapter": ("image", "generator"),
+    "reconstruct": ("encoding", "generator", "reconstruct"),
+    "evaluate": ("evaluate",),
+    "report": (),
+}  # stage -> the groups of options that its --help shows
+
+
+def call_with(function: Callable, argv: list[str], name: str) -> object:
+    """Call ``function`` with the options in ``argv``. Raises UserError, in one sentence, for those it does not take."""
+    usage = {"usage": f"neurobridge {name} [options]"} if name in READ_BY else {}
+    return auto_cli(function, args=argv, parser_class=Parser, prog=f"neurobridge {name}", allow_abbrev=False, **usage)
+
+
+class Parser(ArgumentParser):
+    """Truth values are flags (--quick, --no_quick); help is of the command itself; errors are one sentence."""
+
+    def add_argument(self, *args, **options):
+        if options.get("type") is bool:
+            del options["type"]
+            options["action"] = ActionYesNo(no_prefix="no_")
+        return super().add_argument(*args, **options)
+
+    def format_help(self) -> str:
+        stage = self.prog.removeprefix("neurobridge ")
+        if stage not in READ_BY:
+            return super().format_help()
+        for action in self._actions:
+            group, _, rest = action.dest.partition(".")
+            if rest and group not in READ_BY[stage]:
+                action.help = SUPPRESS
+        return super().format_help() + "\nOptions of the other stages: neurobridge run --help\n"
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        parser = getattr(ex, "subcommand_parser", None) or self
+        told = re.sub(r'Parser key "([\w.]+)"', r"--\1", " ".join(message.split()))
+        told = re.sub(r"Expected a typing.Literal\[(.*?)\]\. Got value:", r"expected one of \1, got", told)
+        names = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
+        for word in re.findall(r"--[\w.]+|(?<=Key ')[\w.]+(?=')", told):
+            near = difflib.get_close_matches(f"--{word.removeprefix('--')}", names, n=1, cutoff=0.7)
+            if near and near[0] != f"--{word.removeprefix('--')}":
+                told += f"; did you mean {near[0]}?"
+                break
+        raise UserError(f"{told.rstrip('.')} ('{parser.prog} --help' shows the options)") from ex
