@@ -12,6 +12,31 @@ from neurobridge.data.recording import TimeSeries
 GAP = 3.0  # of the usual step between samples: what lies further apart has a gap in between
 
 
+def described(series: TimeSeries) -> str:
+    """A series in words: dimensions, samples, rate, how much is missing, how many gaps."""
+    values, step = columns_of(series), np.diff(series.timestamps)
+    usual = float(np.median(step)) if len(step) else 0.0
+    told = [f"{values.shape[1]} dimension{'s' * (values.shape[1] > 1)}", f"{len(values)} samples"]
+    if usual > 0:
+        told.append(f"{1 / usual:.4g} Hz")
+    if missing := float(np.isnan(values).mean()):
+        told.append(f"{missing:.1%} missing")
+    if gaps := int((step > GAP * usual).sum()) if usual > 0 else 0:
+        told.append(f"{gaps} gap{'s' * (gaps > 1)} of {step[step > GAP * usual].sum():.4g} s")
+    return ", ".join(told)
+
+
+def defect_of(series: TimeSeries) -> str:
+    """What makes a series unusable, as a half sentence; empty if nothing does."""
+    if not len(series.timestamps):
+        return "has no sample"
+    if not np.isfinite(series.timestamps).all() or (np.diff(series.timestamps) < 0).any():
+        return "has times that are not finite, or not in order"
+    if series.values.dtype.kind not in "fiub" or np.isnan(columns_of(series)).all():
+        return "has no known value"
+    return ""
+
+
 def columns_of(series: TimeSeries) -> np.ndarray:
     """Values [T, D] float64 of a series [T] or [T, D, ...]."""
     return series.values.reshape(len(series.timestamps), -1).astype(np.float64)

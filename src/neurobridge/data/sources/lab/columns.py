@@ -182,10 +182,11 @@ def read_frame(
             )
     rows = np.arange(lengths[first][0]) if raw.rows is None else raw.rows
     frame = Frame(file=file, columns=columns, rows=rows, lines=table.format == "csv", sampling_rate=raw.sampling_rate)
-    return _of_session(frame, manifest) if "session_id" in frame else frame
+    return of_session(frame, manifest) if "session_id" in frame else frame
 
 
-def _of_session(frame: Frame, manifest: Manifest) -> Frame:
+def of_session(frame: Frame, manifest: Manifest) -> Frame:
+    """The rows whose ``session_id`` is the manifest's, without that column. Raises UserError where there is none."""
     names = frame.text("session_id")
     mine = names == manifest.session_id
     near = np.array([name.strip().lower() == manifest.session_id.lower() for name in names.tolist()], dtype=bool)

@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from neurobridge.data.doctor import Finding
+from neurobridge.data.sources.lab.behaviour import behaviour_columns
 from neurobridge.data.sources.lab.columns import read_arrays
 from neurobridge.data.sources.lab.events import event_columns
 from neurobridge.data.sources.lab.manifest import (
@@ -89,12 +90,17 @@ def _examine(file: Path) -> Iterator[Finding]:
         needed = stimulus_columns(m)
         optional = tuple(name for name in STIMULUS_OPTIONS if name not in needed)
         yield from _columns(m, m.stimuli, needed, optional, stimulus_unit(m))
+    for table in m.behaviour.values():
+        if table.format != "nwb":
+            yield from _columns(m, table, behaviour_columns(table), (), table.time_unit or m.time_unit)
     try:
         session = build(m)
     except UserError as error:
         yield _refused(file, "contents", "what can be imported", error)
         return
     r = session.recording
+    if told := r.provenance.get("behaviour"):
+        yield Finding(file=file, key="behaviour", found=told, expected="series over time", ok=True)
     if told := r.provenance.get("observed"):
         yield Finding(file=file, key="observed", found=told, expected="when spikes were recorded", ok=True)
     found = f"{len(r.unit_ids)} units, {len(r.spike_times)} events, {len(session.pictures)} pictures"

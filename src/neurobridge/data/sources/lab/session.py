@@ -12,6 +12,7 @@ import numpy as np
 from neurobridge.data.checks import check
 from neurobridge.data.intervals import contains
 from neurobridge.data.recording import UNKNOWN_REGION, Recording, Stimuli
+from neurobridge.data.sources.lab.behaviour import read_behaviour
 from neurobridge.data.sources.lab.columns import first_of_each, read_frame
 from neurobridge.data.sources.lab.events import read_binned, read_events
 from neurobridge.data.sources.lab.extras import kept_columns
@@ -44,6 +45,7 @@ def build(manifest: Manifest) -> Session:
     else:
         times, rows, values, of_file = read_events(manifest, unit_ids)
     seen, observed, told = observe(manifest, times, rows, of_file)
+    behaviour, measured = read_behaviour(manifest)
     stimuli = None
     if shown is not None:
         names = ("start", "end", "repeat", "split", "valid", "condition", "columns")
@@ -68,7 +70,8 @@ def build(manifest: Manifest) -> Session:
         duration=manifest.duration,
         stimuli=stimuli,
         observed=observed,
-        provenance={"observed": told} if told else {},
+        behaviour=behaviour,
+        provenance={key: text for key, text in {"observed": told, "behaviour": measured}.items() if text},
     )
     check(recording, str(manifest.file))
     labels: dict[str, dict[str, str]] = {}
