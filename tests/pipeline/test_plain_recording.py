@@ -1,4 +1,4 @@
-"""A recording without stimuli goes all the way to a report, with behaviour; training goes on, mistakes block nothing."""
+"""A recording without stimuli goes all the way to a report, with behaviour; training goes on, mistakes bind nothing."""
 
 import json
 import re
@@ -117,7 +117,7 @@ def test_after_pretrain_alone_there_is_a_report_with_behaviour(run, capsys):
     assert (run / "probes" / "day1-hand.png").stat().st_size > 5000
     result = json.loads((run / "probes" / "day1-hand.json").read_text())
     r2 = {(row["what"], row["method"]): row["r2"] for row in result["rows"]}
-    assert set(method for _, method in r2) == {"ridge", "k-NN"}
+    assert {method for _, method in r2} == {"ridge", "k-NN"}
     assert r2["smoothed counts", "ridge"][0] > 0.5
     assert all(low <= mean <= high for mean, low, high in r2.values())
     assert "day1, decoded and true" in text_of(run / "report.html")

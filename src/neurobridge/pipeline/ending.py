@@ -56,7 +56,10 @@ def valid_scores(run: RunFolder, sessions: list[Session]) -> list[dict]:
     for session in [s for s in sessions if s.count("valid") and s.units > 1][:SESSIONS]:
         batcher = make_batcher(model, [session], run.settings)
         ours, truth, units = co_smoothing(model, batcher, 0, split="valid", units=UNITS)
-        if session.valued or truth[:, units].any():
+        if not np.isfinite(ours).all():  # of a training that ran away, if to no infinite loss
+            unit = "R2" if session.valued else "bits/spike"
+            rows.append({"session": session.name, "method": OURS, "unit": unit, "interval": [np.nan] * 3})
+        elif session.valued or truth[:, units].any():
             rivals = rival_predictions(session, batcher.bin_ms, truth, units, samples=GLM_SAMPLES)
             scores = co_smoothing_scores({OURS: ours} | rivals, truth[:, units], valued=session.valued)
             rows += [{"session": session.name, **row} for row in scores if row["task"] == CO_SMOOTHING]
