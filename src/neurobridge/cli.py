@@ -93,6 +93,8 @@ def run(argv: list[str]) -> int:
         return 0
     if len(argv) > 1 and not argv[1].startswith("-") and COMMANDS.get(argv[0], "").startswith(f"{STAGES}:"):
         argv = in_run(argv)
+    if "--window" in argv[:-1] and argv[at := argv.index("--window") + 1] == "auto":
+        argv[at - 1 : at + 1] = ["--advise"]
     words: list[str] = []
     for word in argv:
         if word.startswith("-") or not any(c.split()[: len(words) + 1] == [*words, word] for c in COMMANDS):

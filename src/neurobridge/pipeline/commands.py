@@ -81,6 +81,8 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
     processes that do the stages together, all but the first leave after the last one that trains by a Trainer.
     """
     if settings.devices != 1 and process_rank() != 0:
+        if settings.advise:
+            settings, _ = import_module("neurobridge.pipeline.advice").advised(settings)
         help_with(settings.out)
         console.quiet = True
         folder = RunFolder(settings)
@@ -89,6 +91,9 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
                 stage_function(name)(folder)
                 folder.wait(name)
         return folder
+    if settings.advise:
+        settings, advice = import_module("neurobridge.pipeline.advice").advised(settings)
+        console.print(import_module("neurobridge.pipeline.ending").told(settings, advice), markup=False, soft_wrap=True)
     if not all((settings.out / name / DONE).is_file() for name in stages):
         if begun(settings.out):
             refuse_gone(settings, read_inputs(settings.out))

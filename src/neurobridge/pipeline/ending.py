@@ -12,16 +12,19 @@ from neurobridge.data.store import Session
 from neurobridge.errors import atomic_path
 from neurobridge.evaluation.report import format_cell
 from neurobridge.neuro.model import NeuroBridge
+from neurobridge.pipeline.advice import Advice, advice_for
 from neurobridge.pipeline.folder import DONE, RunFolder
 from neurobridge.pipeline.spike_scores import CO_SMOOTHING, OURS, co_smoothing, co_smoothing_scores, rival_predictions
 from neurobridge.pipeline.spikes import make_batcher, mixture_sessions
 from neurobridge.terminal import console
+from neurobridge.training.settings import RunSettings
 from neurobridge.training.trainer import read_metrics
 
 KEPT = "ending.json"
 SESSIONS, UNITS, GLM_SAMPLES = 3, 10, 10_000
 RISING = 0.05  # of all that the loss fell: a last third that fell by more had not come to its end
 MEAN = "mean rate"
+FAR = 1.6  # times as long or as short as advised: worth a word
 
 
 def ending(run: RunFolder) -> None:
@@ -40,6 +43,8 @@ def ending(run: RunFolder) -> None:
     else:
         console.print("no session has two units and spikes in its valid split: there is nothing to score")
     console.print(course(run), markup=False, soft_wrap=True)
+    if better := better_windows(run.settings):
+        console.print(better, markup=False, soft_wrap=True)
     console.print(f"folder: {run.path}; next: {next_command(run, sessions)}", markup=False, soft_wrap=True)
 
 
@@ -66,6 +71,28 @@ def valid_scores(run: RunFolder, sessions: list[Session]) -> list[dict]:
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps({"model": model_digest, "rows": rows}))
     return rows
+
+
+def told(settings: RunSettings, advice: Advice | None) -> str:
+    """What was advised, and what is used of it, in a sentence."""
+    if advice is None:
+        return "these signals have values: no advice on their windows, the options are used as they are"
+    used = settings.window.window_ms, settings.window.bin_ms, settings.model.chunk_ms
+    return (
+        f"for {advice.why}: windows of {used[0]} ms, bins of {used[1]} ms, chunks of {used[2]} ms, "
+        f"{settings.pretrain.windows} windows a batch, {settings.pretrain.steps} steps"
+    )
+
+
+def better_windows(settings: RunSettings) -> str:
+    """A sentence where much longer or shorter windows are advised than were used; empty where not."""
+    advice = None if settings.advise or settings.mixture.data else advice_for(settings)
+    if advice is None or 1 / FAR < settings.window.window_ms / advice.window_ms < FAR:
+        return ""
+    return (
+        f"for {advice.why}, windows of {advice.window_ms} ms, bins of {advice.bin_ms} ms and chunks of "
+        f"{advice.chunk_ms} ms did better (docs/own-recordings.md): try --window auto, in another --out"
+    )
 
 
 def course(run: RunFolder) -> str:
