@@ -34,6 +34,8 @@ __all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "sklearn":
+        return import_module("neurobridge.sklearn")
     if name not in _HOMES:
         raise AttributeError(f"module 'neurobridge' has no attribute '{name}'")
     module, there = _HOMES[name].split(":")

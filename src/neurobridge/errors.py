@@ -23,6 +23,11 @@ class UserError(ValueError):
     """Bad input. The message is one sentence: what was found, where, and what to do next."""
 
 
+def printable(text: str) -> str:
+    """``text`` for a terminal: control characters, which may move its cursor or hide a line, as ``\\x1b``."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 _helps_with: Path | None = None
 
 

@@ -157,7 +157,9 @@ def test_pictures_become_images_and_split_by_content(file: Path, folder: Path, t
 
 def test_without_pictures_frames_still_have_one_split_each(file: Path, tmp_path: Path) -> None:
     stimuli = imported(file, tmp_path / "out", seed=5).stimuli
-    assert set(stimuli.image_id.tolist()) == {""}
+    shown = made.FRAMES >= 0
+    assert stimuli.image_id[shown].tolist() == [f"allen_natural_scenes_{frame:03.0f}" for frame in made.FRAMES[shown]]
+    assert set(stimuli.image_id[~shown].tolist()) == {""}, "a blank is no image"
     splits = {}
     for name, split in zip(stimuli.condition.tolist(), stimuli.split.tolist(), strict=True):
         assert splits.setdefault(name, split) == split

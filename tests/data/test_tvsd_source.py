@@ -83,7 +83,7 @@ def test_normalised_values_round_trip(made, tmp_path):
         assert s.repeat.tolist() == [0] * len(TRAIN) + [r for r in range(REPEATS) for _ in TEST]
         assert s.split.tolist() == ["train"] * len(TRAIN) + ["test"] * (REPEATS * len(TEST))
         assert s.valid.all()
-        assert set(s.image_id.tolist()) == {""}
+        assert s.image_id.tolist() == s.columns["things_path"].tolist(), "an image has a name without its picture"
         np.testing.assert_allclose(r.unit_columns["snr"], arrays[letter]["SNR"].mean(1))
         np.testing.assert_allclose(r.unit_columns["snr_max"], arrays[letter]["SNR_max"][0])
         np.testing.assert_allclose(r.unit_columns["reliab"], arrays[letter]["reliab"].mean(1))

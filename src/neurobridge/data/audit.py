@@ -18,7 +18,7 @@ import numpy as np
 from rich.progress import Progress
 
 from neurobridge.data.guard import open_hdf5
-from neurobridge.data.hdf5 import read_text
+from neurobridge.data.hdf5 import read_text, text
 from neurobridge.data.images import ImageSet, picture_keys
 from neurobridge.data.recording import SPLITS
 from neurobridge.data.sessions import session_files
@@ -104,15 +104,17 @@ def _read(path: Path) -> Shown | None:
             return None
         table = file["stimuli"]
         valid = table["valid"][:].astype(bool) if "valid" in table else np.ones(len(table["start"]), bool)
-        text = {name: _text(table, name)[valid] for name in ("image_id", "split")}
-        text["image_id"] = np.array(picture_keys(text["image_id"], read_text(file, "brainset", "id", "unknown")), str)
-        return Shown(session=path.stem, start=table["start"][:][valid], end=table["end"][:][valid], **text)
+        columns = {name: _text(table, name)[valid] for name in ("image_id", "split")}
+        columns["image_id"] = np.array(
+            picture_keys(columns["image_id"], read_text(file, "brainset", "id", "unknown")), str
+        )
+        return Shown(session=path.stem, start=table["start"][:][valid], end=table["end"][:][valid], **columns)
 
 
 def _text(table: h5py.Group, name: str) -> np.ndarray:
     if name not in table:
         return np.full(len(table["start"]), "train")
-    return table[name].asstr()[:].astype(str)
+    return text(table[name][:])
 
 
 def _duplicates(tables: Sequence[Shown]) -> Iterator[Leak]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+import h5py
 import numpy as np
 
 from neurobridge.data.shapes import check_shapes
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from neurobridge.data.recording import Recording, Stimuli
 
 SignalKind = Literal["sorted", "threshold_crossing", "binned_count", "mua_envelope"]
+BLOCK = 2**20
 SPLITS = ("train", "valid", "test")
 STIMULUS_FIELDS = ("start", "end", "image_id", "repeat", "split", "valid", "condition")
 
@@ -56,6 +58,17 @@ def check_events(times: np.ndarray, units: np.ndarray, unit_count: int, where: s
             f"{where}: spike {first + bad[0]} belongs to unit row {units[bad[0]]} of {unit_count}; "
             "unit indices count from 0 (is the index base off by one?)"
         )
+
+
+def check_values(values: h5py.Dataset, where: str) -> None:
+    """Raise UserError for a stored value of an event that is no finite number; reads a block at a time."""
+    if values.dtype.kind not in "fiu":
+        raise UserError(f"{where}: the values have the type {values.dtype}, expected numbers; import it again")
+    for first in range(0, len(values), BLOCK):
+        bad = np.flatnonzero(~np.isfinite(values[first : first + BLOCK]))
+        if len(bad):
+            at = first + bad[0]
+            raise UserError(f"{where}: event {at} has the value {values[at]}; leave such events out, import it again")
 
 
 def check_range(earliest: float, latest: float, duration: tuple[float, float], where: str) -> None:

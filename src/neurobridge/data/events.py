@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 from torch_brain.data import IrregularTimeSeries
 
-from neurobridge.data.checks import check_events
+from neurobridge.data.checks import check_events, check_values
 from neurobridge.data.hdf5 import atomic_hdf5, has, read_array
 from neurobridge.data.recording import CHECKED, Recording
 from neurobridge.errors import UserError
@@ -226,6 +226,8 @@ def file_events(path: Path, file: h5py.File, unit_count: int) -> FileEvents:
     if has(file, f"spikes/{INDEX}") and has(file, "spikes/domain/start"):
         index = h5py.h5d.open(file.id, f"spikes/{INDEX}".encode())
         columns[INDEX] = _contiguous(index, np.int64)
+    if "value" in names:
+        check_values(h5py.Dataset(datasets["value"]), str(path))
     note = path.parent / ".unpacked" / f"{path.stem}-{stamp[0]}-{stamp[1]}"
     whole = {name: column for name, column in columns.items() if column is not None}
     if len(whole) == len(names) + 1:

@@ -147,7 +147,7 @@ def write_recording(recording: Recording, path: Path | str) -> None:
         parts["stimuli"] = Interval(
             start=stimuli.start.astype(np.float64),
             end=stimuli.end.astype(np.float64),
-            image_id=stimuli.image_id.astype(str),
+            image_id=storable(stimuli.image_id.astype(str)),
             repeat=stimuli.repeat.astype(np.int64),
             split=stimuli.split.astype(str),
             valid=stimuli.valid.astype(bool),

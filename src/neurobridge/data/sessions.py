@@ -22,6 +22,7 @@ from neurobridge.data.hdf5 import read_text
 from neurobridge.errors import UserError, reading
 
 LOCK = ".lock"
+LONGEST = 200  # of a file's name, which may have 255 bytes
 _here = threading.local()
 
 
@@ -62,6 +63,12 @@ def file_of(out: Path, identity: Identity) -> Path:
 
     Raises UserError where sessions of others have every name that it could have.
     """
+    long = max(identity, key=lambda part: len(part.encode()))
+    if len("_".join(identity).encode()) > LONGEST:
+        raise UserError(
+            f"{identity.session[:40]}... cannot name a file: with data set and subject it has "
+            f"{len('_'.join(identity).encode())} bytes, and at most {LONGEST} fit; shorten '{long[:40]}...'"
+        )
     free = None
     for parts in (identity[2:], identity[1:], identity):
         name = "_".join(re.sub(r"[^\w.+-]+", "-", part) for part in parts)

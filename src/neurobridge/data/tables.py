@@ -30,12 +30,15 @@ SEPARATORS = (",", ";", "\t", "|")
 @dataclass(kw_only=True)
 class Raw:
     """``columns`` name -> array; ``names`` all that the file offers; ``rows`` the file's row of each entry (or None:
-    in order); ``sampling_rate`` in Hz where the file itself knows one."""
+    in order); ``sampling_rate`` in Hz where the file itself knows one; ``units`` the columns of a table of units that
+    comes with spikes; ``left_out`` in words what of them is not here."""
 
     columns: dict[str, np.ndarray]
     names: list[str]
     rows: np.ndarray | None = None
     sampling_rate: float | None = None
+    units: dict[str, np.ndarray] | None = None
+    left_out: str = ""
 
 
 def read_csv(file: Path) -> Raw:

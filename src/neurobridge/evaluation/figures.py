@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from neurobridge.evaluation.images import FLOORS, ORACLE, Score, channels_last
@@ -48,6 +48,7 @@ STYLE: dict[str, object] = {
     "legend.fontsize": 8,
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
+    "text.parse_math": False,  # names are drawn as they are: a dollar sign is no formula
     "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
 }
 
@@ -101,6 +102,8 @@ def loss_curves(
         axes.grid(axis="y")
         if log:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())  # the default ones write formulas
+            axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
         if lines:
             axes.legend()
     return figure

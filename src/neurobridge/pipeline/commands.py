@@ -10,12 +10,13 @@ from importlib import import_module
 from pathlib import Path
 
 from neurobridge.errors import help_with, helping
-from neurobridge.pipeline.folder import DONE, RunFolder, begun
-from neurobridge.pipeline.inputs import check_names, compare_inputs, keep_inputs, read_inputs, refuse_gone
+from neurobridge.pipeline.folder import DONE, STAGES, RunFolder
+from neurobridge.pipeline.inputs import keep_inputs
+from neurobridge.pipeline.preflight import check_run
 from neurobridge.terminal import console
 from neurobridge.training.settings import RunSettings
 
-STAGES = {
+MODULES = {
     "pretrain": "pretraining",
     "adapt": "adaptation",
     "align": "alignment",
@@ -77,8 +78,9 @@ def report(**options) -> None:
 def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
     """The stages that are not done yet, in order; a stage of which a file was altered or is gone is done again.
 
-    Names are checked before anything is made, and before every stage that the data are what they were. Of several
-    processes that do the stages together, all but the first leave after the last one that trains by a Trainer.
+    Options, names and data are checked before anything is made, and before every stage that the data are what they
+    were. Of several processes that do the stages together, all but the first leave after the last one that trains by a
+    Trainer.
     """
     if settings.devices != 1 and process_rank() != 0:
         if settings.advise:
@@ -95,12 +97,7 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
         settings, advice = import_module("neurobridge.pipeline.advice").advised(settings)
         console.print(import_module("neurobridge.pipeline.ending").told(settings, advice), markup=False, soft_wrap=True)
     if not all((settings.out / name / DONE).is_file() for name in stages):
-        if begun(settings.out):
-            refuse_gone(settings, read_inputs(settings.out))
-        check_names(settings)
-        if not begun(settings.out):
-            compare_inputs(settings, {})
-            import_module("neurobridge.pipeline.spikes").check_options(settings)
+        check_run(settings, stages)
     folder = RunFolder(settings)
     if folder.reopened:
         steps, again = settings.pretrain.steps, ", ".join(folder.reopened)
@@ -127,7 +124,7 @@ def process_rank() -> int:
 
 def stage_function(name: str) -> Callable[[RunFolder], None]:
     """The function of a stage; its module is imported when it is first asked for."""
-    return getattr(import_module(f"neurobridge.pipeline.{STAGES[name]}"), name)
+    return getattr(import_module(f"neurobridge.pipeline.{MODULES[name]}"), name)
 
 
 def demo(out: Path = Path("runs/demo"), *, quick: bool = False, seed: int = 0) -> None:

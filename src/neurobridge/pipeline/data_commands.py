@@ -21,7 +21,7 @@ from neurobridge.data.recording import (
     read_recording,
 )
 from neurobridge.data.sessions import session_files
-from neurobridge.errors import UserError
+from neurobridge.errors import UserError, printable
 from neurobridge.terminal import console
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def audit(path: Path, *, window_ms: int | None = None, offset_ms: int = 0) -> No
         style = "red" if leak.certain else None
         cases = f"{leak.count} of {leak.of}"
         cells = (leak.kind, " / ".join(leak.splits), leak.where, cases, leak.examples[0])
-        table.add_row(*map(escape, cells), style=style)
+        table.add_row(*map(_cell, cells), style=style)
     console.print(table)
     certain = [leak for leak in leaks if leak.certain]
     if certain:
@@ -103,13 +103,13 @@ def list_sessions(path: Path) -> None:
     broken = []
     for name, file in session_files(path).items():
         try:
-            table.add_row(*(escape(str(cell)) for cell in (name, *_row(file))))
+            table.add_row(*map(_cell, (name, *_row(file))))
         except UserError as error:
-            table.add_row(escape(name), "broken", style="red")
+            table.add_row(_cell(name), "broken", style="red")
             broken.append(error)
     console.print(table)
     for error in broken:
-        console.print(str(error), markup=False, soft_wrap=True)
+        _say(str(error))
 
 
 def show(path: Path, *, session: str | None = None, out: Path = Path("figures")) -> None:
@@ -131,12 +131,12 @@ def show(path: Path, *, session: str | None = None, out: Path = Path("figures"))
         except UserError as error:
             if session is not None or len(files) == 1:
                 raise
-            console.print(f"passed over: {error}", markup=False, soft_wrap=True)
+            _say(f"passed over: {error}")
             continue
         _print_session(recording, name)
         picture = out / f"{name}.png"
         draw_session(recording, picture)
-        console.print(f"picture: {picture}", markup=False, soft_wrap=True)
+        _say(f"picture: {picture}")
 
 
 def print_findings(findings: Sequence[Finding], root: Path) -> None:
@@ -146,7 +146,7 @@ def print_findings(findings: Sequence[Finding], root: Path) -> None:
     for f in findings:
         name = f.file.relative_to(root) if root.is_dir() and f.file.is_relative_to(root) else Path(f.file.name)
         cells = ("" if f.file == above else name.as_posix(), f.key, f.found, f.expected, f.mend or "ok")
-        table.add_row(*map(escape, cells), style=None if f.ok else "red")
+        table.add_row(*map(_cell, cells), style=None if f.ok else "red")
         above = f.file
     console.print(table)
 
@@ -179,7 +179,9 @@ def _row(file: Path) -> tuple:
 
 def _print_session(r: Recording, name: str) -> None:
     valued = r.spike_values is not None
-    table = Table("region", "units", "events", "mean value" if valued else "mean rate (Hz)", title=f"session {name}")
+    table = Table(
+        "region", "units", "events", "mean value" if valued else "mean rate (Hz)", title=_cell(f"session {name}")
+    )
     start, end = r.duration
     observed = merged(r.observed_time)
     length = max(length_of(observed), 1e-3)
@@ -188,7 +190,7 @@ def _print_session(r: Recording, name: str) -> None:
         units = np.flatnonzero(r.regions == region)
         mine = np.isin(r.spike_units, units) & inside
         mean = r.spike_values[mine].mean() if r.spike_values is not None else mine.sum() / length / len(units)
-        table.add_row(escape(region), str(len(units)), str(int(mine.sum())), f"{mean:.3g}")
+        table.add_row(_cell(region), str(len(units)), str(int(mine.sum())), f"{mean:.3g}")
     console.print(table)
     told = {"subject": r.subject, "signal": r.signal_kind, "duration": f"{end - start:.1f} s", **r.provenance}
     if r.observed is not None:
@@ -199,4 +201,13 @@ def _print_session(r: Recording, name: str) -> None:
     told.pop("behaviour", None)  # each series has a line of its own
     told |= {f"behaviour {key}": defect_of(series) or described(series) for key, series in r.behaviour.items()}
     for name, value in told.items():
-        console.print(f"  {name}: {value}", markup=False, soft_wrap=True)
+        _say(f"  {name}: {value}")
+
+
+def _cell(content: object) -> str:
+    """What a table shows of names and numbers that may hold anything."""
+    return escape(printable(str(content)))
+
+
+def _say(line: str) -> None:
+    console.print(printable(line), markup=False, soft_wrap=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
+from contextlib import suppress
 
 import numpy as np
 from rich.table import Table
@@ -14,6 +14,7 @@ from neurobridge.evaluation.report import format_cell
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.advice import Advice, advice_for
 from neurobridge.pipeline.folder import DONE, RunFolder
+from neurobridge.pipeline.kept import sealed_json, unsealed_json
 from neurobridge.pipeline.spike_scores import CO_SMOOTHING, OURS, co_smoothing, co_smoothing_scores, rival_predictions
 from neurobridge.pipeline.spikes import make_batcher, mixture_sessions
 from neurobridge.terminal import console
@@ -52,8 +53,8 @@ def valid_scores(run: RunFolder, sessions: list[Session]) -> list[dict]:
     """Rows of leave-one-out co-smoothing on the valid split of the first sessions, kept as long as the model stays."""
     model_digest = run.facts("pretrain")["files"]["pretrain/model.safetensors"]
     path = run / KEPT
-    if path.is_file():
-        kept = json.loads(path.read_text())
+    with suppress(FileNotFoundError, ValueError):
+        kept = unsealed_json(path.read_text())
         if kept["model"] == model_digest:
             return kept["rows"]
     model = NeuroBridge.load(run / "pretrain").eval()
@@ -69,7 +70,7 @@ def valid_scores(run: RunFolder, sessions: list[Session]) -> list[dict]:
             scores = co_smoothing_scores({OURS: ours} | rivals, truth[:, units], valued=session.valued)
             rows += [{"session": session.name, **row} for row in scores if row["task"] == CO_SMOOTHING]
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({"model": model_digest, "rows": rows}))
+        temporary.write_text(sealed_json({"model": model_digest, "rows": rows}))
     return rows
 
 

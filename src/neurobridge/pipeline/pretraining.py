@@ -49,10 +49,10 @@ def pretrain(run: RunFolder) -> None:
 
 
 def audit_splits(run: RunFolder) -> int:
-    """Look for leaks between the splits of every data folder -> run/audit.json; the number of certain ones."""
+    """Look for leaks between the splits of every data folder -> run/pretrain/audit.json; the number of certain ones."""
     settings = run.settings
     window = {"window_ms": settings.window.window_ms, "offset_ms": settings.window.offset_ms}
     records = {str(folder): audit_record(folder, **window) for folder in (settings.data, *settings.mixture.data)}
-    with atomic_path(run / "audit.json") as path:
+    with atomic_path(run / "pretrain" / "audit.json") as path:
         path.write_text(json.dumps(records, indent=1))
     return sum(record["certain"] for record in records.values())

@@ -124,7 +124,7 @@ def what_ran(run: RunFolder) -> list[Block]:
         rows.append(["pictures of", f"{drawn['session']}, {drawn['images']} held-out images"])
         rows.append(["presentations averaged", f"{drawn['repeats']:.3g}"])
     if pre:
-        leaks = f"{pre['leaks']} (audit.json lists near-duplicates and shared concepts too)"
+        leaks = f"{pre['leaks']} (pretrain/audit.json has near-duplicates and shared concepts)"
         rows.append(["certain leaks between splits", leaks])
     rows.append(["seed", str(run.settings.seed)])
     return [

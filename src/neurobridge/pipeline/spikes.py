@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from neurobridge.bridge.image_maps import ImageMaps
-from neurobridge.data.datamodule import Batcher, StepBatches, open_sessions
+from neurobridge.data.datamodule import Batcher, Share, StepBatches, open_sessions, refuse_twins
 from neurobridge.data.mixture import MixtureBatches
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError
@@ -26,7 +26,6 @@ from neurobridge.pipeline.image_data import (
     show_images,
     stack_features,
 )
-from neurobridge.pipeline.option_checks import check_numbers
 from neurobridge.training.joint_task import JointTask, Seen
 from neurobridge.training.settings import AdaptSettings, MixtureSettings, PretrainSettings, RunSettings
 from neurobridge.training.tasks import MaskedTask
@@ -78,19 +77,13 @@ def mixture_sessions(settings: RunSettings) -> list[Session]:
     for folder in mixture.data:
         window = mixture.windows.get(folder.name, settings.window)
         sessions += open_windows(replace(settings, data=folder, window=window), ())
+    refuse_twins(sessions)
     known: set[str] = set()
     for session in sessions:
         if session.name in known:
             session.name = f"{session.dataset}/{session.name}"
         known.add(session.name)
     return sessions
-
-
-def check_options(settings: RunSettings) -> None:
-    """Raise UserError, before anything is made, for options with which no session can be cut or no model be drawn."""
-    check_numbers(settings)
-    area_windows([*mixture_sessions(settings), *held_out_sessions(settings)], settings)
-    make_model(settings)
 
 
 def bin_of(session: Session, settings: RunSettings) -> int:
@@ -244,9 +237,9 @@ def schedule(
     mixed = len(kinds) > 1 or (mixture != MixtureSettings() and not adapting)
     groups = groups or settings.pretrain.groups
 
-    def loader(first: int, last: int, rank: int) -> StepBatches | MixtureBatches:
+    def loader(first: int, last: int, share: Share) -> StepBatches | MixtureBatches:
         options = {"split": "train", "windows": stage.windows, "groups": groups, "seed": settings.seed}
-        options |= {"first": first, "last": last, "rank": rank}
+        options |= {"first": first, "last": last, "share": share}
         options["continuous"] = not adapting and settings.pretrain.continuous
         if not mixed:
             return StepBatches(batcher, **options)

@@ -53,7 +53,7 @@ def import_allen(
         path: A session's NWB file, or a folder that holds such files at any depth (LFP files of probes are passed by).
         out: Data folder to write.
         images: Folder of pictures named by frame number (0.png ... 117.png), or a .npy or .tiff stack. Without it the
-            frames are known by number only: image ids are empty, the condition says which frame was shown.
+            frames are known by number only, and an image is called allen_natural_scenes_017.
         tables: Stimulus tables to keep, without "_presentations"; empty for all of them.
         unusable: Keep units that the release calls noise or whose peak channel it calls invalid.
         quality: Thresholds of unit quality.
@@ -212,8 +212,8 @@ def _stimuli(found: Found, path: Path, frames: dict[int, str] | None, seed: int)
     missing = [number for number in shown if frames is not None and number not in frames]
     if missing:
         raise UserError(f"{path} shows natural scene {missing[0]}, and --images holds no picture of it: add one")
-    ids = {number: "" if frames is None else frames[number] for number in shown}
-    splits = {number: split_of(ids[number] or f"allen_{SCENES}_{number:03d}", seed=seed) for number in shown}
+    ids = {number: f"allen_{SCENES}_{number:03d}" if frames is None else frames[number] for number in shown}
+    splits = {number: split_of(ids[number], seed=seed) for number in shown}
     other = "none" if frames is not None and shown else "train"
     return Stimuli(
         start=start,

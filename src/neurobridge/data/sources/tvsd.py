@@ -74,7 +74,7 @@ def import_tvsd(
         split: standard is the data set's own; concept takes all images of the test concepts out of training.
         valid_share: Share of the train images (of the concepts with split concept) that becomes valid.
         statistics: Trials whose mean and deviation normalise a day (trials only); the release itself used test.
-        image_root: Folder of the THINGS pictures, concept/file.jpg; without it image ids are empty.
+        image_root: Folder of the THINGS pictures, concept/file.jpg; without it an image is called by its THINGS path.
         side: Side in pixels to which pictures are cut (centre) and resized.
         seed: Seed of the valid share.
         quality: Thresholds for channels; only min_snr says something about an envelope.
@@ -146,7 +146,7 @@ def _recording(
     row = image + len(paths[0]) * test
     shown, known, concepts = (
         np.array(column)[row]
-        for column in ([str(p) for p in every], [ids.get(p, "") for p in every], [concept_of(p) for p in every])
+        for column in ([str(p) for p in every], [ids.get(p, str(p)) for p in every], [concept_of(p) for p in every])
     )
     columns |= {"things_path": shown, "concept": concepts}
 
@@ -178,7 +178,7 @@ def _recording(
             start=start,
             end=start + SHOWN,
             image_id=known,
-            repeat=_repeats(np.where(known == "", shown, known)),
+            repeat=_repeats(known),
             split=split,
             valid=valid,
             columns=columns,

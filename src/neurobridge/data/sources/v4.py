@@ -196,10 +196,10 @@ def _recording(file: Path, ids: np.ndarray | None, archive: Path, seed: int) -> 
     }
     if ids is None:
         provenance["images"] = (
-            "not released: image ids are empty, the split is train; some presentations may show an image that is a "
-            "test image of another session, whose picture is not leaked thereby"
+            "not released: an image is called by its number in the session, the split is train; some presentations "
+            "may show an image that is a test image of another session, whose picture is not leaked thereby"
         )
-        ids = np.full(presentations, "", dtype="U16")
+        ids = np.array([f"{session}_{number:04d}" for number in range(presentations)])
         split = np.full(presentations, "train")
     else:
         split = np.array([split_of(key, seed=seed, test=TEST_FRACTION, valid=VALID_FRACTION) for key in ids.tolist()])

@@ -18,7 +18,8 @@ from neurobridge.data.quality import QualitySettings, select_units
 from neurobridge.data.sessions import Identity, locked
 from neurobridge.data.sources.lab.containers import SORTING_ARCHIVE, SORTING_FILES
 from neurobridge.data.sources.lab.examination import examine, recognises
-from neurobridge.data.sources.lab.manifest import Manifest, manifests_of, read_manifest, resolve
+from neurobridge.data.sources.lab.manifest import Manifest, Table, manifests_of, read_manifest, resolve
+from neurobridge.data.sources.lab.phy import phy_files
 from neurobridge.data.sources.lab.session import Session, build
 from neurobridge.data.sources.lab.splits import Splits
 from neurobridge.data.sources.lab.tsgroup import recording_from_tsgroup
@@ -80,7 +81,7 @@ def _write(m: Manifest, session: Session, out: Path, quality: QualitySettings, m
 
 def _provenance(m: Manifest, mark: str) -> dict[str, str]:
     tables = {"spikes": m.spikes, "units": m.units, "stimuli": m.stimuli, **m.behaviour}
-    files = {name: _content(resolve(m, table.path))[0] for name, table in tables.items() if table is not None}
+    files = {name: _content(m, table)[0] for name, table in tables.items() if table is not None}
     used = sorted({LIBRARIES.get(table.format, "numpy") for table in tables.values() if table is not None})
     rule = {None: "no stimuli", "column": "the stimulus table's own"}
     return {
@@ -95,10 +96,13 @@ def _provenance(m: Manifest, mark: str) -> dict[str, str]:
     }
 
 
-def _content(path: Path) -> list[Path]:
-    """The files that hold a table's bytes: itself, or those of a saved sorting."""
+def _content(m: Manifest, table: Table) -> list[Path]:
+    """The files that hold a table's bytes: itself, or those of a folder that phy or SpikeInterface saved."""
+    path = resolve(m, table.path)
     if not path.exists():
         raise UserError(f"no file at {path}, which a manifest names: mend the path")
+    if table.format == "phy":
+        return phy_files(path)
     if path.is_file():
         return [path]
     found = [file for file in (path / name for name in (*SORTING_FILES, SORTING_ARCHIVE)) if file.is_file()]
@@ -112,7 +116,7 @@ def _content(path: Path) -> list[Path]:
 def _files(m: Manifest) -> list[Path]:
     """Every file that a session is made from, its pictures included."""
     tables = [table for table in (m.spikes, m.units, m.stimuli, *m.behaviour.values()) if table is not None]
-    files = [m.file, *itertools.chain.from_iterable(_content(resolve(m, table.path)) for table in tables)]
+    files = [m.file, *itertools.chain.from_iterable(_content(m, table) for table in tables)]
     if m.image_root is not None and resolve(m, m.image_root).is_dir():
         files += sorted(file for file in resolve(m, m.image_root).rglob("*") if file.is_file())
     return files

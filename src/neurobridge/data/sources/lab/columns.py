@@ -11,13 +11,22 @@ import numpy as np
 
 from neurobridge.data import cells, tables
 from neurobridge.data.importing import refuse_pointer
-from neurobridge.data.sources.lab import containers
+from neurobridge.data.sources.lab import containers, phy
 from neurobridge.data.sources.lab.manifest import Manifest, SpikeTable, Table, TimeUnit, resolve
+from neurobridge.data.sources.lab.trains import read_trains
 from neurobridge.data.tables import Raw
 from neurobridge.errors import UserError
 
 MOST_WHOLE = 2**53
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
+NWB_NAMES = {
+    "time": "spike_times",
+    "unit_id": "id",
+    "electrode_id": "electrodes.id",
+    "area": "electrodes.location",
+    "onset": "start_time",
+    "offset": "stop_time",
+}  # what NWB calls our columns, where a manifest names none and the table has none of our name
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -30,6 +39,8 @@ class Frame:
     rows: np.ndarray
     lines: bool
     sampling_rate: float | None = None
+    units: dict[str, np.ndarray] | None = None  # a table of units that came with the spikes
+    left_out: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -127,6 +138,7 @@ def read_arrays(
         raise UserError(f"{manifest.file} names {file}, which is not there: mend the path")
     refuse_pointer(file)
     theirs = {name: table.columns.get(name, name) for name in (*needed, *optional, *table.columns)}
+    usual = {name: NWB_NAMES[name] for name in theirs if name in NWB_NAMES and name not in table.columns}
     if table.format == "csv":
         raw = tables.read_csv(file)
     elif table.format == "parquet":
@@ -136,9 +148,15 @@ def read_arrays(
     elif table.format == "mat":
         raw = containers.read_mat(file, list(theirs.values()))
     elif table.format == "nwb":
-        raw = containers.read_nwb(file, list(theirs.values()), table.table, flat=isinstance(table, SpikeTable))
+        flat = isinstance(table, SpikeTable)
+        inside = table.table or ("units" if flat or table is manifest.units else "")
+        asked = list(usual.values())
+        raw = containers.read_nwb(file, [*theirs.values(), *asked], inside, flat=flat, usual=asked)
+        theirs |= {name: other for name, other in usual.items() if name not in raw.columns and other in raw.columns}
     elif table.format == "tsgroup":
         raw = containers.read_tsgroup(file)
+    elif table.format == "phy":
+        raw = phy.read_phy(file, table.groups if isinstance(table, SpikeTable) else ())
     else:
         raw = containers.read_sorting(file)
     for name in (*needed, *table.columns):
@@ -181,7 +199,15 @@ def read_frame(
                 "lists of one length"
             )
     rows = np.arange(lengths[first][0]) if raw.rows is None else raw.rows
-    frame = Frame(file=file, columns=columns, rows=rows, lines=table.format == "csv", sampling_rate=raw.sampling_rate)
+    frame = Frame(
+        file=file,
+        columns=columns,
+        rows=rows,
+        lines=table.format == "csv",
+        sampling_rate=raw.sampling_rate,
+        units=raw.units,
+        left_out=raw.left_out,
+    )
     return of_session(frame, manifest) if "session_id" in frame else frame
 
 
@@ -207,7 +233,22 @@ def of_session(frame: Frame, manifest: Manifest) -> Frame:
         rows=frame.rows[mine],
         lines=frame.lines,
         sampling_rate=frame.sampling_rate,
+        units=frame.units,
+        left_out=frame.left_out,
     )
+
+
+def read_train_frame(manifest: Manifest) -> Frame:
+    """``time`` and ``unit_id`` of every event of the layout trains."""
+    table = manifest.spikes
+    file = resolve(manifest, table.path)
+    if not file.exists():
+        raise UserError(f"{manifest.file} names {file}, which is not there: mend the path")
+    refuse_pointer(file)
+    names = [table.columns.get(name, name) for name in ("spike_times", "unit_id")]
+    raw = read_trains(file, table.format, *names)
+    rows = np.arange(len(raw.columns["time"]))
+    return Frame(file=file, columns=raw.columns, rows=rows, lines=False, units=raw.units)
 
 
 def seconds(raw: np.ndarray, unit: TimeUnit, manifest: Manifest) -> np.ndarray:

@@ -68,9 +68,10 @@ def _cell(file: Path, name: str, at: tuple[int, ...], cell: Any) -> str | float 
     )
 
 
-def read_nwb(file: Path, wanted: Sequence[str], table: str, *, flat: bool) -> Raw:
+def read_nwb(file: Path, wanted: Sequence[str], table: str, *, flat: bool, usual: Sequence[str] = ()) -> Raw:
     """Columns of the table ``table``. ``electrodes.NAME`` is a column of the electrode table, at the first electrode of
-    each row. A ragged column is laid out ``flat``, one entry an event (spike times), or else has one entry a row."""
+    each row. A ragged column is laid out ``flat``, one entry an event (spike times), or else has one entry a row.
+    Those of ``usual`` may be absent, or not what they should be."""
     with open_nwb(file) as nwb:
         names = nwb.members(table)
         if not names:
@@ -82,7 +83,11 @@ def read_nwb(file: Path, wanted: Sequence[str], table: str, *, flat: bool) -> Ra
         for name in wanted:
             key = f"{table}/{name}"
             if name.startswith("electrodes.") and "electrodes" in names:
-                columns[name] = nwb.of_first_electrode(table, name.partition(".")[2])
+                try:
+                    columns[name] = nwb.of_first_electrode(table, name.partition(".")[2])
+                except Unreadable:
+                    if name not in usual:
+                        raise
             elif f"{name}_index" in names:
                 ragged = nwb.ragged_cells(key, rows=count)
                 many = np.flatnonzero(ragged.counts != 1)
@@ -112,9 +117,10 @@ def read_tsgroup(file: Path) -> Raw:
     if kind != "TsGroup" or not {"t", "index"} <= set(raw.columns):
         raise UserError(f"{file} is not a saved TsGroup (type '{kind}'): write it with TsGroup.save, or mend 'format'")
     ours = {"time": raw.columns["t"], "unit_id": raw.columns["index"]}
+    keys = read_npz(file, ("keys",)).columns.get("keys", np.unique(raw.columns["index"]))
     if "d" in raw.columns:
         ours["value"] = raw.columns["d"]
-    return Raw(columns=ours, names=list(ours))
+    return Raw(columns=ours, names=list(ours), units={"unit_id": keys.ravel()})
 
 
 def read_sorting(path: Path) -> Raw:

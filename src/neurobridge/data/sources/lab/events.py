@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from neurobridge.data.sources.lab.columns import Frame, read_arrays, read_frame, seconds
-from neurobridge.data.sources.lab.manifest import MIX_UP, TIGHT, VALUED, Manifest
+from neurobridge.data.sources.lab.columns import Frame, read_arrays, read_frame, read_train_frame, seconds
+from neurobridge.data.sources.lab.manifest import MIX_UP, TIGHT, VALUED, Manifest, per_second
 from neurobridge.data.sources.lab.presentations import Presentations
 from neurobridge.errors import UserError
 
@@ -23,18 +23,23 @@ BRIEF_S, MANY = 1e-3, 200.0  # of counting windows: a shorter one counts nothing
 
 def event_columns(manifest: Manifest) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The columns that the declared layout needs, and those it may have."""
-    if manifest.spikes.layout == "binned":
+    if manifest.spikes.layout in ("binned", "continuous"):
         return ("values", "bin_edges"), ()
+    if manifest.spikes.layout == "trains":
+        return ("spike_times",), ("unit_id",)
     names = ("time", "unit_id") if manifest.spikes.layout == "labels" else ("spike_times", "spike_units")
     return ((*names, "value"), ()) if manifest.signal_kind in VALUED else (names, ("value",))
 
 
-def read_events(
-    manifest: Manifest, unit_ids: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-    """Times [S] in s, unit rows [S], values [S] (None for spikes) and rows [S] of the file that they stand in."""
+def event_frame(manifest: Manifest) -> Frame:
+    """The rows of the session in the table of spikes. Raises UserError for what it lacks or should not have."""
     valued = manifest.signal_kind in VALUED
-    labels = manifest.spikes.layout == "labels"
+    if manifest.spikes.layout == "trains":
+        if valued:
+            raise UserError(
+                f"{manifest.file}: the layout trains holds times only, but {manifest.signal_kind} needs values"
+            )
+        return read_train_frame(manifest)
     needed, optional = event_columns(manifest)
     frame = read_frame(manifest, manifest.spikes, needed, optional)
     if "value" in frame and not valued:
@@ -49,12 +54,26 @@ def read_events(
         )
     if not len(frame):
         raise UserError(f"{frame.file} holds no spikes of session {manifest.session_id}: export it again")
+    return frame
+
+
+def read_events(
+    manifest: Manifest, frame: Frame, unit_ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Times [S] in s, unit rows [S] and values [S] (None for spikes) of the rows of ``frame``."""
+    labels = manifest.spikes.layout != "indices"
+    needed = ("spike_times",) if not labels else ("time",)
     whole = manifest.time_unit == "samples"
     raw = frame.integers(needed[0]).astype(np.float64) if whole else frame.numbers(needed[0])
     times = seconds(raw, manifest.time_unit, manifest)
     rows = _labelled(frame, unit_ids, manifest) if labels else _indexed(frame, len(unit_ids), manifest)
     _check_times(frame, needed[0], raw, times, rows, unit_ids, manifest)
-    return times, rows, frame.numbers("value") if valued else None, frame.rows
+    return times, rows, frame.numbers("value") if manifest.signal_kind in VALUED else None
+
+
+def units_of(manifest: Manifest) -> Path:
+    """The file that lists the units."""
+    return (manifest.units or manifest.spikes).path
 
 
 def _labelled(frame: Frame, unit_ids: np.ndarray, manifest: Manifest) -> np.ndarray:
@@ -64,7 +83,7 @@ def _labelled(frame: Frame, unit_ids: np.ndarray, manifest: Manifest) -> np.ndar
     frame.refuse(
         rows < 0,
         lambda row: (
-            f"unit_id '{labels[inverse[row]]}' is not in {manifest.units.path}; add the unit there, or mend the row"
+            f"unit_id '{labels[inverse[row]]}' is not in {units_of(manifest)}; add the unit there, or mend the row"
         ),
     )
     return rows
@@ -77,7 +96,7 @@ def _indexed(frame: Frame, units: int, manifest: Manifest) -> np.ndarray:
         (rows < 0) | (rows >= units),
         lambda row: (
             f"spike_units is {index[row]}, but with index_base {base} the {units} units of "
-            f"{manifest.units.path} are {base} to {units - 1 + base}; mend the row, or declare index_base: {1 - base}"
+            f"{units_of(manifest)} are {base} to {units - 1 + base}; mend the row, or declare index_base: {1 - base}"
         ),
     )
     return rows
@@ -166,7 +185,7 @@ def read_binned(manifest: Manifest, shown: Presentations, units: int) -> tuple[n
             "are finite and not negative, envelopes finite: mend it, or leave the trial or unit out"
         )
     edges = edges.astype(np.float64)
-    rate = manifest.sampling_rate if manifest.time_unit == "samples" else {"s": 1.0, "ms": 1000.0}[manifest.time_unit]
+    rate = per_second(manifest)
     centre = (edges[1:] + edges[:-1]) / 2 / rate
     span, longest = float(edges[-1] - edges[0]) / rate, float((shown.end - shown.start).max())
     if span < BRIEF_S or span > MANY * longest:

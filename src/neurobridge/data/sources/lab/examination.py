@@ -22,7 +22,7 @@ from neurobridge.data.sources.lab.manifest import (
     stimulus_unit,
 )
 from neurobridge.data.sources.lab.presentations import STIMULUS_OPTIONS, stimulus_columns
-from neurobridge.data.sources.lab.session import UNIT_COLUMNS, build
+from neurobridge.data.sources.lab.session import UNIT_COLUMNS, UNIT_OPTIONS, build
 from neurobridge.errors import UserError
 
 OWN_KEYS = ("signal_kind", "spikes")
@@ -85,7 +85,8 @@ def _examine(file: Path) -> Iterator[Finding]:
     yield Finding(file=file, key="manifest", found=kind, expected="keys as in docs/data-format.md", ok=True)
     needed, optional = event_columns(m)
     yield from _columns(m, m.spikes, needed, optional, m.time_unit)
-    yield from _columns(m, m.units, UNIT_COLUMNS, (), "")
+    if m.units is not None:
+        yield from _columns(m, m.units, UNIT_COLUMNS, UNIT_OPTIONS, "")
     if m.stimuli is not None:
         needed = stimulus_columns(m)
         optional = tuple(name for name in STIMULUS_OPTIONS if name not in needed)

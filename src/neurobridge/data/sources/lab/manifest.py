@@ -16,13 +16,21 @@ from neurobridge.data.sources.lab.filling import fill, kind, missing_keys
 from neurobridge.errors import UserError, reading
 
 TimeUnit = Literal["s", "ms", "samples"]
-TableFormat = Literal["csv", "parquet", "npz", "mat", "nwb", "tsgroup", "spikeinterface"]
-Layout = Literal["labels", "indices", "binned"]
+TableFormat = Literal["csv", "parquet", "npz", "mat", "nwb", "tsgroup", "spikeinterface", "phy"]
+Layout = Literal["labels", "indices", "trains", "binned", "continuous"]
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 MOST_BYTES = 1_000_000
 TABLES = ("spikes", "units", "stimuli", "domain", "observed_domain", "train_domain", "valid_domain", "test_domain",
           "session", "subject", "brainset")  # fmt: skip
 VALUED = ("binned_count", "mua_envelope")
+LAYOUTS = {
+    "csv": ("labels", "indices"),
+    "parquet": ("labels", "indices", "trains"),
+    "nwb": ("labels",),
+    "tsgroup": ("labels",),
+    "spikeinterface": ("labels",),
+    "phy": ("labels",),
+}  # of the formats that cannot have every layout
 TIGHT = 1 / 500  # share of the duration in which only a mix-up of units puts everything
 MIX_UP = "is the time_unit right (s taken for ms, or ms for s)?"
 
@@ -46,11 +54,16 @@ class SpikeTable(Table):
     """The events.
 
     layout: ``labels`` (``time`` and ``unit_id`` of each event), ``indices`` (``spike_times`` and ``spike_units``, rows
-    of the unit table) or ``binned`` (``values`` [trial, time, unit] and ``bin_edges`` after the onset). Events of
-    ``binned_count`` and ``mua_envelope`` signals need a ``value`` too.
+    of the unit table), ``trains`` (``spike_times``, one list a unit), ``binned`` (``values`` [trial, time, unit] and
+    ``bin_edges`` after the onset) or ``continuous`` (``values`` [time, unit] in bins one after the other). Events of
+    ``binned_count`` and ``mua_envelope`` signals need a ``value`` too, but for layouts of values.
+    bin_width: Of the layout continuous, in the time unit; the first bin begins with the duration.
+    groups: Of the format phy: which clusters are units (good, mua, unsorted); all but noise if there are none.
     """
 
     layout: Layout = "labels"
+    bin_width: float | None = None
+    groups: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +99,8 @@ class Manifest:
     index_base: What the first unit, and the first sample, is called: 0 or 1.
     duration: First and last moment of the recording, in s whatever the time unit: the check against a mix-up.
     areas: Every region name that the unit table may use; ``unknown`` is always allowed.
-    spikes, units, stimuli: The tables; without stimuli the session serves pretraining only.
+    spikes, units, stimuli: The tables. Without units the spikes tell which there are, and areas name their one
+    region; without stimuli the session serves pretraining only.
     behaviour: Series by name, such as hand_velocity.
     observed: Intervals [start, stop] in s in which spikes were recorded; outside, a count is unknown and not zero.
     species: NCBI name, such as MACACA_MULATTA.
@@ -107,7 +121,7 @@ class Manifest:
     duration: tuple[float, float]
     areas: list[str]
     spikes: SpikeTable
-    units: Table
+    units: Table | None = None
     stimuli: StimulusTable | None = None
     behaviour: dict[str, BehaviourTable] = field(default_factory=dict)
     observed: list[tuple[float, float]] = field(default_factory=list)
@@ -161,7 +175,9 @@ def _refuse_missing(given: dict, where: Path) -> None:
     if absent:
         told.append(f"stimuli are given but {' and '.join(absent)}; declare it ('image_root: null': no pictures)")
     units = (given.get("time_unit"), stimuli.get("time_unit") if isinstance(stimuli, dict) else None)
-    if "samples" in units and "sampling_rate" not in given:
+    spikes = given.get("spikes")
+    knows = isinstance(spikes, dict) and spikes.get("format") == "phy"
+    if "samples" in units and "sampling_rate" not in given and not knows:
         told.append("times are in samples but sampling_rate is None; give it in Hz")
     if told:
         raise UserError(f"{where}: {'; '.join(told)} (see docs/data-format.md)")
@@ -193,7 +209,8 @@ def _check(m: Manifest) -> None:
     if not 0 <= start < end < float("inf"):
         raise UserError(f"{where}: duration is [{start:g}, {end:g}]; give first and last second, from 0 on, ascending")
     units = {m.time_unit, m.stimuli.time_unit if m.stimuli else None}
-    if "samples" in units and not (m.sampling_rate and 0 < m.sampling_rate < float("inf")):
+    knows = m.spikes.format == "phy" and m.sampling_rate is None  # in its params.py
+    if "samples" in units and not knows and not (m.sampling_rate and 0 < m.sampling_rate < float("inf")):
         raise UserError(f"{where}: times are in samples but sampling_rate is {m.sampling_rate}; give it in Hz")
     units |= {table.time_unit for table in m.behaviour.values()}
     if "samples" not in units and m.sampling_rate is not None:
@@ -219,7 +236,7 @@ def _check(m: Manifest) -> None:
             f"{where}: the layout binned holds values after stimulus onset: it needs stimuli and the signal_kind "
             f"{' or '.join(VALUED)}, not {m.signal_kind}"
         )
-    fixed = {"nwb": "s", "tsgroup": "s", "spikeinterface": "samples"}
+    fixed = {"tsgroup": "s", "spikeinterface": "samples", "phy": "samples"}
     for name, table, unit in (("spikes", m.spikes, m.time_unit), ("stimuli", m.stimuli, stimulus_unit(m))):
         if table is not None and fixed.get(table.format, unit) != unit:
             raise UserError(
@@ -228,10 +245,19 @@ def _check(m: Manifest) -> None:
             )
     if m.spikes.format == "spikeinterface" and m.index_base != 0:
         raise UserError(f"{where}: a SpikeInterface sorting counts from 0; declare index_base: 0")
-    if m.spikes.format in fixed and m.spikes.layout != "labels":
-        raise UserError(f"{where}: spikes of the format {m.spikes.format} have the layout labels; remove layout")
+    if m.spikes.layout not in LAYOUTS.get(m.spikes.format, (m.spikes.layout,)):
+        raise UserError(
+            f"{where}: spikes of the format {m.spikes.format} have the layout {' or '.join(LAYOUTS[m.spikes.format])}, "
+            f"not {m.spikes.layout}; mend one of them"
+        )
+    if m.spikes.bin_width is not None and m.spikes.layout != "continuous":
+        raise UserError(f"{where}: bin_width is given, but spikes have the layout {m.spikes.layout}; remove it")
+    if m.spikes.groups and m.spikes.format != "phy":
+        raise UserError(f"{where}: groups are given, but spikes have the format {m.spikes.format}; remove them")
+    if m.units is None and m.spikes.layout == "indices":
+        raise UserError(f"{where}: the layout indices counts rows of a unit table; declare 'units'")
     for name, table in (("units", m.units), ("stimuli", m.stimuli)):
-        if table is not None and table.format in ("tsgroup", "spikeinterface"):
+        if table is not None and table.format in ("tsgroup", "spikeinterface", "phy"):
             raise UserError(f"{where}: {name} cannot have the format {table.format}, which holds spikes; write a CSV")
 
 
@@ -258,3 +284,11 @@ def _check_behaviour(m: Manifest, name: str, table: BehaviourTable) -> None:
 def stimulus_unit(m: Manifest) -> TimeUnit:
     """The clock unit of the stimulus table."""
     return m.stimuli.time_unit if m.stimuli is not None and m.stimuli.time_unit is not None else m.time_unit
+
+
+def per_second(m: Manifest) -> float:
+    """Time units of the spikes in a second."""
+    if m.time_unit == "samples":
+        assert m.sampling_rate is not None, "the manifest was checked"
+        return m.sampling_rate
+    return {"s": 1.0, "ms": 1000.0}[m.time_unit]

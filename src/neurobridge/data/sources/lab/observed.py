@@ -22,16 +22,20 @@ from neurobridge.errors import UserError
 
 
 def observe(
-    manifest: Manifest, times: np.ndarray, units: np.ndarray, rows: np.ndarray
+    manifest: Manifest, times: np.ndarray, units: np.ndarray, rows: np.ndarray, span: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None, str]:
     """([S] which events were seen, [K, 2] when every unit was observed or None for throughout, both in words).
 
-    times [S] in s; units [S] rows of the unit table; rows [S] rows of the spikes' own file.
+    times [S] in s; units [S] rows of the unit table; rows [S] rows of the spikes' own file; span [1, 2] s: what bins
+    that follow one another cover.
     """
     start, end = manifest.duration
     seen = np.ones(len(times), dtype=bool)
     sets: list[np.ndarray] = []
     known: list[str] = []
+    if span is not None:
+        sets.append(span)
+        known.append(f"bins of {manifest.spikes.path.name}")
     for told, one in _of_all_units(manifest, times):
         seen &= contains(times, times, one)
         sets.append(one)
@@ -80,8 +84,8 @@ def _of_all_units(manifest: Manifest, times: np.ndarray) -> Iterator[tuple[str, 
 def _unit_tables(manifest: Manifest) -> Iterator[tuple[Path, str, str]]:
     """(file, table, whose rows tell the unit of an event) of the NWB tables that may hold obs_intervals."""
     for table, row in ((manifest.spikes, "file"), (manifest.units, "ours")):
-        if table.format == "nwb":
-            yield resolve(manifest, table.path), table.table, row
+        if table is not None and table.format == "nwb":
+            yield resolve(manifest, table.path), table.table or "units", row
             return
 
 

@@ -145,6 +145,11 @@ def _pictures(frame: Frame, names: np.ndarray, manifest: Manifest) -> tuple[np.n
             f"image_id '{names[row]}' is '{paths[row]}' here but '{path_of[names[row]]}' above; mend one of them"
         ),
     )
+    inside = {path: (root / path).resolve().is_relative_to(root.resolve()) for path in set(paths.tolist())}
+    frame.refuse(
+        np.array([not inside[path] for path in paths.tolist()], dtype=bool),
+        lambda row: f"the image '{paths[row]}' lies outside of {root}; put it there, or mend image_path or image_root",
+    )
     there = {path: (root / path).is_file() for path in set(paths.tolist())}
     frame.refuse(
         np.array([not there[path] for path in paths.tolist()], dtype=bool),

@@ -9,6 +9,7 @@ import numpy as np
 
 from neurobridge.data.checks import SignalKind, check
 from neurobridge.data.intervals import merged
+from neurobridge.data.quality import QualitySettings, select_units
 from neurobridge.data.recording import Recording, Stimuli
 from neurobridge.errors import UserError
 
@@ -26,13 +27,15 @@ def recording_from_tsgroup(
     dataset: str = "lab",
     species: str = "UNKNOWN",
     stimuli: Stimuli | None = None,
+    quality: QualitySettings = QualitySettings(),
 ) -> Recording:
     """A :class:`Recording` of the units of ``tsgroup``, whose keys become unit ids and whose metadata unit columns.
 
     ``regions`` names a metadata column, or gives a region for each unit in the order of the keys. The recording lasts
     from the first to the last moment of the time support (s); in the gaps between, nothing was observed. The values of
-    a group of Tsd become ``spike_values``, and need the signal kind ``binned_count`` or ``mua_envelope``. Raises
-    UserError for what makes no sound recording.
+    a group of Tsd become ``spike_values``, and need the signal kind ``binned_count`` or ``mua_envelope``. Units that
+    miss a threshold of ``quality`` are left out, as they are by an import, and a line says so. Raises UserError for
+    what makes no sound recording.
     """
     where = f"TsGroup of session {session}"
     keys = list(tsgroup.keys())
@@ -69,4 +72,7 @@ def recording_from_tsgroup(
         provenance={"source": "pynapple TsGroup"},
     )
     check(recording, where)
-    return recording
+    kept = select_units(recording, quality)
+    if len(kept.unit_ids) < len(keys):
+        print(f"{session}: {kept.provenance['kept']}")
+    return kept
