@@ -67,29 +67,45 @@ def decode(
         raise ValueError(f"{folds} folds of {BLOCKS} blocks need {folds * BLOCKS * 2} moments, got {len(times)}")
     if not np.isfinite(targets).all() or not all(np.isfinite(x).all() for x in features):
         raise ValueError("features and targets are finite numbers: leave the other moments out")
-    solve = _ridge if method == "ridge" else _neighbours
     block = blocks_of(len(times), folds)
     prediction, truth = np.zeros((2, len(times), targets.shape[2]))
     lags, chosen = [], []
     for train, test in _splits(times, block % folds, folds, guard_s):
-        best = (np.inf, 0, 0, 0)
-        part = blocks_of(len(train), inner) % inner
-        for candidate, x in enumerate(features):
-            losses = 0.0
-            for a, b in _splits(times[train], part, inner, guard_s):
-                a, b = train[a], train[b]
-                tried = solve(x[a], targets[a], x[b])
-                losses = losses + np.stack([_unexplained(one, targets[b]) for one in tried])
-            setting, lag = np.unravel_index(np.argmin(losses), np.shape(losses))
-            best = min(best, (float(np.min(losses)), candidate, int(setting), int(lag)))
-        _, candidate, setting, lag = best
-        x, y = features[candidate], targets[:, [lag]]
-        prediction[test] = solve(x[train], y[train], x[test], only=setting)[0][:, 0]
-        truth[test] = y[test, 0]
+        prediction[test], lag, candidate = predict_from(
+            features, targets, times, train, test, guard_s=guard_s, method=method, inner=inner
+        )
+        truth[test] = targets[test, lag]
         lags.append(lag)
         chosen.append(candidate)
     r2, by_target = _score(prediction, truth, block, seed)
     return Decoding(prediction=prediction, truth=truth, r2=r2, by_target=by_target, lags=lags, features=chosen)
+
+
+def predict_from(
+    features: Sequence[np.ndarray],
+    targets: np.ndarray,
+    times: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    *,
+    guard_s: float,
+    method: Method = "ridge",
+    inner: int = 3,
+) -> tuple[np.ndarray, int, int]:
+    """One fold of :func:`decode`: predictions of the moments ``test``, lag and candidate as ``train`` chose them."""
+    solve = _ridge if method == "ridge" else _neighbours
+    best = (np.inf, 0, 0, 0)
+    part = blocks_of(len(train), inner) % inner
+    for candidate, x in enumerate(features):
+        losses = 0.0
+        for a, b in _splits(times[train], part, inner, guard_s):
+            a, b = train[a], train[b]
+            losses = losses + np.stack([_unexplained(one, targets[b]) for one in solve(x[a], targets[a], x[b])])
+        setting, lag = np.unravel_index(np.argmin(losses), np.shape(losses))
+        best = min(best, (float(np.min(losses)), candidate, int(setting), int(lag)))
+    _, candidate, setting, lag = best
+    x, y = features[candidate], targets[:, [lag]]
+    return solve(x[train], y[train], x[test], only=setting)[0][:, 0], lag, candidate
 
 
 def _splits(times: np.ndarray, fold: np.ndarray, folds: int, guard_s: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
