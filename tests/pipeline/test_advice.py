@@ -65,16 +65,8 @@ def test_what_is_given_stays(tmp_path):
 def test_window_auto_on_the_command_line(tmp_path, capsys):
     recorded(tmp_path / "data", 15, 400)
     small = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--pretrain.steps", "2"]
-    arguments = [
-        "pretrain",
-        "--data",
-        str(tmp_path / "data"),
-        *small,
-        "--pretrain.windows",
-        "4",
-        "--accelerator",
-        "cpu",
-    ]
+    small += ["--pretrain.windows", "4", "--accelerator", "cpu"]
+    arguments = ["pretrain", "--data", str(tmp_path / "data"), *small]
     assert main([*arguments, "--out", str(tmp_path / "auto"), "--window", "auto"]) == 0
     assert "windows of 4000 ms, bins of 50 ms, chunks of 250 ms, 4 windows a batch, 2 steps" in capsys.readouterr().out
     assert main(["pretrain", str(tmp_path / "auto")]) == 0, "the same folder, by the options in it"

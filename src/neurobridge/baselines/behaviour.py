@@ -59,7 +59,7 @@ def decode(
     """Predict ``targets`` [I, K, Y], behaviour at K lags, from one of the candidates ``features`` [I, F] each.
 
     Every fold is some blocks of time; it is predicted from the others, without the moments that lie within
-    ``guard_s`` of it. Candidate, lag, and penalty or number of neighbours are what predicts best in ``inner`` folds of
+    ``guard_s`` of it (but a quarter of a block at most). Candidate, lag, and penalty or number of neighbours are what predicts best in ``inner`` folds of
     the training moments, which are made likewise. ``times`` [I] s ascend. Raises ValueError for fewer moments than
     blocks, and for features or targets that are not finite.
     """
@@ -68,6 +68,7 @@ def decode(
     if not np.isfinite(targets).all() or not all(np.isfinite(x).all() for x in features):
         raise ValueError("features and targets are finite numbers: leave the other moments out")
     block = blocks_of(len(times), folds)
+    guard_s = min(guard_s, float(np.median(np.diff(times))) * len(times) / (folds * BLOCKS) / 4)
     prediction, truth = np.zeros((2, len(times), targets.shape[2]))
     lags, chosen = [], []
     for train, test in _splits(times, block % folds, folds, guard_s):
