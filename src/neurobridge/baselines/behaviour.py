@@ -59,9 +59,9 @@ def decode(
     """Predict ``targets`` [I, K, Y], behaviour at K lags, from one of the candidates ``features`` [I, F] each.
 
     Every fold is some blocks of time; it is predicted from the others, without the moments that lie within
-    ``guard_s`` of it (but a quarter of a block at most). Candidate, lag, and penalty or number of neighbours are what predicts best in ``inner`` folds of
-    the training moments, which are made likewise. ``times`` [I] s ascend. Raises ValueError for fewer moments than
-    blocks, and for features or targets that are not finite.
+    ``guard_s`` of it (a quarter of a block at most). Candidate, lag, and penalty or number of neighbours are what
+    predicts best in ``inner`` folds of the training moments, which are made likewise. ``times`` [I] s ascend. Raises
+    ValueError for fewer moments than blocks, and for features or targets that are not finite.
     """
     if len(times) < folds * BLOCKS * 2:
         raise ValueError(f"{folds} folds of {BLOCKS} blocks need {folds * BLOCKS * 2} moments, got {len(times)}")
