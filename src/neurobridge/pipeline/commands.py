@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from neurobridge.errors import help_with, helping
-from neurobridge.pipeline.folder import DONE, STAGES, RunFolder
+from neurobridge.pipeline.folder import DONE, STAGES, RunFolder, begun
 from neurobridge.pipeline.inputs import keep_inputs
 from neurobridge.pipeline.preflight import check_run
 from neurobridge.terminal import console
@@ -95,7 +95,9 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
         return folder
     if settings.advise:
         settings, advice = import_module("neurobridge.pipeline.advice").advised(settings)
-        console.print(import_module("neurobridge.pipeline.ending").told(settings, advice), markup=False, soft_wrap=True)
+        if not begun(settings.out):
+            said = import_module("neurobridge.pipeline.ending").told(settings, advice)
+            console.print(said, markup=False, soft_wrap=True)
     if not all((settings.out / name / DONE).is_file() for name in stages):
         check_run(settings, stages)
     folder = RunFolder(settings)
