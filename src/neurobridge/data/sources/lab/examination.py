@@ -14,6 +14,7 @@ from neurobridge.data.sources.lab.columns import read_arrays
 from neurobridge.data.sources.lab.events import event_columns
 from neurobridge.data.sources.lab.manifest import (
     MOST_BYTES,
+    BehaviourTable,
     Manifest,
     Table,
     manifests_of,
@@ -84,7 +85,8 @@ def _examine(file: Path) -> Iterator[Finding]:
     kind = f"{m.signal_kind}, session {m.session_id}"
     yield Finding(file=file, key="manifest", found=kind, expected="keys as in docs/data-format.md", ok=True)
     needed, optional = event_columns(m)
-    yield from _columns(m, m.spikes, needed, optional, m.time_unit)
+    if m.spikes.layout != "trains":  # which has no columns
+        yield from _columns(m, m.spikes, needed, optional, m.time_unit)
     if m.units is not None:
         yield from _columns(m, m.units, UNIT_COLUMNS, UNIT_OPTIONS, "")
     if m.stimuli is not None:
@@ -120,6 +122,8 @@ def _columns(
     for name in (*needed, *optional):
         key = table.columns.get(name, name)
         expected = EXPECTED.get(name, f"numbers in {unit}" if unit else f"one of {', '.join(m.areas)} or unknown")
+        if isinstance(table, BehaviourTable) and name in table.values:
+            expected = "numbers, empty or NaN where not known"
         if name == "spike_units":
             expected = f"whole numbers from {m.index_base}"
         if name in raw.columns:
