@@ -67,7 +67,9 @@ def decoded_beside_true(times: ArrayLike, truth: ArrayLike, decoded: ArrayLike, 
         left.plot(times[part], said[part], color=COLOURS["ours"], linewidth=1.2, label="decoded")
         left.set_ylabel(f"{name}{f' {row + 1}' if truth.shape[1] > 1 else ''}")
         low, high = np.quantile(np.concatenate([known, said]), [0.001, 0.999])
-        right.hexbin(known, said, gridsize=40, extent=(low, high, low, high), mincnt=1, cmap="Blues", linewidths=0)
+        right.hexbin(
+            known, said, gridsize=40, extent=(low, high, low, high), mincnt=1, bins="log", cmap="Blues", linewidths=0
+        )
         right.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         right.set_ylabel("decoded")
     grid[0, 0].legend(loc="upper right", ncols=2)

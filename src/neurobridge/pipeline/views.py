@@ -24,7 +24,7 @@ from neurobridge.pipeline.spike_scores import hide_unit, predict, scored_session
 from neurobridge.pipeline.spikes import make_batcher
 
 SHOWN_S, SHOWN_WINDOWS, SHOWN_UNITS = 12.0, 10, 40
-MAPPED, MAPPED_UNITS, PANELS = 1000, 800, 3
+MAPPED, MAPPED_UNITS, PANELS, SHOWN_DIMENSIONS = 1000, 800, 3, 2
 FOLDS = 5
 
 
@@ -53,7 +53,7 @@ def unit_map(model: NeuroBridge, sessions: Sequence[Session], *, seed: int) -> d
 
 
 def latent_map(run: RunFolder, model: NeuroBridge, session: Session) -> dict[str, np.ndarray]:
-    """Latents of chunks all over a session in 2-D, when they were, and each behaviour's first dimension then."""
+    """Latents of chunks all over a session in 2-D, when they were, and the first dimensions of each behaviour then."""
     batcher = make_batcher(model, [session], run.settings)
     latents, times = chunk_latents(model, batcher, 0, most=MAPPED)
     if len(times) < 4:
@@ -61,7 +61,9 @@ def latent_map(run: RunFolder, model: NeuroBridge, session: Session) -> dict[str
     arrays = {"latent_xy": project_2d(latents, seed=run.settings.seed), "latent_time": times}
     for name, series in session.recording.behaviour.items():
         values = behaviour_at(series, times, width_s=model.options["chunk_ms"] / 1000)
-        arrays[f"latent_behaviour/{name}"] = values[:, 0]
+        for column, shown in enumerate(values.T[:SHOWN_DIMENSIONS], 1):
+            label = name if values.shape[1] == 1 else f"{name} {column}"
+            arrays[f"latent_behaviour/{label}"] = shown
     return arrays
 
 
