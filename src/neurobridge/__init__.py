@@ -28,6 +28,9 @@ _HOMES = {
     "score": "judge:score",
     "save": "model:save",
     "load": "model:load",
+    "export": "share:export",
+    "from_pretrained": "share:from_pretrained",
+    "push_to_hub": "share:push_to_hub",
 }  # public name -> module of neurobridge.api: its name there
 
 __all__ = [*_HOMES]

@@ -40,6 +40,7 @@ COMMANDS = {
     "report": f"{STAGES}:report",
     "probe": f"{ANALYSES}:probe",
     "embed": "neurobridge.api.written:embed",
+    "export": "neurobridge.api.share:export",
     "plan": "neurobridge.pipeline.plan:plan",
     "analyse areas": f"{ANALYSES}:areas",
     "analyse time": f"{ANALYSES}:time",

@@ -100,7 +100,8 @@ def test_a_saved_model_is_a_run_folder_of_the_command_line(data, aligned, tmp_pa
 
 
 def test_recordings_in_memory_without_stimuli_survive_saving_and_moving(tmp_path):
-    group = nap.TsGroup({i: nap.Ts(np.sort(t)) for i, t in enumerate(np.array_split(spikes(0)[0], 6))})
+    rng = np.random.default_rng(0)
+    group = nap.TsGroup({i: nap.Ts(np.cumsum(rng.gamma(4, 1 / 32, 480))) for i in range(6)})
     first = nb.open(group, session="day1", regions=["V1"] * 6)
     times, units = spikes(1)
     second = nb.recording(times, units, regions=dict.fromkeys(range(6), "V4"), session="day2")

@@ -20,7 +20,7 @@ from neurobridge.errors import UserError
 from neurobridge.neuro.model import NeuroBridge, parameter_count
 from neurobridge.options import Parser
 from neurobridge.pipeline.commands import run_stages
-from neurobridge.pipeline.folder import DATA, DONE, RunFolder, write_config
+from neurobridge.pipeline.folder import DATA, DONE, RunFolder, as_yaml, write_config
 from neurobridge.pipeline.image_data import Bridge
 from neurobridge.terminal import progress as shown
 from neurobridge.training.settings import RunSettings
@@ -42,10 +42,12 @@ class Model:
         own = self.path / DATA
         if own.is_dir() and not (self.folder.settings.data / "sessions").is_dir():
             self.folder.settings = replace(self.folder.settings, data=own)  # the folder was moved
+        for stage in STAGES:
+            if reason := self.folder.spoilt(stage):
+                raise UserError(f"{reason}: run 'neurobridge {stage}' with the same options, or fetch the model again")
         done = [stage for stage in STAGES if self.folder.done(stage)]
         if not done:
-            reasons = [reason for stage in STAGES if (reason := self.folder.spoilt(stage))]
-            raise UserError(reasons[0] if reasons else f"{path} holds a run that has finished no stage: train it first")
+            raise UserError(f"{path} holds a run that has finished no stage: train it first")
         self.stage = done[-1]
 
     @property
