@@ -121,7 +121,7 @@ class NewSession:
                 seen=self.seen,
                 learns=learns,
                 masker=make_masker(self.settings),
-                loader=lambda first, last, rank: Draws(draw, seed, first, last),
+                loader=lambda first, last, share: Draws(draw, seed, first, last),
                 steps=steps,
                 checkpoint_every=steps,
                 learning_rate=rate,

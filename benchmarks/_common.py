@@ -199,7 +199,7 @@ def masked_model(
         task = MaskedTask(
             model,
             masker=masker,
-            loader=lambda first, last, rank: Draws(draw, seed, first, last),
+            loader=lambda first, last, share: Draws(draw, seed, first, last),
             steps=steps,
             checkpoint_every=steps,
             learning_rate=learning_rate,

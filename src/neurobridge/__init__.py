@@ -28,12 +28,17 @@ _HOMES = {
     "score": "judge:score",
     "save": "model:save",
     "load": "model:load",
+    "export": "share:export",
+    "from_pretrained": "share:from_pretrained",
+    "push_to_hub": "share:push_to_hub",
 }  # public name -> module of neurobridge.api: its name there
 
 __all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "sklearn":
+        return import_module("neurobridge.sklearn")
     if name not in _HOMES:
         raise AttributeError(f"module 'neurobridge' has no attribute '{name}'")
     module, there = _HOMES[name].split(":")

@@ -9,7 +9,11 @@ import ast
 import ctypes
 import difflib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -34,6 +38,9 @@ COMMANDS = {
     "reconstruct": f"{STAGES}:reconstruct",
     "evaluate": f"{STAGES}:evaluate",
     "report": f"{STAGES}:report",
+    "embed": "neurobridge.api.written:embed",
+    "export": "neurobridge.api.share:export",
+    "plan": "neurobridge.pipeline.plan:plan",
     "analyse areas": f"{ANALYSES}:areas",
     "analyse time": f"{ANALYSES}:time",
     "analyse units": f"{ANALYSES}:units",
@@ -64,26 +71,56 @@ LATER = "adapt_later"  # what 'adapt RUN' is short for
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns 0, 2 for a mistake that the user can mend, 130 after Ctrl-C."""
+    """Run one command. Returns 0, 2 for a mistake that the user can mend, 130 after Ctrl-C, 143 after SIGTERM."""
     keep_memory()
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        return run(argv)
+        with terminating():
+            return run(argv)
     except UserError as error:
-        print(f"neurobridge: {printable(str(error))}", file=sys.stderr)
+        say(str(error))
         return 2
     except OSError as error:
-        if not is_disk_full(error):
+        if is_disk_full(error):
+            where = Path(error.filename).parent if error.filename else "the output folder"
+            say(f"the disk that holds {where} is full: free some space or choose another --out")
+        elif error.filename and error.strerror:
+            say(f"{error.filename} cannot be used ({error.strerror}): check the path and its permissions")
+        else:
             raise
-        where = Path(error.filename).parent if error.filename else "the output folder"
-        print(
-            f"neurobridge: the disk that holds {where} is full: free some space or choose another --out",
-            file=sys.stderr,
-        )
         return 2
     except KeyboardInterrupt:
-        print("neurobridge: stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        say("stopped; run the same command again to go on from the last checkpoint")
         return 130
+    except Terminated:
+        say("terminated; run the same command again to go on from the last checkpoint")
+        return 143
+
+
+def say(sentence: str) -> None:
+    """One sentence on the error output; bytes that would steer the terminal are shown, not sent."""
+    print(f"neurobridge: {printable(sentence)}", file=sys.stderr)
+
+
+class Terminated(BaseException):
+    """SIGTERM came: what is half-written is cleared up on the way out."""
+
+
+@contextmanager
+def terminating() -> Iterator[None]:
+    """SIGTERM raises :class:`Terminated`; a Trainer takes it in its own way while it trains."""
+
+    def hear(number: int, frame: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # no other thread may set a handler
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run(argv: list[str]) -> int:

@@ -8,7 +8,17 @@ from contextlib import contextmanager
 from rich import get_console
 from rich.console import Console
 
-console = Console(highlight=False)
+from neurobridge.errors import printable
+
+
+class Terminal(Console):
+    """Names of others are shown as they are: what would steer the terminal is spelt out."""
+
+    def render_str(self, text: str, **options):
+        return super().render_str(printable(text), **options)
+
+
+console = Terminal(highlight=False)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pynapple as nap
 import pytest
+from pynwb import NWBHDF5IO
 
 import neurobridge as nb
 from neurobridge.cli import main
@@ -99,7 +100,8 @@ def test_a_saved_model_is_a_run_folder_of_the_command_line(data, aligned, tmp_pa
 
 
 def test_recordings_in_memory_without_stimuli_survive_saving_and_moving(tmp_path):
-    group = nap.TsGroup({i: nap.Ts(np.sort(t)) for i, t in enumerate(np.array_split(spikes(0)[0], 6))})
+    rng = np.random.default_rng(0)
+    group = nap.TsGroup({i: nap.Ts(np.cumsum(rng.gamma(4, 1 / 32, 480))) for i in range(6)})
     first = nb.open(group, session="day1", regions=["V1"] * 6)
     times, units = spikes(1)
     second = nb.recording(times, units, regions=dict.fromkeys(range(6), "V4"), session="day2")
@@ -162,6 +164,31 @@ def test_every_option_is_a_keyword_with_a_default_and_a_sentence():
                 continue
             assert parameter.default is not inspect.Parameter.empty, name
             assert re.search(rf"^ +{name}: \w.*", function.__doc__, flags=re.MULTILINE), f"{function.__name__}: {name}"
+
+
+def test_the_command_embed_writes_what_the_functions_return(data, aligned, tmp_path, capsys):
+    run, recording = str(aligned.path), nb.open(data)[-1]
+    assert main(["embed", run, "--out", str(tmp_path / "z.npz"), "--split", "test"]) == 0
+    assert "monkeyB_2: 32 window x 6 time x 2 latent x 16 feature" in capsys.readouterr().out
+    with np.load(tmp_path / "z.npz") as arrays:
+        np.testing.assert_array_equal(arrays["monkeyB_2/latents"], nb.embed(aligned, recording, split="test"))
+        np.testing.assert_array_equal(arrays["monkeyB_2/rates"], nb.rates(aligned, recording, split="test"))
+        assert arrays["monkeyB_2/unit"].tolist() == recording.unit_ids.tolist()
+        assert set(arrays["monkeyA_1/split"].tolist()) == {"test"}
+    written = ["embed", run, "--out", str(tmp_path / "z.nwb")]
+    assert main([*written, "--sessions", "[monkeyB_2]", "--split", "test"]) == 0
+    with NWBHDF5IO(str(tmp_path / "z.nwb"), "r") as io:
+        series = io.read().processing["neurobridge"]["latents"]
+        assert series.data.shape == (32 * 6, 32)
+        assert (np.diff(series.timestamps[:]) > 0).all()
+    capsys.readouterr()
+    for wrong, sentence in (
+        (written, "an NWB file holds one session, and 4 are asked for"),
+        (["embed", run, "--out", "z.txt"], "its ending says what is written"),
+        (["embed", run, "--out", "z.npz", "--sessions", "[day9]"], "session 'day9' is not among the recordings"),
+    ):
+        assert main(wrong) == 2
+        assert sentence in capsys.readouterr().err
 
 
 def test_two_data_folders_become_one(data, tmp_path):

@@ -7,6 +7,7 @@ import torch
 from neurobridge.bridge.adapter import Adapter
 from neurobridge.bridge.generator_training import encode_images, train_condition, train_generator
 from neurobridge.data.images import ImageSet
+from neurobridge.errors import UserError
 from neurobridge.vision.encoders import ImageEncoder, embed_images
 from neurobridge.vision.generator import Generator
 
@@ -57,7 +58,7 @@ def test_true_embeddings_identify_their_images(images, encoder, trained):
     targets = torch.from_numpy(images.pixels[:24]).permute(0, 3, 1, 2) / 255.0
     assert two_way(generator.decode(generator.sketch(condition)).detach(), targets) > 0.9
     assert two_way(drawn, targets) > 0.75
-    assert not (trained / "checkpoint.pt").exists()
+    assert not (trained / "checkpoints").exists()
 
 
 def test_a_new_adapter_learns_through_the_frozen_generator(images, encoder, trained):
@@ -85,7 +86,7 @@ def test_a_new_adapter_learns_through_the_frozen_generator(images, encoder, trai
 def test_interrupted_training_ends_where_an_uninterrupted_one_ends(images, encoder, trained, tmp_path):
     embeddings = torch.from_numpy(embed_images(encoder, images.ids, images.pixels, trained, progress=False))
 
-    def run(checkpoint, steps_to_run):
+    def run(folder, steps_to_run):
         torch.manual_seed(0)
         generator = Generator.load(trained)
         latents = encode_images(generator, images.pixels)
@@ -102,7 +103,7 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_ends(images, encod
             steps=20,
             sketch_steps=50,
             batch_size=4,
-            checkpoint=checkpoint,
+            checkpoints=folder,
             checkpoint_seconds=0.0,
             progress=False,
         )
@@ -119,8 +120,8 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_ends(images, encod
         return counted
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "checkpoint.pt", steps_to_run=10)
-    resumed = run(tmp_path / "checkpoint.pt", steps_to_run=None)
+        run(tmp_path / "run", steps_to_run=10)
+    resumed = run(tmp_path / "run", steps_to_run=None)
     assert torch.equal(resumed, run(None, steps_to_run=None))
 
 
@@ -128,7 +129,7 @@ def test_a_kept_checkpoint_leaves_nothing_to_do(images, encoder, trained, tmp_pa
     embeddings = torch.from_numpy(embed_images(encoder, images.ids, images.pixels, trained, progress=False))
     generator = Generator.load(trained).freeze()
     latents = encode_images(generator, images.pixels)
-    options = {"steps": 3, "sketch_steps": 3, "batch_size": 4, "checkpoint": tmp_path / "last.pt", "progress": False}
+    options = {"steps": 3, "sketch_steps": 3, "batch_size": 4, "checkpoints": tmp_path / "run", "progress": False}
     results = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -136,3 +137,42 @@ def test_a_kept_checkpoint_leaves_nothing_to_do(images, encoder, trained, tmp_pa
         train_condition(generator, adapter, latents, embeddings, keep_checkpoint=True, **options)
         results.append(torch.cat([p.detach().flatten() for p in adapter.parameters()]))
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "emptied", "another training"])
+def test_a_spoilt_checkpoint_of_an_adapter_is_named_and_the_one_before_is_taken(
+    images, encoder, trained, tmp_path, capsys, how
+):
+    embeddings = torch.from_numpy(embed_images(encoder, images.ids, images.pixels, trained, progress=False))
+    generator = Generator.load(trained).freeze()
+    latents = encode_images(generator, images.pixels)
+
+    def run(folder, **changes):
+        torch.manual_seed(2)
+        adapter = new_adapter(encoder)
+        options = {"steps": 0, "sketch_steps": 150, "batch_size": 2, "checkpoints": folder, "progress": False} | changes
+        train_condition(generator, adapter, latents, embeddings, checkpoint_seconds=0.0, **options)
+        return torch.cat([p.detach().flatten() for p in adapter.parameters()])
+
+    whole = run(None)
+    run(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step=100.ckpt", "step=150.ckpt"], "the last two are kept"
+    path = tmp_path / "step=150.ckpt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    if how == "another training":
+        assert not torch.equal(run(tmp_path, seed=5), whole)
+        assert capsys.readouterr().err.count("belongs to another training") == 2
+        return
+    path.write_bytes({"cut": content[: len(content) // 2], "flipped": content, "emptied": b""}[how])
+    assert torch.equal(run(tmp_path), whole)
+    assert str(path) in capsys.readouterr().err
+
+
+def test_an_adapter_that_meets_a_number_that_is_none_stops_in_a_sentence(images, encoder, trained):
+    embeddings = torch.from_numpy(embed_images(encoder, images.ids, images.pixels, trained, progress=False))
+    generator = Generator.load(trained).freeze()
+    options = {"steps": 0, "sketch_steps": 30, "batch_size": 2, "learning_rate": 1e30, "progress": False}
+    with pytest.raises(UserError, match=r"stopped at step \d+, where the loss of sketch is no finite number"):
+        train_condition(generator, new_adapter(encoder), encode_images(generator, images.pixels), embeddings, **options)

@@ -35,6 +35,7 @@ class Server(ThreadingHTTPServer):
         self.drops, self.busy, self.ranges, self.seen = 0, 0, True, []
         self.hold = threading.Event()
         self.hold.set()
+        self.length: str | None = ""  # what is announced; "": the truth, None: nothing
         self.address = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -59,7 +60,9 @@ class Handler(BaseHTTPRequestHandler):
                 return self.end_headers()
         rest = content[first:]
         self.send_response(206 if asked and server.ranges else 200)
-        self.send_header("Content-Length", str(len(rest)))
+        length = str(len(rest)) if server.length == "" else server.length
+        if length is not None:
+            self.send_header("Content-Length", length)
         self.end_headers()
         if server.drops:
             server.drops -= 1
@@ -232,6 +235,77 @@ def test_allen_and_nlb_come_from_dandi(server, tmp_path, capsys):
     dandiset(server, "000128", {"sub-Jenkins/sub-Jenkins_ses-full_desc-train_behavior+ecephys.nwb": b"spikes"})
     get_nlb(tmp_path / "nlb", api=server.address)
     assert [p.read_bytes() for p in (tmp_path / "nlb").rglob("*.nwb")] == [b"spikes"]
+
+
+PATH = "data_V4_responses/images/a.npy"
+BLOB = {"path": PATH, "type": "blob", "size": 4, "sha": "0" * 40}
+
+
+def tree(*blobs: object) -> bytes:
+    return json.dumps({"tree": list(blobs)}).encode()
+
+
+@pytest.mark.parametrize(
+    ("index", "sentence"),
+    [
+        (b"<html>", "does not answer with JSON"),
+        (b"\xff\xfe{}", "does not answer with JSON"),
+        (b"[" * 100_000, "does not answer with JSON"),
+        (b"[1]", "not with an object"),
+        (b"null", "not with an object"),
+        (b" " * 3000, "more than 1.0 kB"),
+        (b'{"tree": 3}', "not a readable index"),
+        (tree(1), "not a readable index"),
+        (tree({"type": "blob"}), "not a readable index"),
+        (tree(BLOB | {"path": 7}), "not a readable index"),
+        (tree(BLOB | {"size": "many"}), "not a readable index"),
+        (tree(BLOB | {"size": None}), "not a readable index"),
+        (tree(BLOB | {"size": -4}), "has '-4' bytes"),
+        (tree(BLOB | {"size": 10**30}), "has '1000"),
+        (tree(BLOB | {"path": "data_V4_responses/images/" + "a" * 5000}), "which is no path"),
+        (tree(BLOB | {"path": "data_V4_responses/images/\x1b[31m"}), "which is no path"),
+        (tree(BLOB | {"path": "data_V4_responses/images/../../../evil"}), "outside"),
+        (tree(BLOB, BLOB), "more than once"),
+        (tree(BLOB, BLOB | {"path": f"{PATH}/b.npy"}), "as a folder too"),
+    ],
+)
+def test_an_index_that_is_none_is_one_sentence(server, tmp_path, monkeypatch, index, sentence):
+    monkeypatch.setattr(download, "MOST_JSON", 1000 if index[:1] == b" " else download.MOST_JSON)
+    server.files["/repos/cowleygroup/V4_compact_models/git/trees/main?recursive=1"] = index
+    with pytest.raises(UserError, match=sentence):
+        get_v4(tmp_path / "out", api=server.address, raw=server.address)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_pages_of_an_index_that_are_none_or_lead_in_a_circle(server, tmp_path):
+    version, assets = "/dandisets/000128/", "/dandisets/000128/versions/1%2F..%2F2/assets/?page_size=200&order=path"
+    server.files[version] = b'{"most_recent_published_version": 7}'
+    with pytest.raises(UserError, match="not a readable index of versions"):
+        get_nlb(tmp_path, api=server.address)
+    server.files[version] = b'{"most_recent_published_version": {"version": "1/../2"}}'
+    for page, sentence in {
+        b'{"next": null}': "not a readable index of files",
+        b'{"results": [3]}': "not a readable index of files",
+        b'{"results": [], "next": "file:///etc/hosts"}': "no web address",
+        b'{"results": [], "next": "http://a b"}': "no web address",
+        json.dumps({"results": [], "next": server.address + assets}).encode(): "leads in a circle",
+    }.items():
+        server.files[assets] = page
+        with pytest.raises(UserError, match=sentence):
+            get_nlb(tmp_path, api=server.address)
+
+
+@pytest.mark.parametrize(
+    ("length", "sentence"),
+    [(None, "bytes instead of"), ("four", "says that it has 'four'"), ("-1", "says that it has")],
+)
+def test_a_body_is_read_no_further_than_was_said(server, tmp_path, length, sentence):
+    server.length = length
+    one = item(server, size=1000)
+    server.files["/big.bin"] = bytes(10 * download.BLOCK)
+    with pytest.raises(UserError, match=sentence):
+        fetch([one], tmp_path, pause=0)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
 def test_tvsd_comes_from_gin(server, tmp_path):

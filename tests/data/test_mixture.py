@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from neurobridge.data.datamodule import Batcher
+from neurobridge.data.datamodule import Batcher, Share
 from neurobridge.data.mixture import MixtureBatches
 from neurobridge.data.recording import Recording, Stimuli
 from neurobridge.data.store import Session
@@ -103,14 +103,17 @@ def test_schedules_that_cannot_be(weights, sentence):
         MixtureBatches(batcher(), first=0, last=1, weights=weights, **OPTIONS)
 
 
-def test_a_step_depends_on_seed_step_and_rank_alone():
+def test_a_step_depends_on_seed_and_step_alone_and_can_be_shared():
     whole = list(MixtureBatches(batcher(), first=0, last=8, **OPTIONS))
     late = list(MixtureBatches(batcher(), first=5, last=8, **OPTIONS))
     assert all(equal(a, b) for a, b in zip(whole[5:], late, strict=True))
     loader = DataLoader(MixtureBatches(batcher(), first=0, last=8, **OPTIONS), batch_size=None, num_workers=2)
     assert all(equal(a, b) for a, b in zip(whole, loader, strict=True))
-    other = list(MixtureBatches(batcher(), first=0, last=8, rank=1, **OPTIONS))
-    assert not all(equal(a, b) for a, b in zip(whole, other, strict=True))
+    halves = [list(MixtureBatches(batcher(), first=0, last=8, share=Share(k, 2), **OPTIONS)) for k in (0, 1)]
+    for one, *parts in zip(whole, *halves, strict=True):
+        for batch, *shares in zip(one, *parts, strict=True):
+            groups = [part.row.view(batch.groups, -1) for part in shares]
+            assert torch.equal(torch.cat(groups, dim=1).flatten(), batch.row), "two halves of one batch"
 
 
 def test_values_and_spikes_are_batches_of_their_own():

@@ -1,7 +1,10 @@
 """Captions by GIT and CLIP's text tower, the real classes at tiny size from a folder; they judge pictures if asked."""
 
+import contextlib
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -151,3 +154,21 @@ def test_what_cannot_caption_is_refused_in_a_sentence(clip_text, git, tmp_path, 
         UserError, match=r"evaluate\.text_encoder .* type 'clip_vision_model': give it one of type clip"
     ):
         SentenceEncoder(str(tmp_path / "vision"))
+
+
+def test_code_that_a_captioner_brings_along_is_never_run(git, tmp_path):
+    folder, mark = Path(shutil.copytree(git, tmp_path / "git")), tmp_path / "ran"
+    (folder / "own.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Own: pass\n")
+    own = {
+        "auto_map": dict.fromkeys(("AutoConfig", "AutoModelForCausalLM", "AutoProcessor", "AutoTokenizer"), "own.Own")
+    }
+    for path in folder.glob("*.json"):
+        if path.name in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    for name in ("preprocessor_config.json", "tokenizer_config.json"):  # nothing says which class but the folder's own
+        described = json.loads((folder / name).read_text())
+        described.pop("processor_class", None)
+        (folder / name).write_text(json.dumps(described | {"tokenizer_class": "Own"}))
+    with contextlib.suppress(UserError):
+        Captioner(str(folder), device="cpu")
+    assert not mark.exists()

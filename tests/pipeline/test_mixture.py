@@ -14,8 +14,9 @@ from neurobridge.cli import main
 from neurobridge.data.recording import Recording, Stimuli, write_recording
 from neurobridge.data.simulate import simulate
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.pipeline.spikes import add_units, fit_here, make_model, mixture_sessions, pretrain, spike_task
-from neurobridge.training.checkpoints import checkpoints
+from neurobridge.pipeline.pretraining import pretrain
+from neurobridge.pipeline.spikes import add_units, fit_here, make_model, mixture_sessions, spike_task
+from neurobridge.sealed import checkpoints
 from neurobridge.training.settings import (
     MixtureSettings,
     ModelSettings,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from neurobridge.errors import UserError
-from neurobridge.training.checkpoints import checkpoints
+from neurobridge.sealed import checkpoints
 from neurobridge.training.tasks import Task
 from neurobridge.training.trainer import fit
 
@@ -29,7 +29,7 @@ class Line(Task):
 
     def __init__(self, *, stop: int = 0, how: signal.Signals = signal.SIGTERM, width: int = 1, **options) -> None:
         plain = {"steps": 12, "checkpoint_every": 3, "learning_rate": 0.1, "weight_decay": 0.0, "seed": 0} | options
-        super().__init__(loader=lambda first, last, rank: Numbers(first, last), **plain)
+        super().__init__(loader=lambda first, last, share: Numbers(first, last), **plain)
         self.weight, self.stop, self.how = torch.nn.Parameter(torch.zeros(width)), stop, how
         self.seen = []
 
@@ -112,7 +112,7 @@ def test_when_all_are_spoilt_training_starts_anew(tmp_path, whole, capsys):
     assert capsys.readouterr().err.count("cannot be used") == 2
 
 
-@pytest.mark.parametrize("other", [{"width": 2}, {"seed": 1}, {"steps": 13}])
+@pytest.mark.parametrize("other", [{"width": 2}, {"seed": 1}, {"checkpoint_every": 4}])
 def test_a_checkpoint_of_another_training_is_foreign(tmp_path, capsys, other):
     with pytest.raises(SystemExit):
         train(tmp_path, Line(stop=4, **other))

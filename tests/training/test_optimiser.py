@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from neurobridge.data.datamodule import Batcher, StepBatches
+from neurobridge.data.datamodule import Batcher, Share, StepBatches
 from neurobridge.data.recording import Recording
 from neurobridge.data.store import Session
 from neurobridge.neuro.masking import Masker
@@ -60,9 +60,9 @@ def make_task(sessions: list[Session], *, stop: int = 0) -> Watched:
     rows = {s.name: model.units.rows_of(s.recording.unit_keys) for s in sessions}
     batcher = Batcher(sessions, rows_of_units=rows, bin_ms=10)
 
-    def loader(first: int, last: int, rank: int) -> StepBatches:
+    def loader(first: int, last: int, share: Share) -> StepBatches:
         options = {"split": "train", "windows": 8, "groups": DRAWN, "seed": 0}
-        return StepBatches(batcher, first=first, last=last, rank=rank, **options)
+        return StepBatches(batcher, first=first, last=last, share=share, **options)
 
     options = {"steps": STEPS, "checkpoint_every": 3, "learning_rate": 1e-3, "weight_decay": 0.01, "seed": 0}
     task = Watched(model, masker=Masker(), unit_learning_rate=2e-2, loader=loader, **options)

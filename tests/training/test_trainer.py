@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 
-from neurobridge.training.checkpoints import checkpoints
+from neurobridge.sealed import checkpoints
 from neurobridge.training.tasks import Task
 from neurobridge.training.trainer import fit
 
@@ -31,7 +31,7 @@ class Batches(torch.utils.data.IterableDataset):
 class Line(Task):
     def __init__(self, place: str) -> None:
         plain = {"steps": 10, "checkpoint_every": 5, "learning_rate": 0.1, "weight_decay": 0.0, "seed": 0}
-        super().__init__(loader=lambda first, last, rank: Batches(first, place), **plain)
+        super().__init__(loader=lambda first, last, share: Batches(first, place), **plain)
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def step_losses(self, batch, rng):

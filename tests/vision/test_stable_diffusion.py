@@ -1,8 +1,11 @@
 """Stable Diffusion through the real pipelines, tiny: widths, seeds, guidance, image to image, the loss, the cache."""
 
+import json
 import runpy
+import shutil
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -180,3 +183,31 @@ def test_what_cannot_be_loaded_is_told_in_a_sentence(folders, tmp_path):
     pipeline.register_modules(scheduler=TINY["scheduler"]("sample"))
     with pytest.raises(UserError, match="predicts 'sample'"):
         StableDiffusion(pipeline)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"_class_name": ["own", "Own"]},
+        {"_class_name": None},
+        {"unet": ["own", "Own"]},
+        {"vae": ["os", "system"]},
+        {"text_encoder": ["own.py", "Own", "more"]},
+        {"scheduler": ["own"]},
+    ],
+)
+def test_code_that_a_folder_brings_along_is_never_run(folders, tmp_path, part):
+    folder, mark = Path(shutil.copytree(folders[768], tmp_path / "model")), tmp_path / "ran"
+    for name in ("own.py", "pipeline.py", "unet/own.py"):
+        (folder / name).write_text(f"open({str(mark)!r}, 'w').close()\nclass Own: pass\n")
+    index = json.loads((folder / "model_index.json").read_text()) | part
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"model_index\.json of .* asks for code of its own"):
+        StableDiffusion.load(str(folder))
+    assert not mark.exists()
+
+
+def test_a_release_of_diffusers_that_runs_such_code_is_refused(folders, monkeypatch):
+    monkeypatch.setattr(diffusers, "__version__", "0.37.1")
+    with pytest.raises(UserError, match=r"diffusers 0\.37\.1 runs code .* pip install 'diffusers>=0\.38'"):
+        StableDiffusion.load(str(folders[768]))

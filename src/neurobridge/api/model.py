@@ -10,18 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from neurobridge.api.recordings import Recordings, add_pictures, data_folder
+from neurobridge.api.scratch import new_folder
 from neurobridge.data.datamodule import Batcher
 from neurobridge.data.sessions import identity_of
 from neurobridge.data.store import Session
 from neurobridge.data.stored import StoredRecording, html_table
-from neurobridge.errors import UserError, atomic_path
+from neurobridge.errors import UserError
 from neurobridge.neuro.model import NeuroBridge, parameter_count
 from neurobridge.options import Parser
 from neurobridge.pipeline.commands import run_stages
-from neurobridge.pipeline.folder import DATA, DONE, RunFolder, as_yaml
+from neurobridge.pipeline.folder import DATA, DONE, RunFolder, as_yaml, write_config
 from neurobridge.pipeline.image_data import Bridge
 from neurobridge.terminal import progress as shown
 from neurobridge.training.settings import RunSettings
@@ -43,10 +42,12 @@ class Model:
         own = self.path / DATA
         if own.is_dir() and not (self.folder.settings.data / "sessions").is_dir():
             self.folder.settings = replace(self.folder.settings, data=own)  # the folder was moved
+        for stage in STAGES:
+            if reason := self.folder.spoilt(stage):
+                raise UserError(f"{reason}: run 'neurobridge {stage}' with the same options, or fetch the model again")
         done = [stage for stage in STAGES if self.folder.done(stage)]
         if not done:
-            reasons = [reason for stage in STAGES if (reason := self.folder.spoilt(stage))]
-            raise UserError(reasons[0] if reasons else f"{path} holds a run that has finished no stage: train it first")
+            raise UserError(f"{path} holds a run that has finished no stage: train it first")
         self.stage = done[-1]
 
     @property
@@ -79,10 +80,10 @@ class Model:
         paths = [self.settings.data / "sessions" / f"{name}.h5" for name in self.sessions]
         return Recordings([StoredRecording(path) for path in paths if path.is_file()])
 
-    def session(self, recording: StoredRecording) -> Session:
+    def session(self, recording: StoredRecording, **cut: Any) -> Session:
         """``recording``, cut into windows as the model was trained. UserError if it does not know the units."""
         window = self.settings.window
-        found = Session.open(recording.path, window_ms=window.window_ms, offset_ms=window.offset_ms)
+        found = Session.open(recording.path, window_ms=window.window_ms, offset_ms=window.offset_ms, **cut)
         unknown = [key for key in found.recording.unit_keys if key not in self.net.units.rows]
         if unknown:
             raise UserError(
@@ -95,6 +96,18 @@ class Model:
         """Batches of one session."""
         rows = {session.name: self.net.units.rows_of(session.recording.unit_keys)}
         return Batcher([session], rows_of_units=rows, bin_ms=self.settings.window.bin_ms)
+
+    def __getstate__(self) -> dict[str, bytes]:
+        """What it was trained to be, without data and checkpoints: a pickled model goes wherever its bytes go."""
+        paths = [self.path / "config.yaml", *(path for stage in STAGES for path in (self.path / stage).glob("*"))]
+        return {str(path.relative_to(self.path)): path.read_bytes() for path in paths if path.is_file()}
+
+    def __setstate__(self, files: dict[str, bytes]) -> None:
+        path = new_folder("model")
+        for name, content in files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(content)
+        self.__init__(path)
 
     def __repr__(self) -> str:
         facts = ", ".join(f"{key}: {value}" for key, value in self._facts().items())
@@ -195,8 +208,7 @@ def save(model: Model, path: Path | str) -> None:
     settings = replace(model.settings, out=path)
     if (part / DATA).is_dir():
         settings = replace(settings, data=path / DATA)
-    with atomic_path(part / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(as_yaml(settings), sort_keys=False))
+    write_config(settings, part)
     if path.exists():
         path.rmdir()
     part.rename(path)

@@ -16,6 +16,7 @@ ALPHAS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 SIGMAS_S = (0.02, 0.05, 0.2)
 PSTH_ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0)
 PSTH_SIGMAS_S = (0.05, 0.3)
+ROUGH = {"curvature_samples": 2000, "refresh": 3, "tolerance": 1e-3}  # enough to choose a penalty by
 
 
 def fit_predict_glm(
@@ -78,7 +79,7 @@ def fit_predict_glm(
             inside, outside = ((x[part], y[part], offset[part]) for part in (~held, held))
             fitted = level, np.zeros(free.shape)
             for which in np.argsort(alphas)[::-1]:
-                fitted = _fit(*inside, alphas[which] * mean, mean, free, fitted, curvature_samples=2000, tolerance=1e-3)
+                fitted = _fit(*inside, alphas[which] * mean, mean, free, fitted, **ROUGH)
                 losses[which] += _losses(*outside, *fitted)
         better = losses.min(0) < best
         choice[better], penalty[better] = candidate, np.asarray(alphas)[losses.argmin(0)][better]
@@ -205,14 +206,16 @@ def _fit(
     *,
     curvature_samples: int = 8000,
     steps: int = 30,
+    refresh: int = 5,
     tolerance: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Penalised Poisson regressions of all units at once: biases [U] and weights [U, N].
 
     ``offset`` [K, U] is added to the log rates; ``start``: biases and weights to begin with. Newton steps: gradients
     from all K samples (one matrix product for all units), each unit's Hessian from at most ``curvature_samples`` of
-    them, refreshed while the step is large; a unit's step is halved until its loss falls. Units whose expected gain is
-    below ``tolerance`` nats a spike leave the loop; a unit without a spike keeps its floor and no weights.
+    them, refreshed at the first steps and every ``refresh``; a unit's step is halved until its loss falls. Units whose
+    expected gain is below ``tolerance`` nats a spike leave the loop; a unit without a spike keeps its floor and no
+    weights.
     """
     bias, weights = start[0].copy(), start[1].copy()
     some = slice(None, None, max(1, len(x) // curvature_samples))
@@ -231,7 +234,7 @@ def _fit(
         residual = (rate - y[:, active]) / len(x)
         slope = np.concatenate([residual.sum(0)[:, None], residual.T @ x + penalty[active, None] * weights[active]], 1)
         slope = slope * free[active]
-        if step < 3 or step % 5 == 0:
+        if step % refresh == 0 or (refresh > 3 and step < 3):
             inverse = {
                 u: _inverse_hessian(sub, sub_offset[:, u] + bias[u], weights[u], penalty[u], free[u])
                 for u in active.tolist()

@@ -38,6 +38,7 @@ class Window:
         return np.exp(-distance / (2 * self.width**2)).ravel()
 
 
+POSITIONS_AT_ONCE = 8
 CENTERS = (-0.6, -0.3, 0.0, 0.3, 0.6)
 WINDOWS = (Window(), *(Window(row=r, column=c, width=0.35) for r in CENTERS for c in CENTERS))
 
@@ -108,16 +109,16 @@ class WindowedEncoding:
     def _kernels(self, scaled: list[np.ndarray]) -> np.ndarray:
         """[W, P, P]: the positions' kernels, summed with each window's weights."""
         rows = len(scaled[0])
-        kernels = np.zeros((len(self.windows), rows, rows), np.float32)
+        kernels = np.zeros((len(self.windows), rows * rows), np.float32)
         for layer, grid in zip(scaled, self.grids, strict=True):
-            at = layer.reshape(rows, -1, max(grid, 1) ** 2)
+            at = np.ascontiguousarray(layer.reshape(rows, -1, max(grid, 1) ** 2).transpose(2, 0, 1))
             powers = np.stack([window.power(grid) for window in self.windows]).astype(np.float32)
-            for position in range(at.shape[2]):
-                x = np.ascontiguousarray(at[:, :, position])
-                product = x @ x.T
-                for kernel, power in zip(kernels, powers[:, position], strict=True):
-                    kernel += power * product
-        return kernels
+            for first in range(0, len(at), POSITIONS_AT_ONCE):
+                some = at[first : first + POSITIONS_AT_ONCE]
+                kernels += powers[:, first : first + len(some)] @ (some @ some.transpose(0, 2, 1)).reshape(
+                    len(some), -1
+                )
+        return kernels.reshape(-1, rows, rows)
 
     def _weights(self, scaled: list[np.ndarray], fits: list[_KernelFit]) -> list[np.ndarray]:
         """K arrays [D, N] of weights for centred raw features."""

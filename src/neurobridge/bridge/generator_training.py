@@ -7,8 +7,11 @@ No spikes are involved: images, their embeddings, and the denoising loss.
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +20,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from neurobridge.bridge.adapter import Adapter
-from neurobridge.errors import atomic_path
+from neurobridge.errors import UserError
+from neurobridge.sealed import forget_old, newest, write_sealed
 from neurobridge.vision.autoencoder import PatchPCA
 from neurobridge.vision.encoders import ImageEncoder, embed_images, to_tensor
 from neurobridge.vision.generator import Generator
 from neurobridge.vision.protocol import TrainableGenerator
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINTS = "checkpoints"
 
 
 def train_generator(
@@ -88,12 +92,12 @@ def train_generator(
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
-        checkpoint=out / CHECKPOINT,
+        checkpoints=out / CHECKPOINTS,
         progress=progress,
     )
     generator.save(out, half=half)
     adapter.save(out, half=half)
-    (out / CHECKPOINT).unlink(missing_ok=True)
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     return generator, adapter
 
 
@@ -109,7 +113,7 @@ def train_condition(
     learning_rate: float = 1e-3,
     average: float = 0.995,
     seed: int = 0,
-    checkpoint: Path | None = None,
+    checkpoints: Path | None = None,
     checkpoint_seconds: float = 60.0,
     keep_checkpoint: bool = False,
     progress: bool = True,
@@ -121,10 +125,11 @@ def train_condition(
     regression only (no UNet, hence cheap, in batches four times as large); then everything trains, what the regression
     has trained at a fifth of the rate unless the generator is frozen. In both phases the learning rate warms up and
     falls as a cosine; ``average`` is the decay of the moving average of the weights, which both modules hold at the
-    end. With ``checkpoint`` the state is written there every ``checkpoint_seconds`` and read from there at the start
-    (``keep_checkpoint``: at the end too, so that another call has nothing to do).
-    Every draw depends on (``seed``, step) only, so an interrupted run ends where an uninterrupted one ends. Returns the
-    mean losses of every 50 steps.
+    end. With ``checkpoints``, a folder, the state is written there every ``checkpoint_seconds``, sealed, the last two
+    are kept, and the newest sound one of this training is read at the start (``keep_checkpoint``: written at the end
+    too, so that another call has nothing to do). Every draw depends on (``seed``, step) only, so an interrupted run
+    ends where an uninterrupted one ends. Returns the mean losses of every 50 steps. Raises UserError at the first loss
+    or gradient that is no finite number.
     """
     assert generator.sketches or sketch_steps == 0, "there is no regression to train"
     sketcher = generator.sketcher.parameters() if generator.sketches else ()
@@ -138,13 +143,22 @@ def train_condition(
     history: list[dict[str, float]] = []
     first = 0
     adapter.fit_statistics(embeddings)
-    if checkpoint is not None and checkpoint.is_file():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
+    course = [steps, sketch_steps, batch_size, learning_rate, average, seed, list(latents.shape)]
+    origin = sha256(json.dumps([course, [list(p.shape) for p in parameters]]).encode()).hexdigest()
+    if checkpoints is not None and (found := newest(checkpoints, origin, steps=steps + sketch_steps)):
+        state = found[1]
         with torch.no_grad():
             for parameter, value in zip(parameters, state["parameters"], strict=True):
                 parameter.copy_(value)
         optimizer.load_state_dict(state["optimizer"])
-        averaged, first, history = state["averaged"], state["step"], state["history"]
+        averaged, first, history = [v.to(device) for v in state["averaged"]], state["step"], state["history"]
+
+    def keep(step: int) -> None:
+        assert checkpoints is not None
+        state = {"origin": origin, "step": step, "history": history, "optimizer": optimizer.state_dict()}
+        state |= {"parameters": [p.detach() for p in parameters], "averaged": averaged}
+        write_sealed(checkpoints / f"step={step}.ckpt", state)
+        forget_old(checkpoints)
 
     adapter.train()
     total = sketch_steps + steps
@@ -165,7 +179,9 @@ def train_condition(
                 losses = generator.latent_losses(some, condition, rng)
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(losses.values())).sum().backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
+            norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+            if not torch.isfinite(norm):
+                refuse(step + 1, losses)
             rate = learning_rate * _schedule(step, sketch_steps, total)
             optimizer.param_groups[0]["lr"] = rate if warm or not refined else 0.2 * rate
             optimizer.param_groups[1]["lr"] = rate
@@ -180,18 +196,28 @@ def train_condition(
                 bar.update(task, description="generator " + " ".join(f"{k} {v:.3f}" for k, v in sums.items()))
                 sums = {}
             bar.advance(task)
-            if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds and (step + 1) % 50 == 0:
-                _write_checkpoint(checkpoint, parameters, averaged, optimizer, step + 1, history)
+            if checkpoints is not None and time.monotonic() - saved > checkpoint_seconds and (step + 1) % 50 == 0:
+                keep(step + 1)
                 saved = time.monotonic()
 
-    if checkpoint is not None and keep_checkpoint and first < total:
-        _write_checkpoint(checkpoint, parameters, averaged, optimizer, total, history)
+    if checkpoints is not None and keep_checkpoint and first < total:
+        keep(total)
     with torch.no_grad():
         for parameter, value in zip(parameters, averaged, strict=True):
             parameter.copy_(value)
     adapter.cpu().eval()
     generator.eval()
     return history
+
+
+def refuse(step: int, losses: dict[str, torch.Tensor]) -> None:
+    """Raise UserError for a step whose gradient is no finite number, with the name of the loss if that is none."""
+    bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
+    what = f"the loss of {', '.join(bad)}" if bad else "a gradient"
+    raise UserError(
+        f"the adapter stopped at step {step}, where {what} is no finite number: run again with a lower "
+        "generator.adapter_learning_rate"
+    )
 
 
 def encode_images(generator: Generator, pixels: np.ndarray) -> torch.Tensor:
@@ -219,23 +245,3 @@ def _schedule(step: int, sketch_steps: int, total: int) -> float:
     start, end = (0, sketch_steps) if step < sketch_steps else (sketch_steps, total)
     done = (step - start) / max(1, end - start)
     return min(1.0, (step - start + 1) / 50) * 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def _write_checkpoint(
-    path: Path,
-    parameters: list[torch.Tensor],
-    averaged: list[torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    history: list[dict[str, float]],
-) -> None:
-    """The whole state of the loop, atomically."""
-    state = {
-        "parameters": [p.detach() for p in parameters],
-        "averaged": averaged,
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "history": history,
-    }
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)

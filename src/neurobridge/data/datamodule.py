@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -166,9 +167,25 @@ class Batcher:
             yield self.batch([(index, rows[at : at + size])])
 
 
-class StepBatches(IterableDataset):
-    """The training batches of steps first..last: each drawn by a generator seeded with (seed, step, rank).
+class Share(NamedTuple):
+    """Which part of every batch is asked for: the ``number``-th (from 0) of ``of`` equal ones."""
 
+    number: int = 0
+    of: int = 1
+
+    def part(self, drawn: np.ndarray) -> np.ndarray:
+        """This share of what was drawn for one session; the last few are left out where it cannot be shared evenly."""
+        size = len(drawn) // self.of
+        return drawn[self.number * size : (self.number + 1) * size]
+
+
+WHOLE = Share()
+
+
+class StepBatches(IterableDataset):
+    """The training batches of steps first..last: each drawn by a generator seeded with (seed, step).
+
+    ``share``: processes that train together take a share each of one and the same batch.
     groups sessions a batch (all of them if there are fewer), windows / groups windows of each, from ``split``.
     Sessions are drawn with probability proportional to the square root of their number of windows. continuous: sessions
     with stimuli give windows between and outside presentations too (:meth:`Session.draw`).
@@ -184,17 +201,17 @@ class StepBatches(IterableDataset):
         seed: int,
         first: int,
         last: int,
-        rank: int = 0,
+        share: Share = WHOLE,
         continuous: bool = False,
     ) -> None:
         super().__init__()
         self.continuous = continuous
-        self.batcher, self.seed, self.first, self.last, self.rank = batcher, seed, first, last, rank
+        self.batcher, self.seed, self.first, self.last, self.part = batcher, seed, first, last, share.part
         self.split = split
         root = np.sqrt([s.count(split) for s in batcher.sessions])
         self.share = root / root.sum()
         self.groups = min(groups, len(batcher.sessions))
-        self.per_group = max(1, windows // self.groups)
+        self.per_group = max(share.of, windows // self.groups)
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -203,11 +220,11 @@ class StepBatches(IterableDataset):
         worker = get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for step in range(self.first + offset, self.last, stride):
-            rng = np.random.default_rng([self.seed, step, self.rank])
+            rng = np.random.default_rng([self.seed, step, 0])
             chosen = rng.choice(len(self.share), size=self.groups, replace=False, p=self.share)
             drawn = [
                 self.batcher.sessions[i].draw(self.split, self.per_group, rng, continuous=self.continuous)
                 for i in chosen
             ]
-            starts = [(int(i), starts) for i, (starts, _) in zip(chosen, drawn, strict=True)]
-            yield self.batcher.batch_from(starts, rows=[rows for _, rows in drawn])
+            starts = [(int(i), self.part(starts)) for i, (starts, _) in zip(chosen, drawn, strict=True)]
+            yield self.batcher.batch_from(starts, rows=[self.part(rows) for _, rows in drawn])

@@ -9,6 +9,7 @@ import shutil
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,7 @@ PART = 64 * 2**20  # DANDI's e-tag is the MD5 of the MD5s of parts of this size
 MOST_PARTS = 10_000
 TIMEOUT = 60.0
 AGAIN = (408, 425, 429, 500, 502, 503, 504)
+MOST_JSON, MOST_SIZE, MOST_NAME = 64 * 2**20, 2**50, 200
 BROKEN = (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException)  # the network, not the disk
 
 
@@ -51,6 +53,10 @@ def fetch(items: Sequence[Item], out: Path, *, list_only: bool = False, retries:
     """
     console = Console(highlight=False)
     places = [_place(item, out) for item in items]
+    twice = {place for place, count in Counter(places).items() if count > 1}
+    twice |= set(places) & {folder for place in places for folder in place.parents}
+    if twice:
+        raise UserError(f"the server names {min(twice)} more than once, or as a folder too: nothing was fetched")
     missing = [(item, place) for item, place in zip(items, places, strict=True) if not _is_there(item, place)]
     wanted = sum(item.size or 0 for item, _ in missing)
     begun = sum(_part(place).stat().st_size for _, place in missing if _part(place).is_file())
@@ -77,13 +83,21 @@ def fetch(items: Sequence[Item], out: Path, *, list_only: bool = False, retries:
 
 
 def get_json(url: str, *, retries: int = 8, pause: float = 1.0) -> dict:
-    """What an API answers. Raises UserError where it does not answer or not with JSON."""
+    """The object that an API answers. Raises UserError where it does not answer, or not with one of bearable size."""
     failures = 0
     while True:
         try:
             with _open(url) as answer:
-                return json.loads(answer.read())
-        except json.JSONDecodeError as error:
+                content = answer.read(MOST_JSON + 1)
+            if len(content) > MOST_JSON:
+                raise UserError(f"{url} answers with more than {decimal(MOST_JSON)}: is the address right?")
+            found = json.loads(content)
+            if isinstance(found, dict):
+                return found
+            raise UserError(f"{url} answers with JSON, but not with an object: is the address right?")
+        except UserError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{url} does not answer with JSON: is the address right?") from error
         except (OSError, http.client.HTTPException) as error:
             failures += 1
@@ -119,6 +133,11 @@ def _digest(digest, blocks: Iterable[bytes]):
 
 
 def _place(item: Item, out: Path) -> Path:
+    """Where ``item`` goes. Raises UserError for what an index may not say."""
+    if not isinstance(item.path, str) or not item.path.isprintable() or len(item.path) > MOST_NAME:
+        raise UserError(f"the server names a file {str(item.path)[:80]!r}, which is no path: nothing was fetched")
+    if item.size is not None and not (isinstance(item.size, int) and 0 <= item.size < MOST_SIZE):
+        raise UserError(f"the server says that {item.path} has {str(item.size)[:80]!r} bytes: nothing was fetched")
     relative = PurePosixPath(item.path)
     if relative.is_absolute() or ".." in relative.parts or not relative.parts:
         raise UserError(f"the server names a file '{item.path}', which would lie outside {out}: nothing was fetched")
@@ -181,6 +200,8 @@ def _transfer(item: Item, part: Path, report) -> int | None:
         if have and answer.status != 206:
             have = 0  # the server knows no ranges: from the start
         length = answer.headers.get("Content-Length")
+        if length is not None and not length.isdecimal():
+            raise UserError(f"{item.url} says that it has {length[:80]!r} bytes: try again later")
         total = item.size if length is None else have + int(length)
         if item.size is not None and total != item.size:
             part.unlink(missing_ok=True)
@@ -190,6 +211,8 @@ def _transfer(item: Item, part: Path, report) -> int | None:
                 file.write(block)
                 have += len(block)
                 report(have, total)
+                if total is not None and have > total:
+                    break  # more than it said
     return total
 
 
@@ -201,8 +224,8 @@ def _next_block(answer) -> bytes:
 
 
 def _open(url: str, headers: dict[str, str] | None = None):
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise UserError(f"'{url}' is no web address: it starts with http:// or https://")
+    if urlsplit(url).scheme not in ("http", "https") or not url.isprintable() or " " in url:
+        raise UserError(f"{url[:200]!r} is no web address: it starts with http:// or https:// and holds no blanks")
     agent = {"User-Agent": f"neurobridge/{__version__}", "Accept-Encoding": "identity"}
     return urllib.request.urlopen(urllib.request.Request(url, headers=agent | (headers or {})), timeout=TIMEOUT)
 

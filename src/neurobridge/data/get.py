@@ -14,7 +14,7 @@ from rich.progress import track
 
 from neurobridge.data.download import Item, fetch, get_json
 from neurobridge.data.importing import refuse_pointer
-from neurobridge.errors import UserError
+from neurobridge.errors import UserError, reading
 
 DANDI = "https://api.dandiarchive.org/api"
 GIN = "https://gin.g-node.org"
@@ -26,6 +26,7 @@ IBL_FILES = re.compile(
     r"|channels\.(mlapdv|localCoordinates|rawInd|brainLocationIds_ccf_2017)\.npy)"
     r"|(.+/)?_ibl_(trials\.table\.pqt|wheel\.(position|timestamps)\.npy))"
 )
+STRANGE = "the server may have changed, or stands between you and it: check the address, or try again later"
 SORTERS = ("iblsorter", "pykilosort")
 
 
@@ -150,13 +151,14 @@ def get_v4(
     tree = get_json(f"{api}/repos/{repository}/git/trees/{quote(branch)}?recursive=1")
     folders = {"responses_repeat_averaged/": "responses_mean/", "images/": "images/"}
     items = []
-    for entry in tree.get("tree", []):
-        inside = entry["path"].removeprefix(top)
-        folder = next((name for name in folders if inside.startswith(name)), None)
-        if entry["path"].startswith(top) and folder is not None and entry["type"] == "blob":
-            url = f"{raw}/{repository}/{quote(branch)}/{quote(entry['path'])}"
-            path = folders[folder] + inside.removeprefix(folder)
-            items.append(Item(url=url, path=path, size=entry["size"], checksum=f"git-blob:{entry['sha']}"))
+    with reading(api, "index of files", STRANGE):
+        for entry in tree.get("tree", []):
+            inside = entry["path"].removeprefix(top)
+            folder = next((name for name in folders if inside.startswith(name)), None)
+            if entry["path"].startswith(top) and folder is not None and entry["type"] == "blob":
+                url = f"{raw}/{repository}/{quote(branch)}/{quote(entry['path'])}"
+                path = folders[folder] + inside.removeprefix(folder)
+                items.append(Item(url=url, path=path, size=int(entry["size"]), checksum=f"git-blob:{entry['sha']}"))
     if not items:
         raise UserError(f"{api} lists no V4 responses on the branch '{branch}': the repository may have changed")
     fetch(items, Path(out), list_only=list_only)
@@ -230,24 +232,31 @@ def _get_dandiset(
     """The files of a dandiset whose path is ``wanted``, with the archive's checksums."""
     if not version:
         published = get_json(f"{api}/dandisets/{number}/").get("most_recent_published_version")
-        version = published["version"] if published else "draft"
-    base = f"{api}/dandisets/{number}/versions/{version}/assets/"
-    found, page = [], f"{base}?{urlencode({'page_size': 200, 'order': 'path'})}"
+        with reading(api, "index of versions", STRANGE):
+            version = published["version"] if published else "draft"
+    base = f"{api}/dandisets/{number}/versions/{quote(str(version), safe='')}/assets/"
+    found, page, pages = [], f"{base}?{urlencode({'page_size': 200, 'order': 'path'})}", set()
     while page:
+        if page in pages:
+            raise UserError(f"the index of dandiset {number} at {api} leads in a circle: {STRANGE}")
+        pages.add(page)
         answer = get_json(page)
-        found += [asset for asset in answer["results"] if wanted(asset["path"])]
-        page = answer.get("next")
+        with reading(page, "index of files", STRANGE):
+            found += [asset for asset in answer["results"] if wanted(asset["path"])]
+            page = str(answer.get("next") or "")
     absent = [name for name in sessions if not any(f"_ses-{name}" in asset["path"] for asset in found)]
     if absent or not found:
         what = f"session '{absent[0]}' is not in" if absent else "no file of ours is in"
         raise UserError(f"{what} dandiset {number}, version {version}, at {api}: see what there is with --list_only")
     items = []
     for asset in track(found, "checksums", transient=True, disable=len(found) < 20):
-        digest = get_json(f"{base}{asset['asset_id']}/").get("digest", {})
-        checksum = f"sha256:{digest['dandi:sha2-256']}" if "dandi:sha2-256" in digest else ""
-        if not checksum and "dandi:dandi-etag" in digest:
-            checksum = f"dandi-etag:{digest['dandi:dandi-etag']}"
-        url = f"{api}/assets/{asset['asset_id']}/download/"
-        items.append(Item(url=url, path=asset["path"], size=asset["size"], checksum=checksum))
+        with reading(base, "index of files", STRANGE):
+            name = quote(str(asset["asset_id"]), safe="")
+            digest = get_json(f"{base}{name}/").get("digest", {})
+            checksum = f"sha256:{digest['dandi:sha2-256']}" if "dandi:sha2-256" in digest else ""
+            if not checksum and "dandi:dandi-etag" in digest:
+                checksum = f"dandi-etag:{digest['dandi:dandi-etag']}"
+            url = f"{api}/assets/{name}/download/"
+            items.append(Item(url=url, path=asset["path"], size=int(asset["size"]), checksum=checksum))
     fetch(items, Path(out), list_only=list_only)
     return Path(out)

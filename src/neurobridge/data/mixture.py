@@ -1,6 +1,6 @@
 """Several data sets in one training: how often each is drawn, by size and by step, and batches that mix them.
 
-What a step sees is a function of (seed, step, rank) alone, so the step is all the state that a resumed run needs.
+What a step sees is a function of (seed, step) alone, so the step is all the state that a resumed run needs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from neurobridge.data.datamodule import Batcher
+from neurobridge.data.datamodule import WHOLE, Batcher, Share
 from neurobridge.errors import UserError
 from neurobridge.neuro.batch import SpikeBatch
 
@@ -92,7 +92,7 @@ class MixtureBatches(IterableDataset):
         seed: int,
         first: int,
         last: int,
-        rank: int = 0,
+        share: Share = WHOLE,
         power: float = 0.5,
         weights: Mapping[str, Schedule] | None = None,
         max_events: int | None = None,
@@ -100,11 +100,11 @@ class MixtureBatches(IterableDataset):
         continuous: bool = False,
     ) -> None:
         super().__init__()
-        self.batcher, self.split, self.groups, self.per_group = batcher, split, groups, max(1, windows // groups)
-        self.seed, self.first, self.last, self.rank = seed, first, last, rank
+        self.batcher, self.split, self.groups, self.per_group = batcher, split, groups, max(share.of, windows // groups)
+        self.seed, self.first, self.last, self.share = seed, first, last, share
         self.max_events, self.random_starts, self.continuous = max_events, random_starts, continuous
         self.shares = Shares(batcher, split=split, power=power, weights=weights or {})
-        self.offset = float(np.random.default_rng([seed, rank, 3]).random())
+        self.offset = float(np.random.default_rng([seed, 0, 3]).random())
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -117,17 +117,18 @@ class MixtureBatches(IterableDataset):
 
     def chosen(self, step: int) -> list[int]:
         """The sessions that ``step`` draws windows from, as many windows of each."""
-        rng = np.random.default_rng([self.seed, step, self.rank, 2])
+        rng = np.random.default_rng([self.seed, step, 0, 2])
         return self.shares.draw(step, self.groups, offset=self.offset, rng=rng)
 
     def batches(self, step: int) -> list[SpikeBatch]:
         """What ``step`` sees."""
-        rng = np.random.default_rng([self.seed, step, self.rank, 4])
+        rng = np.random.default_rng([self.seed, step, 0, 4])
         picks = [self._windows(i, rng) for i in self.chosen(step)]
         most = self._affordable(picks)
         kinds: dict[tuple, list] = {}
         for i, starts, rows in picks:
-            kinds.setdefault(self.batcher.kind(i), []).append((i, starts[:most], rows[:most]))
+            parts = self.share.part(starts[:most]), self.share.part(rows[:most])
+            kinds.setdefault(self.batcher.kind(i), []).append((i, *parts))
         return [
             self.batcher.batch_from([(i, starts) for i, starts, _ in alike], rows=[rows for _, _, rows in alike])
             for alike in kinds.values()
@@ -141,8 +142,8 @@ class MixtureBatches(IterableDataset):
         return index, *session.draw(self.split, self.per_group, rng, continuous=self.continuous)
 
     def _affordable(self, picks: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> int:
-        """How many windows each group may give within ``max_events``, at least one."""
+        """How many windows each group may give within ``max_events``, at least one a process."""
         if self.max_events is None:
             return self.per_group
         counts = np.sum([self.batcher.sessions[i].event_counts(starts) for i, starts, _ in picks], axis=0)
-        return max(1, int(np.searchsorted(np.cumsum(counts), self.max_events, side="right")))
+        return max(self.share.of, int(np.searchsorted(np.cumsum(counts), self.max_events, side="right")))

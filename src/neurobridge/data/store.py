@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -40,6 +41,8 @@ class Session:
     interval is cut from its start on, and all windows in a row make blocks of ten: of every ten blocks one is valid,
     one is test.
 
+    ``statistics``: mean and deviation [N] of values, where they are not those of the session's own train split.
+
     ``dataset``: what the session is counted under where data sets are mixed; the recording's own by default. Besides
     the windows of :attr:`starts` there are those of :meth:`random_starts`, which begin on any millisecond, and in
     sessions with stimuli those of :meth:`continuous_starts`: these know no onset and show no image.
@@ -48,7 +51,13 @@ class Session:
     """
 
     def __init__(
-        self, recording: Recording | StoredRecording, *, window_ms: int, offset_ms: int = 0, dataset: str = ""
+        self,
+        recording: Recording | StoredRecording,
+        *,
+        window_ms: int,
+        offset_ms: int = 0,
+        dataset: str = "",
+        statistics: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.recording = recording
         self.window_ms, self.offset_ms = window_ms, offset_ms
@@ -64,11 +73,13 @@ class Session:
             )
         self.image_row = np.broadcast_to(-1, len(self.starts))
         self._courses: dict[int, np.ndarray] = {}
+        if statistics is not None:
+            self.statistics = statistics
 
     @classmethod
-    def open(cls, path: Path | str, *, window_ms: int, offset_ms: int = 0, dataset: str = "") -> Session:
-        """The session at ``path``, which stays on disk. Raises UserError if it cannot be used."""
-        session = cls(StoredRecording(path), window_ms=window_ms, offset_ms=offset_ms, dataset=dataset)
+    def open(cls, path: Path | str, **cut: Any) -> Session:
+        """The session at ``path``, which stays on disk. ``cut``: as above. Raises UserError if it cannot be used."""
+        session = cls(StoredRecording(path), **cut)
         session.name = Path(path).stem  # of two subjects' sessions of one name the files differ
         return session
 
@@ -248,7 +259,7 @@ class Session:
         return np.log((smooth + COURSE_SPIKES) / (mean + COURSE_SPIKES)).astype(np.float32)
 
     def _zscored(self, values: np.ndarray, column: np.ndarray) -> np.ndarray:
-        mean, deviation = self._statistics
+        mean, deviation = self.statistics
         return ((self._stable(values) - mean[column]) / deviation[column]).astype(np.float32)
 
     def _stable(self, values: np.ndarray) -> np.ndarray:
@@ -257,8 +268,8 @@ class Session:
         return np.sqrt(values.clip(0)) if self.recording.signal_kind == "binned_count" else values
 
     @cached_property
-    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation [N] of each unit's values in the train windows, taken when first needed."""
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation [N] of each unit's values, taken of the train windows when first needed."""
         starts = self.starts[self.rows("train")]
         count, total, mean = np.zeros(self.units), np.zeros(self.units), np.zeros(self.units)
         for moment in (1, 2):

@@ -74,6 +74,16 @@ class SpikeBatch:
         kept = (self.event_tick >= low) & (self.event_tick < high)
         return replace(self._only_events(kept), unit_window=unit_window)
 
+    def unseen(self, count: int) -> SpikeBatch:
+        """The first ``count`` windows of each session without their events, for where every spike is hidden."""
+        per_session = self.windows // self.groups
+
+        def some(x: Tensor) -> Tensor:
+            return x.unflatten(0, (-1, per_session))[:, :count].flatten(0, 1)
+
+        kept = {name: some(getattr(self, name)) for name in ("target", "stimulus", "locked", "row")}
+        return replace(self._only_events(torch.zeros_like(self.event_window, dtype=torch.bool)), **kept)
+
     def _only_events(self, kept: Tensor) -> SpikeBatch:
         return replace(
             self,

@@ -5,6 +5,8 @@ Shape letters: see the package docstring.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,23 +25,27 @@ def cell_loss(prediction: Tensor, target: Tensor, *, poisson: bool) -> Tensor:
 
 
 def masked_losses(
-    prediction: Tensor, target: Tensor, plan: MaskPlan, scored: Tensor, *, poisson: bool
+    prediction: Tensor,
+    target: Tensor,
+    plan: MaskPlan,
+    scored: Tensor,
+    *,
+    poisson: bool,
+    shared: Callable[[Tensor], Tensor] = torch.clone,
 ) -> dict[str, Tensor]:
     """Mean loss over the hidden cells of each mode that occurs in the batch; no mode drowns another.
 
     prediction, target, scored [B, ...]: all cells with a boolean ``scored``, or sampled cells with the weights that
-    :func:`sample_cells` gave them.
+    :func:`sample_cells` gave them. ``shared``: of the number of cells [4] a mode here, what the sums are divided by,
+    where this is a part of a batch.
     """
     rest = tuple(range(1, scored.ndim))
     sums = (cell_loss(prediction, target, poisson=poisson) * scored).sum(rest)
     counts = scored.float().sum(rest)
-    losses = {}
-    for index, mode in enumerate(MODES):
-        rows = plan.mode == index
-        total = counts[rows].sum()
-        if total > 0:
-            losses[mode] = sums[rows].sum() / total
-    return losses
+    modes = [plan.mode == index for index in range(len(MODES))]
+    totals = shared(torch.stack([counts[rows].sum() for rows in modes]))
+    found = zip(MODES, modes, totals, strict=True)
+    return {mode: sums[rows].sum() / total for mode, rows, total in found if total > 0}
 
 
 def sample_cells(

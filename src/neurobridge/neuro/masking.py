@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,6 +31,12 @@ class MaskPlan:
     mode: Tensor
     unscored_unit: Tensor | None = None
     sees_nothing: bool = False
+
+    def rows(self, index: Tensor) -> MaskPlan:
+        """The plan of some windows."""
+        unscored = None if self.unscored_unit is None else self.unscored_unit[index]
+        parts = {"hidden_unit": self.hidden_unit[index], "hidden_tick": self.hidden_tick[index]}
+        return replace(self, mode=self.mode[index], unscored_unit=unscored, **parts)
 
     def hides_event(self, batch: SpikeBatch) -> Tensor:
         """[S] bool, True for an event that must be removed from the input."""

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from neurobridge.bridge.alignment import ImageHead
-from neurobridge.data.datamodule import Batcher, StepBatches
+from neurobridge.data.datamodule import Batcher, Share, StepBatches
 from neurobridge.data.store import Session
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.folder import RunFolder
@@ -52,10 +52,10 @@ def align(run: RunFolder) -> None:
     bridge = Bridge.load(run / "adapt") if there else new_bridge(settings, model, data, features)
     batcher = make_batcher(model, sessions, settings, by_area=True)
 
-    def loader(first: int, last: int, rank: int) -> StepBatches:
+    def loader(first: int, last: int, share: Share) -> StepBatches:
         return StepBatches(
             batcher, split="train", windows=options.windows, groups=options.groups, seed=settings.seed, first=first,
-            last=last, rank=rank,
+            last=last, share=share,
         )  # fmt: skip
 
     common = joint_options(settings) | {

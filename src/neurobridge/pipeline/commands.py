@@ -9,14 +9,15 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from neurobridge.errors import help_with
-from neurobridge.pipeline.folder import DONE, RunFolder
-from neurobridge.pipeline.inputs import check_names, compare_inputs, keep_inputs, read_inputs, refuse_gone
+from neurobridge.errors import help_with, helping
+from neurobridge.pipeline.folder import DONE, STAGES, RunFolder
+from neurobridge.pipeline.inputs import keep_inputs
+from neurobridge.pipeline.preflight import check_run
 from neurobridge.terminal import console
 from neurobridge.training.settings import RunSettings
 
-STAGES = {
-    "pretrain": "spikes",
+MODULES = {
+    "pretrain": "pretraining",
     "adapt": "adaptation",
     "align": "alignment",
     "adapter": "generators",
@@ -33,8 +34,10 @@ def run(**options) -> None:
 
 
 def pretrain(**options) -> None:
-    """Masked pretraining on several sessions."""
-    run_stages(RunSettings(**options), ["pretrain"])
+    """Masked pretraining; ends with scores of the valid split, whether it still got better, and the next command."""
+    folder = run_stages(RunSettings(**options), ["pretrain"])
+    if not helping():
+        import_module("neurobridge.pipeline.ending").ending(folder)
 
 
 def adapt(**options) -> None:
@@ -70,8 +73,9 @@ def report(**options) -> None:
 def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
     """The stages that are not done yet, in order; a stage of which a file was altered or is gone is done again.
 
-    Names are checked before anything is made, and before every stage that the data are what they were. Of several
-    processes that do the stages together, all but the first leave after the last one that trains by a Trainer.
+    Options, names and data are checked before anything is made, and before every stage that the data are what they
+    were. Of several processes that do the stages together, all but the first leave after the last one that trains by a
+    Trainer.
     """
     if settings.devices != 1 and process_rank() != 0:
         help_with(settings.out)
@@ -83,11 +87,11 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
                 folder.wait(name)
         return folder
     if not all((settings.out / name / DONE).is_file() for name in stages):
-        refuse_gone(settings, read_inputs(settings.out))
-        check_names(settings)
-        if not settings.out.exists():
-            compare_inputs(settings, settings.out)
+        check_run(settings, stages)
     folder = RunFolder(settings)
+    if folder.reopened:
+        steps, again = settings.pretrain.steps, ", ".join(folder.reopened)
+        console.print(f"pretrain.steps is now {steps}: no longer done: {again}", markup=False, soft_wrap=True)
     for number, name in enumerate(stages, 1):
         if folder.done(name):
             console.print(f"[{number}/{len(stages)}] {name}: done before")
@@ -110,7 +114,7 @@ def process_rank() -> int:
 
 def stage_function(name: str) -> Callable[[RunFolder], None]:
     """The function of a stage; its module is imported when it is first asked for."""
-    return getattr(import_module(f"neurobridge.pipeline.{STAGES[name]}"), name)
+    return getattr(import_module(f"neurobridge.pipeline.{MODULES[name]}"), name)
 
 
 def demo(out: Path = Path("runs/demo"), *, quick: bool = False, seed: int = 0) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from argparse import ArgumentError
@@ -14,16 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser
 
 from neurobridge.errors import UserError, atomic_path, helping
-from neurobridge.pipeline.inputs import INPUTS, compare_inputs, digest_of
+from neurobridge.pipeline.inputs import INPUTS, compare_inputs, digest_of, read_inputs
+from neurobridge.pipeline.kept import checksum, hidden, read_twice, sealed_json, unsealed_json, write_twice
 from neurobridge.pipeline.lock import NAME as LOCK
 from neurobridge.pipeline.lock import lock
+from neurobridge.sealed import checkpoints, step_of
 from neurobridge.training.settings import RunSettings
 
-DONE = "done.json"
+CONFIG, DONE = "config.yaml", "done.json"
+STAGES = ("pretrain", "adapt", "align", "adapter", "reconstruct", "evaluate", "report")
 DATA = "data"  # a run's own data folder, where its recordings came from memory or from several folders
+GROWS = "pretrain.steps"  # the option that may be raised in a folder
 
 VOLATILE = ("out", "resume", "wandb", "accelerator", "devices", "image.batch", "image.device")
 STARTED_BY = {
@@ -53,50 +58,60 @@ class RunFolder:
     A folder that holds another run is never touched: UserError names the first option that differs. Options may be
     changed until the first stage that reads them has left something (a checkpoint, or all it makes). An option that its
     config does not name, for an earlier version wrote it, counts as the default. The data may lie in another place, if
-    they are the same.
+    they are the same. pretrain.steps may be changed later on too, to no fewer than were trained: pretraining goes on,
+    and ``reopened`` names the finished stages that are then done again.
     """
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings, self.path = settings, settings.out
+        self.reopened: list[str] = []
         if helping():
             return
-        config = self.path / "config.yaml"
+        config = self.path / CONFIG
         wanted = as_yaml(settings)
         others = [path for path in self.path.glob("*") if path.name not in (LOCK, DATA)]
-        if others and not config.is_file():
+        holds_run = config.is_file() or hidden(config).is_file()
+        if others and not holds_run:
             raise UserError(f"{self.path} is not empty and holds no run: choose another --out")
         lock(self.path)
         for part in self.path.rglob(".*.part"):
-            part.unlink()  # of a process that was killed while it wrote
-        if config.is_file():
+            shutil.rmtree(part) if part.is_dir() else part.unlink()  # of a process that was killed while it wrote
+        if holds_run:
             if settings.resume == "never":
                 raise UserError(f"{self.path} already holds a run: choose another --out, or go on with --resume auto")
-            self._refuse_other(as_yaml(self.existing(self.path).settings), wanted)
-        with atomic_path(config) as temporary:
-            temporary.write_text(yaml.safe_dump(wanted, sort_keys=False))
+            if not begun(self.path):  # a start that came to nothing: the data may be others
+                for place in (self / INPUTS, hidden(self / INPUTS)):
+                    place.unlink(missing_ok=True)
+            found = as_yaml(self.existing(self.path).settings)
+            self._refuse_other(found, wanted)
+            if found["pretrain"]["steps"] != settings.pretrain.steps:
+                self._reopen()
+        write_config(settings, self.path)
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
         """The run that lies at ``path``, with the options it was started with. UserError if there is none."""
-        config = path / "config.yaml"
-        if not config.is_file():
-            raise UserError(f"{path} holds no run (no config.yaml): give the folder of a run")
-        try:
-            if not isinstance(yaml.safe_load(config.read_text()), dict):
-                raise ValueError("it holds no options")
-            settings = auto_cli(RunSettings, args=["--config", str(config)], exit_on_error=False)
-        except (ArgumentError, yaml.YAMLError, ValueError) as error:
-            raise UserError(f"{config} is not the configuration of a run ({error}): mend it or run again") from error
+        settings = read_twice(path / CONFIG, settings_of)
+        if settings is None:
+            raise UserError(f"{path} holds no run (no {CONFIG}): give the folder of a run")
         folder = cls.__new__(cls)
-        folder.settings, folder.path = replace(settings, out=path), path
+        folder.settings, folder.path, folder.reopened = replace(settings, out=path), path, []
         return folder
 
     def _refuse_other(self, found: dict, wanted: dict) -> None:
         differing = differences(found, wanted)
         differing = [key for key in differing if key not in VOLATILE and key.split(".")[0] not in VOLATILE]
         if "data" in differing and (self / INPUTS).is_file():
-            compare_inputs(self.settings, self.path)
+            compare_inputs(self.settings, read_inputs(self.path))
             differing.remove("data")
+        if GROWS in differing:
+            differing.remove(GROWS)
+            trained = found["pretrain"]["steps"] if self.done("pretrain") else newest_step(self.path, "pretrain")
+            if self.settings.pretrain.steps < trained:
+                raise UserError(
+                    f"{self.path} has trained {trained} steps and '{GROWS}' is {self.settings.pretrain.steps}: "
+                    f"give {trained} or more, or choose another --out"
+                )
         for key in differing:
             stage = STARTED_BY.get(key) or STARTED_BY.get(key.split(".")[0], "pretrain")
             if self.done(stage):
@@ -104,12 +119,21 @@ class RunFolder:
                     f"{self.path} holds a run with another '{key}': choose another --out, or use the options in its "
                     "config.yaml"
                 )
-            begun = [path.parent for path in self.path.glob(f"checkpoints/{stage}*/step=*.ckpt")]
-            if begun:
+            begins = [path.parent for path in self.path.glob(f"checkpoints/{stage}*/step=*.ckpt")]
+            if begins:
                 raise UserError(
                     f"{self.path} holds a run that has begun stage {stage} with another '{key}': choose another --out, "
-                    f"use the options in its config.yaml, or remove {begun[0]} to begin that stage anew"
+                    f"use the options in its config.yaml, or remove {begins[0]} to begin that stage anew"
                 )
+
+    def _reopen(self) -> None:
+        """Pretraining goes on: no stage is done any more, and what trained on its body begins anew."""
+        for done in sorted(self.path.glob(f"*/{DONE}")):
+            self.reopened.append(done.parent.name)
+            done.unlink()
+        for folder in self.path.glob("checkpoints/*"):
+            if folder.name != "pretrain":
+                shutil.rmtree(folder)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -120,20 +144,31 @@ class RunFolder:
 
     def spoilt(self, stage: str) -> str:
         """What is wrong with what a finished stage left, as a half sentence; empty if nothing is."""
-        try:
-            facts = json.loads((self.path / stage / DONE).read_text())
-            files = dict(facts.get("files", {}))
-        except FileNotFoundError:
-            return ""
-        except (ValueError, AttributeError, TypeError):
-            return f"{self.path / stage / DONE} is spoilt"
-        for name, digest in files.items():
+        facts = self._facts(stage)
+        if facts is None:
+            return f"{self.path / stage / DONE} is spoilt" if (self.path / stage / DONE).is_file() else ""
+        for name, digest in facts.get("files", {}).items():
             path = self.path / name
             if not path.is_file():
                 return f"{path}, which stage {stage} left, is gone"
             if unaltered(path, path.stat().st_size, path.stat().st_mtime_ns) != digest:
                 return f"{path} is not what stage {stage} left"
+        for before, left in facts.get("after", {}).items():
+            if self._left(before) not in (None, left):
+                return f"stage {before}, which {stage} goes on from, has left something else since"
         return ""
+
+    def _facts(self, stage: str) -> dict | None:
+        """What :meth:`finish` kept; None if that is gone or spoilt."""
+        try:
+            return unsealed_json((self.path / stage / DONE).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _left(self, stage: str) -> str | None:
+        """A digest of all that ``stage`` left."""
+        facts = self._facts(stage)
+        return None if facts is None else checksum(facts.get("files", {}))
 
     def wait(self, stage: str) -> None:
         """Wait until the first process has finished ``stage``; leave if it is no more."""
@@ -151,13 +186,26 @@ class RunFolder:
         own = [path for path in sorted((self.path / stage).rglob("*")) if path.is_file() and path.name != DONE]
         names = [str(path.relative_to(self.path)) for path in own if not path.name.startswith(".")]
         facts["files"] = {name: digest_of(self.path / name) for name in (*names, *outputs)}
+        before = STAGES[: STAGES.index(stage)]
+        facts["after"] = {name: left for name in before if (left := self._left(name)) is not None}
         with atomic_path(self.path / stage / DONE) as temporary:
-            temporary.write_text(json.dumps(facts))
+            temporary.write_text(sealed_json(facts))
+
+    def model(self) -> Path:
+        """Folder of the newest model on the spike side: the adapted one, or that of pretraining if there is no other.
+
+        Raises UserError if neither stage is done, or what it left was altered.
+        """
+        if (self.path / "adapt" / DONE).is_file():
+            self.need("adapt")
+            return self / "adapt"
+        self.need("pretrain")
+        return self / "pretrain"
 
     def facts(self, stage: str) -> dict:
         """What :meth:`finish` kept. Raises UserError if the stage has not run."""
         self.need(stage)
-        return json.loads((self.path / stage / DONE).read_text())
+        return unsealed_json((self.path / stage / DONE).read_text())
 
     def need(self, stage: str) -> None:
         """Raise UserError unless ``stage`` is done, and what it left is unaltered."""
@@ -176,10 +224,38 @@ class RunFolder:
             return dict(arrays)
 
 
+def begun(path: Path) -> bool:
+    """Whether a stage of the run at ``path`` has left something: a checkpoint, or all that it makes."""
+    return any(path.glob(f"*/{DONE}")) or any(path.glob("checkpoints/*/step=*.ckpt"))
+
+
+def newest_step(path: Path, stage: str) -> int:
+    """Steps behind the newest checkpoint of a stage; 0 without one."""
+    return max(map(step_of, checkpoints(path / "checkpoints" / stage)), default=0)
+
+
 @lru_cache(maxsize=1024)
 def unaltered(path: Path, size: int, changed: int) -> str:
     """Digest of a file, computed once as long as its size and its time of change stay."""
     return digest_of(path)
+
+
+def write_config(settings: RunSettings, folder: Path) -> None:
+    """Keep ``settings`` as those of the run in ``folder``."""
+    write_twice(folder / CONFIG, yaml.safe_dump(as_yaml(settings), sort_keys=False))
+
+
+def settings_of(text: str) -> RunSettings:
+    """The options that a config.yaml names, all others at their defaults. Raises ValueError for no such options."""
+    try:
+        options = yaml.safe_load(text)
+        if not isinstance(options, dict):
+            raise ValueError("it holds no options")
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(RunSettings, "run")
+        return parser.instantiate_classes(parser.parse_object({"run": options})).run
+    except (ArgumentError, yaml.YAMLError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def as_yaml(settings: RunSettings) -> dict:

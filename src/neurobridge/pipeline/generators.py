@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +17,7 @@ from neurobridge.bridge.generator_training import encode_images, train_condition
 from neurobridge.data.images import ImageSet
 from neurobridge.errors import UserError, atomic_path
 from neurobridge.pipeline.folder import REFUSED, RunFolder, as_yaml
-from neurobridge.pipeline.image_data import ImageData, image_encoder
+from neurobridge.pipeline.image_data import ImageData, cache, image_encoder
 from neurobridge.pipeline.oracle import measure_oracle, require_oracle
 from neurobridge.terminal import console
 from neurobridge.training.trainer import MetricsCSV
@@ -58,7 +59,7 @@ def small_adapter(run: RunFolder) -> None:
             autoencoder=tiny_autoencoder(options.tiny_autoencoder),
             steps=options.train_steps,
             noise=options.adapter_noise,
-            cache_dir=settings.data / "embeddings",
+            cache_dir=cache(settings, "embeddings"),
             **common,
         )
         source = "trained on this data set's training images"
@@ -81,7 +82,7 @@ def small_adapter(run: RunFolder) -> None:
             encode_images(generator, pixels),
             torch.from_numpy(data.embeddings[data.train]),
             steps=options.adapter_steps,
-            checkpoint=run / "checkpoints" / "adapter" / "last.pt",
+            checkpoints=run / "checkpoints" / "adapter" / fingerprint(run),
             **common,
         )
         fresh.save(run / "adapter")
@@ -105,8 +106,9 @@ def diffusion_adapter(run: RunFolder) -> None:
         tokens=generator.tokens,
         noise=options.adapter_noise,
     )
-    latents = embed_images(LatentEncoder(generator), images.ids[rows], images.pixels[rows], settings.data / "latents")
-    checkpoint = run / "checkpoints" / "adapter" / f"{fingerprint(run)}.pt"
+    there = cache(settings, "latents")
+    latents = embed_images(LatentEncoder(generator), images.ids[rows], images.pixels[rows], there)
+    checkpoints = run / "checkpoints" / "adapter" / fingerprint(run)
     history = train_condition(
         generator,
         fresh,
@@ -117,7 +119,7 @@ def diffusion_adapter(run: RunFolder) -> None:
         batch_size=options.batch,
         learning_rate=options.adapter_learning_rate,
         seed=settings.seed,
-        checkpoint=checkpoint,
+        checkpoints=checkpoints,
         checkpoint_seconds=300.0,
         keep_checkpoint=True,
     )
@@ -127,7 +129,7 @@ def diffusion_adapter(run: RunFolder) -> None:
         "another image.encoder; or lower that threshold"
     )
     facts = pass_gate(run, generator, fresh, held, mend)
-    checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(checkpoints)
     log_losses(run, history)
     finish(run, generator.licence, generator=f"Stable Diffusion, {options.model}", images=len(rows), **facts)
 

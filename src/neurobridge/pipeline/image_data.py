@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,15 +90,22 @@ def image_encoder(settings: RunSettings) -> ImageEncoder:
     return ImageEncoder(name=image.encoder, layer=image.layer, grid=image.grid, resolution=image.resolution)
 
 
-def feature_stack(settings: RunSettings, layers: Sequence[str]) -> FeatureStack:
-    """Some layers of the run's image encoder."""
-    return FeatureStack(settings.image.encoder, layers=layers, resolution=settings.image.resolution)
+def feature_stack(settings: RunSettings, layers: Sequence[str], *, option: str = "encoding.layers") -> FeatureStack:
+    """Some layers of the run's image encoder, which ``option`` names."""
+    return FeatureStack(settings.image.encoder, layers=layers, resolution=settings.image.resolution, option=option)
+
+
+def cache(settings: RunSettings, name: str) -> Path:
+    """Where what is computed of the images is kept: beside the data, or in the run folder where that cannot be."""
+    return (settings.data if os.access(settings.data, os.W_OK) else settings.out) / name
 
 
 def stack_features(settings: RunSettings, images: ImageSet, layers: Sequence[str] | None = None) -> StackFeatures:
     """Features of all images (``layers``: by default encoding.layers), cached beside the data."""
     stack = feature_stack(settings, layers or settings.encoding.layers)
-    embedded = embed_stack(stack, images.ids, images.pixels, settings.data / "embeddings", device=settings.image.device)
+    embedded = embed_stack(
+        stack, images.ids, images.pixels, cache(settings, "embeddings"), device=settings.image.device
+    )
     return StackFeatures(layers=embedded, grids=stack.grids)
 
 
@@ -120,7 +128,7 @@ def embedded_images(settings: RunSettings, images: ImageSet, sessions: Sequence[
         image_encoder(settings),
         images.ids,
         images.pixels,
-        settings.data / "embeddings",
+        cache(settings, "embeddings"),
         batch_size=options.batch,
         device=options.device,
     )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from neurobridge.data.checks import check_events
 from neurobridge.data.stored import StoredRecording
-from neurobridge.errors import UserError, atomic_path
+from neurobridge.errors import UserError
+from neurobridge.pipeline.kept import read_twice, sealed_json, unsealed_json, write_twice
 from neurobridge.training.settings import RunSettings
 
 INPUTS = "inputs.json"
@@ -74,13 +75,12 @@ def input_files(settings: RunSettings) -> dict[str, Path]:
     return files
 
 
-def compare_inputs(settings: RunSettings, run: Path) -> dict[str, list]:
-    """Size, time of change and digest of every input. Raises UserError for one that is not what run/inputs.json says.
+def compare_inputs(settings: RunSettings, known: dict[str, list]) -> dict[str, list]:
+    """Size, time of change and digest of every input. Raises UserError for one that is not what was ``known`` of it.
 
-    What has the size and the time of change that are noted there is taken to be the same. Files that are read for the
+    What has the size and the time of change that are known is taken to be the same. Files that are read for the
     first time are looked through: an event that is no finite number is refused.
     """
-    known = read_inputs(run)
     files = input_files(settings)
     refuse_gone(settings, known)
     mend = "put it back as it was, or choose another --out"
@@ -116,25 +116,24 @@ def refuse_gone(settings: RunSettings, known: Iterable[str]) -> None:
 
 def keep_inputs(settings: RunSettings, run: Path) -> None:
     """Compare the inputs with run/inputs.json, and note there what is new."""
-    found = compare_inputs(settings, run)
-    if found != read_inputs(run):
-        with atomic_path(run / INPUTS) as temporary:
-            temporary.write_text(json.dumps(found, indent=1))
+    known = read_inputs(run)
+    found = compare_inputs(settings, known)
+    if found != known:
+        write_twice(run / INPUTS, sealed_json({"files": found}))
 
 
 def read_inputs(run: Path) -> dict[str, list]:
-    """What run/inputs.json says; nothing where there is none. Raises UserError for a spoilt one."""
-    path = run / INPUTS
-    if not path.is_file():
-        return {}
+    """What run/inputs.json says; nothing where there is none. Raises UserError where it and its copy are spoilt."""
+    return read_twice(run / INPUTS, files_of) or {}
+
+
+def files_of(text: str) -> dict[str, list]:
+    """Name -> [size, time of change, digest], as inputs.json has them. Raises ValueError for anything else."""
     try:
-        known = json.loads(path.read_text())
-        return {str(name): [int(size), int(time), str(digest)] for name, (size, time, digest) in known.items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"{path} is spoilt and says no more what this run reads: remove it if the data are as they were, or choose "
-            "another --out"
-        ) from error
+        files = unsealed_json(text)["files"]
+        return {str(name): [int(size), int(time), str(digest)] for name, (size, time, digest) in files.items()}
+    except (AttributeError, TypeError, KeyError) as error:
+        raise ValueError("it names no files") from error
 
 
 def digest_of(path: Path) -> str:
@@ -144,8 +143,12 @@ def digest_of(path: Path) -> str:
 
 
 def check_numbers(path: Path) -> None:
-    """Raise UserError if a time or a value of an event of the session at ``path`` is infinite or not a number."""
-    events = StoredRecording(path).events
+    """Raise UserError if an event of the session at ``path`` has no finite time or value, or none of its units."""
+    recording = StoredRecording(path)
+    events, units = recording.events, len(recording.unit_ids)
+    for first in range(0, len(events.units), EVENTS_AT_ONCE):
+        rows = events.units[first : first + EVENTS_AT_ONCE]
+        check_events(np.zeros(len(rows)), rows, units, str(path), first=first)
     for what, numbers in (("time", events.times), ("value", events.values)):
         for first in range(0, 0 if numbers is None else len(numbers), EVENTS_AT_ONCE):
             bad = np.flatnonzero(~np.isfinite(numbers[first : first + EVENTS_AT_ONCE]))

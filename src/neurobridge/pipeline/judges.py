@@ -5,7 +5,9 @@ Nothing is fetched or imported before a judge is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib import import_module
 
@@ -18,7 +20,7 @@ from neurobridge.evaluation.alexnet import load_alexnet, weight_file
 from neurobridge.evaluation.images import Evaluator
 from neurobridge.evaluation.networks import OFFLINE, JudgeNetwork
 from neurobridge.vision.embedding_cache import chosen_device
-from neurobridge.vision.encoders import ImageEncoder
+from neurobridge.vision.encoders import ImageEncoder, embed_together
 from neurobridge.vision.transformers_encoders import IMAGENET_MEAN, IMAGENET_STD
 
 SWAV = "facebookresearch/swav:main"
@@ -38,10 +40,19 @@ def offline_judges(decoding_target: str) -> tuple[JudgeNetwork, ...]:
 def load_judges(judges: Iterable[JudgeNetwork], *, batch_size: int = 8, device: str = "auto") -> dict[str, Evaluator]:
     """Name -> evaluator. Raises UserError, naming the judge, where its network cannot be had."""
     place = chosen_device(device, torch.device("cpu"))
+    judges = list(judges)
+    networks = {judge.name: _network(judge).to(place) for judge in judges}
+    alike: dict[tuple, list[str]] = {}
+    for judge in judges:
+        alike.setdefault((judge.source, judge.network, judge.size), []).append(judge.name)
+    features = {}
+    for (source, *_), names in alike.items():
+        if source == "encoder":
+            features |= dict(zip(names, _in_one_pass([networks[name] for name in names], batch_size), strict=True))
+        else:
+            features |= {name: _on_pictures(networks[name], batch_size) for name in names}
     return {
-        judge.name: Evaluator(
-            features=_on_pictures(_network(judge).to(place), batch_size), network=judge.network, metrics=judge.metrics
-        )
+        judge.name: Evaluator(features=features[judge.name], network=judge.network, metrics=judge.metrics)
         for judge in judges
     }
 
@@ -102,6 +113,24 @@ def _network(judge: JudgeNetwork) -> nn.Module:
             "is a network, or leave this judge out"
         ) from error
     return LayerOutput(network, judge.layer, size=judge.size)
+
+
+def _in_one_pass(encoders: Sequence[nn.Module], batch_size: int) -> list[Callable[[np.ndarray], np.ndarray]]:
+    """:func:`_on_pictures` of layers of one network: what one of them is asked, all of them have answered."""
+    answers: dict[str, list[np.ndarray]] = {}
+
+    @torch.inference_mode()
+    def ask(pictures: np.ndarray, which: int) -> np.ndarray:
+        pictures = np.ascontiguousarray(pictures, np.float32)
+        key = hashlib.sha1(pictures.data).hexdigest()
+        if key not in answers:
+            place = next(encoders[0].parameters()).device
+            batches = torch.from_numpy(pictures).permute(0, 3, 1, 2).split(batch_size)
+            found = [embed_together(encoders, batch.to(place)) for batch in batches]
+            answers[key] = [torch.cat(layer).cpu().numpy() for layer in zip(*found, strict=True)]
+        return answers[key][which]
+
+    return [functools.partial(ask, which=which) for which in range(len(encoders))]
 
 
 def _on_pictures(network: nn.Module, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:

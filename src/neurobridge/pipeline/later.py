@@ -63,6 +63,7 @@ def adapt_later(
         part = folder / ".pretrain.part"
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(run / "pretrain", part)
+        shutil.rmtree(folder / "pretrain", ignore_errors=True)
         part.rename(folder / "pretrain")
     adapt(folder)
     for name, units in folder.facts("adapt")["units"].items():

@@ -97,6 +97,7 @@ def decode_sessions(run: RunFolder) -> list[Decoded]:
 def reconstruct(run: RunFolder) -> None:
     """Pictures of the first picture session's test images, with floors and oracle -> run/reconstruct/pictures.npz."""
     settings, options = run.settings, run.settings.reconstruct
+    run.need("adapter")
     torch.manual_seed(settings.seed)
     data = load_images(run)
     generator, tokens = load_generator(run)

@@ -109,7 +109,10 @@ def what_ran(run: RunFolder) -> list[Block]:
         ["aligned to", f"{facts['align']['encoder']}, {facts['align']['layer']}"],
         ["generator", facts["adapter"]["generator"]],
         ["pictures of", f"{facts['reconstruct']['session']}, {facts['reconstruct']['images']} held-out images"],
-        ["certain leaks between splits", f"{pre['leaks']} (audit.json lists near-duplicates and shared concepts too)"],
+        [
+            "certain leaks between splits",
+            f"{pre['leaks']} (pretrain/audit.json has near-duplicates and shared concepts)",
+        ],
         ["presentations averaged", f"{facts['reconstruct']['repeats']:.3g}"],
         ["seed", str(run.settings.seed)],
     ]

@@ -16,21 +16,24 @@ def spikes(rows: list[dict]) -> list[Block]:
     ]  # fmt: skip
     panels: dict[str, list[figures.Bar]] = {}
     for r in rows:
-        if "interval" in r:
+        if r["task"].startswith(CO_SMOOTHING):
             role = "ours" if r["method"] == OURS else "baseline"
             panel = r["session"] + r["task"].removeprefix(CO_SMOOTHING)
             panels.setdefault(panel, []).append(figures.Bar(r["method"], *r["interval"], role=role))
+    splits = " and ".join(sorted({r.get("split", "test") for r in rows})).capitalize()
+    drawn: list[Block] = []
+    if panels:
+        caption = (
+            f"{splits} split, 95 % intervals over units. 0 is the mean rate; over the PSTH the unit's own time course."
+        )
+        drawn.append(Figure("Leave-one-out co-smoothing", figures.bars(panels, xlabel=rows[0]["unit"]), caption))
     return [
-        Figure(
-            "Leave-one-out co-smoothing",
-            figures.bars(panels, xlabel=rows[0]["unit"]),
-            "Test split, 95 % intervals over units. 0 is the mean rate; over the PSTH the unit's own time course.",
-        ),
+        *drawn,
         Table(
             "Masked prediction",
             ["session", "role", "task", "method", "score", "unit", "ours minus this"],
             table,
-            note="Test split, up to 300 windows, frozen masks, one seed. Null: each unit's mean over the scored cells. "
+            note=f"{splits} split, up to 300 windows, frozen masks, a seed. Null: each unit's mean over scored cells. "
             "Co-smoothing: 20 units, each predicted from all the others; intervals over units, paired for ours minus a "
             "rival. PSTH x GLM: the unit's own time course times what the other units add.",
             highlight=frozenset(i for i, r in enumerate(rows) if r["method"] == OURS),

@@ -15,7 +15,6 @@ from neurobridge.data.store import Session
 from neurobridge.evaluation.protocols import Task, collect, forward_prediction, inter_region, intra_region
 from neurobridge.evaluation.protocols import co_smoothing as co_smoothing_task
 from neurobridge.evaluation.spikes import (
-    bits_per_spike,
     bits_per_spike_interval,
     bits_per_spike_per_neuron,
     gaussian_r2,
@@ -35,29 +34,50 @@ OVER_PSTH = "co-smoothing, leave one out, over the PSTH"
 
 
 def score_spikes(run: RunFolder) -> list[dict]:
-    """One row a (session, task, method): bits/spike, or R2 for values, on the test split with frozen masks."""
-    held_out, rest = held_out_sessions(run.settings), pretraining_sessions(run.settings)
-    sessions = [*held_out[:1], *[s for s in rest if (s.split == "test").any()][:1]]
-    model = NeuroBridge.load(run / "adapt").eval()
-    batcher = make_batcher(model, sessions, run.settings)
+    """One row a (session, task, method): bits/spike, or R2 for values, on the test split with frozen masks.
+
+    Of the first held-out and the first pretraining session that have a test split, or else a valid one; none if no
+    session has either.
+    """
+    model = NeuroBridge.load(run.model()).eval()
     rows = []
-    for index, session in enumerate(sessions):
-        role = "held out, adapted" if session in held_out else "pretrained"
-        for score in spike_tasks(model, batcher, index, run.settings.pretrain.modes):
-            rows.append({"session": session.name, "role": role, **score})
+    for role, sessions in scored_sessions(run).items():
+        for session, split in sessions[:1]:
+            batcher = make_batcher(model, [session], run.settings)
+            for score in spike_tasks(model, batcher, 0, run.settings.pretrain.modes, split):
+                rows.append({"session": session.name, "role": role, **score, "split": split})
     return rows
 
 
-def spike_tasks(model: NeuroBridge, batcher: Batcher, index: int, modes: Sequence[str]) -> list[dict]:
+def scored_sessions(run: RunFolder) -> dict[str, list[tuple[Session, str]]]:
+    """Role -> the run's sessions (held-out ones only if the run has adapted) with the split that they are scored on."""
+    adapted = run.done("adapt")
+    roles = {
+        "held out, adapted": held_out_sessions(run.settings) if adapted else [],
+        "pretrained": pretraining_sessions(run.settings),
+    }
+    return {
+        role: [(s, split) for s in sessions if (split := next((x for x in ("test", "valid") if s.count(x)), ""))]
+        for role, sessions in roles.items()
+    }
+
+
+def spike_tasks(
+    model: NeuroBridge, batcher: Batcher, index: int, modes: Sequence[str], split: str = "test"
+) -> list[dict]:
     """Masked prediction in every mode, the frozen protocols, then co-smoothing beside its rivals."""
     session = batcher.sessions[index]
     unit = "R2" if session.valued else "bits/spike"
     scores = []
-    for mode, value in masked_scores(model, batcher, index, modes).items():
-        scores.append({"task": f"masked, {mode}", "method": OURS, "value": value, "unit": unit})
-    for task, value in protocol_scores(model, batcher, index).items():
-        scores.append({"task": task, "method": OURS, "value": value, "unit": unit})
-    ours, truth, units = co_smoothing(model, batcher, index)
+    for mode, score in masked_tasks(model, batcher, index, modes, split).items():
+        scores.append({"task": f"masked, {mode}", "method": OURS, **score, "unit": unit})
+    for task, score in protocol_scores(model, batcher, index, split).items():
+        scores.append({"task": task, "method": OURS, **score, "unit": unit})
+    if session.units < 2:  # no other unit to predict one from
+        return scores
+    ours, truth, units = co_smoothing(model, batcher, index, split=split)
+    if not session.valued and not truth[:, units].any():
+        return scores
     predictions = {OURS: ours} | rival_predictions(session, batcher.bin_ms, truth, units)
     return scores + co_smoothing_scores(predictions, truth[:, units], valued=session.valued)
 
@@ -85,35 +105,53 @@ def co_smoothing_scores(predictions: Mapping[str, np.ndarray], truth: np.ndarray
 
 def masked_scores(model: NeuroBridge, batcher: Batcher, index: int, modes: Sequence[str]) -> dict[str, float]:
     """Mode -> bits/spike (R2 for values) on test windows of a session under frozen masks; impossible modes left out."""
+    return {mode: score["value"] for mode, score in masked_tasks(model, batcher, index, modes).items()}
+
+
+def masked_tasks(
+    model: NeuroBridge, batcher: Batcher, index: int, modes: Sequence[str], split: str = "test"
+) -> dict[str, dict]:
+    """The same with intervals over units, on any split: mode -> :func:`scored`."""
     session = batcher.sessions[index]
-    measure = gaussian_r2 if session.valued else bits_per_spike
-    test = some_rows(session, "test", WINDOWS)
+    test = some_rows(session, split, WINDOWS)
     batch = batcher.batch([(index, test)])
     scores = {}
     for number, mode in enumerate(modes):
         plan = Masker(modes=MODES).draw(batch, np.random.default_rng([7, number]), mode)
         if MODES[int(plan.mode[0])] == mode:
             prediction = predict(model, batcher, index, test, lambda b, plan=plan: plan)
-            scores[mode] = float(measure(prediction, batch.target.numpy(), plan.scored(batch).numpy()))
+            scores |= scored(mode, prediction, batch.target.numpy(), plan.scored(batch).numpy(), valued=session.valued)
     return scores
 
 
-def co_smoothing(model: NeuroBridge, batcher: Batcher, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def scored(name: str, rates: np.ndarray, truth: np.ndarray, cells: np.ndarray, *, valued: bool) -> dict[str, dict]:
+    """{name: value and, for spikes, its interval over units}; empty where there is nothing to score."""
+    if valued:
+        return {name: {"value": gaussian_r2(rates, truth, cells)}}
+    if not truth[cells].any():
+        return {}
+    found = bits_per_spike_interval(rates, truth, cells, seed=0)
+    return {name: {"value": found.mean, "interval": list(found)}}
+
+
+def co_smoothing(
+    model: NeuroBridge, batcher: Batcher, index: int, *, split: str = "test", units: int = UNITS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Leave one out: expected counts [W, U, T] of some units, each from all the others; truth [W, N, T]; units [U]."""
     session = batcher.sessions[index]
-    test = some_rows(session, "test", WINDOWS)
-    units = np.random.default_rng(3).permutation(session.units)[:UNITS]
-    ours = np.stack([predict(model, batcher, index, test, hide_unit(u))[:, u] for u in units], axis=1)
-    return ours, session.binned(test, batcher.bin_ms), units
+    test = some_rows(session, split, WINDOWS)
+    some = np.random.default_rng(3).permutation(session.units)[:units]
+    ours = np.stack([predict(model, batcher, index, test, hide_unit(u))[:, u] for u in some], axis=1)
+    return ours, session.binned(test, batcher.bin_ms), some
 
 
-def protocol_scores(model: NeuroBridge, batcher: Batcher, index: int) -> dict[str, float]:
+def protocol_scores(model: NeuroBridge, batcher: Batcher, index: int, split: str = "test") -> dict[str, dict]:
     """The frozen tasks of ``evaluation.protocols`` on test windows; what a session does not allow is absent.
 
     Bits/spike, pooled and as the mean over neurons; for values R2.
     """
     session = batcher.sessions[index]
-    test = some_rows(session, "test", WINDOWS)
+    test = some_rows(session, split, WINDOWS)
     truth = session.binned(test, batcher.bin_ms)
     units, bins = truth.shape[1:]
     regions = session.recording.regions
@@ -128,18 +166,23 @@ def protocol_scores(model: NeuroBridge, batcher: Batcher, index: int) -> dict[st
     for name, tasks in protocols.items():
         if not tasks:
             continue
-        rates, scored = collect(tasks, lambda task: predict(model, batcher, index, test, hide(task, batcher.bin_ms)))
-        cells = np.broadcast_to(scored, truth.shape)
-        if session.valued:
-            scores[name] = gaussian_r2(rates, truth, cells)
-            continue
-        scores[name] = bits_per_spike(rates, truth, cells)
-        scores[f"{name}, mean over neurons"] = float(np.nanmean(bits_per_spike_per_neuron(rates, truth, cells)))
+        rates, hidden = collect(tasks, lambda task: predict(model, batcher, index, test, hide(task, batcher.bin_ms)))
+        cells = np.broadcast_to(hidden, truth.shape)
+        pooled = scored(name, rates, truth, cells, valued=session.valued)
+        scores |= pooled
+        if pooled and not session.valued:
+            mean = float(np.nanmean(bits_per_spike_per_neuron(rates, truth, cells)))
+            scores[f"{name}, mean over neurons"] = {"value": mean}
     return scores
 
 
-def rival_predictions(session: Session, bin_ms: int, truth: np.ndarray, units: np.ndarray) -> dict[str, np.ndarray]:
-    """Closed-form rivals of leave-one-out co-smoothing: method -> [W, len(units), T]."""
+def rival_predictions(
+    session: Session, bin_ms: int, truth: np.ndarray, units: np.ndarray, *, samples: int = GLM_SAMPLES
+) -> dict[str, np.ndarray]:
+    """Closed-form rivals of leave-one-out co-smoothing: method -> [W, len(units), T].
+
+    samples: training bins that a GLM sees at most.
+    """
     train = session.binned(some_rows(session, "train", 1500), bin_ms)
     if session.valued:
         x, y = train[:, :, 0], truth[:, :, 0]
@@ -147,7 +190,7 @@ def rival_predictions(session: Session, bin_ms: int, truth: np.ndarray, units: n
         fits = [ridge(x[:, o], x[:, [u]]).predict(y[:, o]) for o, u in zip(others, units, strict=True)]
         return {"ridge on the other units": np.concatenate(fits, axis=1)[:, :, None]}
     bin_s = bin_ms / 1000
-    options = {"bin_s": bin_s, "units": units, "max_samples": GLM_SAMPLES}
+    options = {"bin_s": bin_s, "units": units, "max_samples": samples}
     rivals = {
         "population coupling": fit_predict_population_coupling(train, truth, bin_s=bin_s)[:, units],
         "leave-one-out GLM": fit_predict_glm(train, truth, **GLM, **options),

@@ -1,8 +1,7 @@
-"""Stage pretrain: a model of many sessions, masked and both ways; and how all stages open sessions and train."""
+"""How the stages on the spike side open sessions, make models and tasks, and train."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
@@ -10,28 +9,23 @@ import numpy as np
 import torch
 
 from neurobridge.bridge.image_maps import ImageMaps
-from neurobridge.data.audit import audit_record
-from neurobridge.data.datamodule import Batcher, StepBatches, open_sessions, refuse_twins
+from neurobridge.data.datamodule import Batcher, Share, StepBatches, open_sessions, refuse_twins
 from neurobridge.data.mixture import MixtureBatches
 from neurobridge.data.store import Session
-from neurobridge.errors import UserError, atomic_path
+from neurobridge.errors import UserError
 from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.masking import Masker, MaskPlan
-from neurobridge.neuro.model import PRESETS, NeuroBridge, parameter_count
-from neurobridge.neuro.prior import NewUnits, UnitPrior
+from neurobridge.neuro.model import PRESETS, NeuroBridge
+from neurobridge.neuro.prior import NewUnits
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.image_data import (
     Bridge,
     ImageData,
     StackFeatures,
     embedded_images,
-    make_maps,
-    new_bridge,
-    seen_by,
     show_images,
     stack_features,
 )
-from neurobridge.pipeline.new_units import known_regions
 from neurobridge.training.joint_task import JointTask, Seen
 from neurobridge.training.settings import AdaptSettings, MixtureSettings, PretrainSettings, RunSettings
 from neurobridge.training.tasks import MaskedTask
@@ -243,9 +237,9 @@ def schedule(
     mixed = len(kinds) > 1 or (mixture != MixtureSettings() and not adapting)
     groups = groups or settings.pretrain.groups
 
-    def loader(first: int, last: int, rank: int) -> StepBatches | MixtureBatches:
+    def loader(first: int, last: int, share: Share) -> StepBatches | MixtureBatches:
         options = {"split": "train", "windows": stage.windows, "groups": groups, "seed": settings.seed}
-        options |= {"first": first, "last": last, "rank": rank}
+        options |= {"first": first, "last": last, "share": share}
         options["continuous"] = not adapting and settings.pretrain.continuous
         if not mixed:
             return StepBatches(batcher, **options)
@@ -268,53 +262,12 @@ def schedule(
     }
 
 
-def pretrain(run: RunFolder) -> None:
-    """Pretraining on all sessions but the held-out ones, of all folders of the mixture -> run/pretrain."""
-    settings = run.settings
-    sessions = mixture_sessions(settings)
-    leaks = audit_splits(run)
-    data, features = image_side(settings, sessions)
-    torch.manual_seed(settings.seed)
-    maps = None if data is None or features is None else make_maps(features, np.flatnonzero(data.train))
-    model = make_model(settings, maps=maps)
-    add_units(model, sessions, settings)
-    bridge = seen = None
-    if data is not None and features is not None:
-        bridge = new_bridge(settings, model, data, features)
-        seen = seen_by(bridge, data, features)
-    if settings.pretrain.steps:
-        fit_here(spike_task(model, sessions, settings, only_units=False, bridge=bridge, seen=seen), "pretrain", run)
-    model.save(run / "pretrain")
-    vectors = model.units(torch.arange(len(model.units))).detach()
-    UnitPrior.fit(vectors, known_regions(model, sessions)).save(run / "pretrain")
-    if bridge is not None:
-        bridge.save(run / "pretrain")
-    run.finish(
-        "pretrain",
-        sessions=[s.name for s in sessions],
-        units=len(model.units),
-        parameters=parameter_count(model.encoder) + parameter_count(model.decoder),
-        windows=int(sum(len(s.rows("train")) for s in sessions)),
-        leaks=leaks,
-    )
-
-
 def image_side(settings: RunSettings, sessions: Sequence[Session]) -> tuple[ImageData | None, StackFeatures | None]:
     """Images with embeddings, and their features, if pretraining is to see images and ``sessions`` show any."""
     images = show_images(settings, sessions) if settings.pretrain.images else None
     if images is None:
         return None, None
     return embedded_images(settings, images, sessions), stack_features(settings, images)
-
-
-def audit_splits(run: RunFolder) -> int:
-    """Look for leaks between the splits of every data folder -> run/audit.json; the number of certain ones."""
-    settings = run.settings
-    window = {"window_ms": settings.window.window_ms, "offset_ms": settings.window.offset_ms}
-    records = {str(folder): audit_record(folder, **window) for folder in (settings.data, *settings.mixture.data)}
-    with atomic_path(run / "audit.json") as path:
-        path.write_text(json.dumps(records, indent=1))
-    return sum(record["certain"] for record in records.values())
 
 
 def fit_here(task, stage: str, run: RunFolder) -> None:

@@ -16,7 +16,7 @@ from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.losses import cell_loss
 from neurobridge.neuro.masking import everything_hidden, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
-from neurobridge.training.ranks import across_ranks
+from neurobridge.training.ranks import across_ranks, mean_over_ranks
 from neurobridge.training.tasks import MaskedTask, masked
 
 Learns = Literal["all", "units", "head", "joint"]
@@ -114,45 +114,55 @@ class JointTask(MaskedTask):
         return groups
 
     def losses(self, batch: SpikeBatch, rng: np.random.Generator) -> dict[str, Tensor]:
-        batch = augment(batch, rng, **self.augmentation)
+        batch = augment(batch, rng, number=self.share.number, **self.augmentation)
         losses, parts = {}, []
         if self.masked_weight:
             unit = self.unit(batch)
-            losses = masked(self.model, batch, self.masker.draw(batch, rng), unit=unit, cells=self.cells)
+            losses = masked(self.model, batch, self.plan(batch, rng), unit=unit, cells=self.cells)
             parts.append(self.masked_weight * torch.stack(list(losses.values())).mean())
-        image = torch.where(batch.stimulus >= 0, batch.stimulus, 0)
-        known = (batch.stimulus >= 0) & self.known[image]
+        image, known = self.shown(batch)
         if self.encode_weight and self.maps is not None:
-            losses["encode"] = self.encoded(batch, image, known)
+            losses["encode"] = self.encoded(batch)
             parts.append(self.encode_weight * losses["encode"])
         if self.decode_weight and self.fits(batch):
             losses["info_nce"] = self.decoded(batch, image, known, rng)
             parts.append(self.decode_weight * losses["info_nce"])
         return losses | {"loss": torch.stack(parts).sum()}
 
+    def shown(self, batch: SpikeBatch) -> tuple[Tensor, Tensor]:
+        """Row of the image that each window shows [B], and whether there is one that may be known [B]."""
+        image = torch.where(batch.stimulus >= 0, batch.stimulus, 0)
+        return image, (batch.stimulus >= 0) & self.known[image]
+
     def fits(self, batch: SpikeBatch) -> bool:
         """Whether the head was made for windows of this length: data sets of a mixture are cut in ways of their own."""
         tokens = len(self.model.encoder.latent_times(batch.window_ms))
         return tokens * self.model.width == self.head.standard.num_features
 
-    def encoded(self, batch: SpikeBatch, image: Tensor, known: Tensor) -> Tensor:
-        """Mean loss of a cell where the image is known and every spike is hidden."""
+    def encoded(self, batch: SpikeBatch) -> Tensor:
+        """Mean loss of a cell where the image is known and every spike is hidden, in half of the windows.
+
+        No other part sees less for it, and it is as dear as masked prediction.
+        """
         assert self.maps is not None
+        batch = batch.unseen(-(-batch.windows // batch.groups // 2))
+        image, known = self.shown(batch)
         memory = self.maps[image.cpu()].to(self.device, torch.float32)
         prediction = self.model(batch, everything_hidden(batch), unit=self.unit(batch), memory=memory)
         cells = (batch.per_window(batch.unit_mask) & known[:, None]).to(prediction.dtype)
         loss = cell_loss(prediction, batch.target, poisson=batch.event_value is None).mean(-1)
-        return (loss * cells).sum() / cells.sum().clamp(min=1)
+        return (loss * cells).sum() / mean_over_ranks(cells.sum()).clamp(min=1)
 
     def decoded(self, batch: SpikeBatch, image: Tensor, known: Tensor, rng: np.random.Generator) -> Tensor:
-        """InfoNCE of the rows of all ranks whose image is known."""
+        """InfoNCE of the rows of all ranks whose image is known; every rank's head reads them all."""
         plan = nothing_hidden(batch)
         if self.unit_dropout:
             share = rng.random((batch.windows, 1)) * 2 * self.unit_dropout
             plan.hidden_unit |= torch.from_numpy(rng.random(plan.hidden_unit.shape) < share).to(image.device)
         with torch.set_grad_enabled(self.learns != "head"):
             latent = self.model.encode(batch, plan, unit=self.unit(batch), level=self.head.level)
-        predicted, image, known = (across_ranks(x) for x in (self.head(latent), image, known))
+        latent, image, known = (across_ranks(x) for x in (latent, image, known))
+        predicted = self.head(latent)
         if not known.any():
             return 0.0 * predicted.sum()
         return info_nce(predicted[known], self.targets[image[known]], image[known], self.head.log_scale)

@@ -1,4 +1,4 @@
-"""The one thing a loss has to know of ranks: the rows that the others hold."""
+"""What a loss has to know of ranks: the rows that the others hold, and how many cells they score."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ def across_ranks(rows: Tensor) -> Tensor:
     if not (distributed.is_available() and distributed.is_initialized()):
         return rows
     return _Gathered.apply(rows)
+
+
+def mean_over_ranks(counts: Tensor) -> Tensor:
+    """Mean of ``counts`` over ranks, without a gradient; without ranks the counts themselves.
+
+    A rank's sum over this mean, averaged over ranks, is the sum over all cells of all ranks over their number.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return counts
+    total = counts.detach().clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
 
 
 class _Gathered(torch.autograd.Function):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 
 import lightning
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from neurobridge.data.datamodule import WHOLE, Share
 from neurobridge.neuro.augmentation import augment
 from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.decoder import GridDecoder
@@ -22,8 +24,9 @@ from neurobridge.neuro.masking import Masker, MaskPlan
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.neuro.prior import NewUnits
 from neurobridge.training.optimiser import RowAdamW
+from neurobridge.training.ranks import mean_over_ranks
 
-Loader = Callable[[int, int, int], Iterable]
+Loader = Callable[[int, int, Share], Iterable]
 
 
 class NotFinite(Exception):
@@ -37,8 +40,9 @@ class NotFinite(Exception):
 class Task(lightning.LightningModule):
     """Steps, not epochs, are what counts: an epoch is the stretch between two checkpoints.
 
-    loader(first, last, rank) gives the batches of steps first..last. What is random in a step is seeded by the step,
-    so that an interrupted run ends where an uninterrupted one ends. ``stopping``: end the stretch before its next step.
+    loader(first, last, share) gives the batches of steps first..last: of several processes each takes its share of one
+    batch, under one mask, and losses are means over the whole of it. What is random in a step is seeded by the step, so
+    that an interrupted run ends where an uninterrupted one ends. ``stopping``: end the stretch before its next step.
     """
 
     def __init__(
@@ -51,8 +55,8 @@ class Task(lightning.LightningModule):
         self.current: dict[str, Tensor] = {}  # losses of this step
 
     def origin(self, stage: str) -> str:
-        """What tells this training from others: its stage, its course, and the weights it has."""
-        course = [stage, self.steps, self.checkpoint_every, self.seed]
+        """What tells this training from others: its stage, its course but for its length, and the weights it has."""
+        course = [stage, self.checkpoint_every, self.seed]
         weights = [(name, list(value.shape)) for name, value in self.state_dict().items()]
         return sha256(json.dumps([course, weights]).encode()).hexdigest()
 
@@ -63,7 +67,13 @@ class Task(lightning.LightningModule):
     def train_dataloader(self) -> DataLoader:
         first = self.global_step
         last = (first // self.checkpoint_every + 1) * self.checkpoint_every
-        return DataLoader(self.loader(first, min(last, self.steps), self.global_rank), batch_size=None)
+        return DataLoader(self.loader(first, min(last, self.steps), self.share), batch_size=None)
+
+    @property
+    def share(self) -> Share:
+        """Which part of every batch is this process's."""
+        alone = self._trainer is None
+        return WHOLE if alone else Share(self.trainer.global_rank, self.trainer.world_size)
 
     def on_train_batch_start(self, batch, batch_idx: int) -> int | None:
         return -1 if self.stopping else None
@@ -91,8 +101,9 @@ class Task(lightning.LightningModule):
     def training_step(self, batch, batch_idx: int) -> Tensor:
         step = self.global_step
         torch.manual_seed(self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007)
-        losses = self.current = self.step_losses(batch, np.random.default_rng([self.seed, step, self.global_rank, 1]))
-        self.log_dict({f"train/{k}": v for k, v in losses.items()}, batch_size=1)
+        losses = self.current = self.step_losses(batch, np.random.default_rng([self.seed, step, 0, 1]))
+        together = self.share.of > 1
+        self.log_dict({f"train/{k}": v for k, v in losses.items()}, batch_size=1, sync_dist=together)
         self.log("loss", losses["loss"], prog_bar=True, logger=False, batch_size=1)
         return losses["loss"]
 
@@ -184,9 +195,13 @@ class MaskedTask(Task):
         ]
 
     def losses(self, batch: SpikeBatch, rng: np.random.Generator) -> dict[str, Tensor]:
-        batch = augment(batch, rng, **self.augmentation)
-        losses = masked(self.model, batch, self.masker.draw(batch, rng), unit=self.unit(batch), cells=self.cells)
+        batch = augment(batch, rng, number=self.share.number, **self.augmentation)
+        losses = masked(self.model, batch, self.plan(batch, rng), unit=self.unit(batch), cells=self.cells)
         return losses | {"loss": torch.stack(list(losses.values())).mean()}
+
+    def plan(self, batch: SpikeBatch, rng: np.random.Generator) -> MaskPlan:
+        """This process's part of the plan for the whole batch."""
+        return plan_of(self.masker, batch, rng, self.share)
 
     def unit(self, batch: SpikeBatch) -> Tensor | None:
         """Vectors [G, N, E] that stand for the vocabulary's; None for the vocabulary's own."""
@@ -201,6 +216,15 @@ class MaskedTask(Task):
                 for mode, value in masked(self.model, batch.to(self.device), plan, unit=self.unit(batch)).items():
                     self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1, rank_zero_only=True)
         self.train()
+
+
+def plan_of(masker: Masker, batch: SpikeBatch, rng: np.random.Generator, share: Share) -> MaskPlan:
+    """The plan that ``masker`` draws for a whole batch, of which ``batch`` is this ``share``: as if there were one."""
+    if share.of == 1:
+        return masker.draw(batch, rng)
+    whole = replace(batch, target=batch.target[:1].expand(share.of * batch.windows, -1, -1))
+    rows = torch.arange(whole.windows).unflatten(0, (batch.groups, share.of, -1))[:, share.number].flatten()
+    return masker.draw(whole, rng).rows(rows.to(batch.target.device))
 
 
 def mean_losses(parts: Sequence[dict[str, Tensor]], windows: Sequence[int]) -> dict[str, Tensor]:
@@ -221,7 +245,7 @@ def masked(
         asked, scored = sample_cells(scored, target, cells)
         target = target.flatten(1).gather(1, asked)
     prediction = model(batch, plan, unit=unit, cells=asked)
-    return masked_losses(prediction, target, plan, scored, poisson=batch.event_value is None)
+    return masked_losses(prediction, target, plan, scored, poisson=batch.event_value is None, shared=mean_over_ranks)
 
 
 class IdentityTask(Task):
@@ -239,7 +263,7 @@ class IdentityTask(Task):
         counts = batch.target.unflatten(0, (batch.groups, -1))
         half = counts.shape[1] // 2
         unit = self.encoder(counts[:, :half], batch.unit_mask)
-        plan = self.masker.draw(batch, rng)
+        plan = plan_of(self.masker, batch, rng, self.share)
         plan.mode.view(batch.groups, -1)[:, :half] = -1  # calibration windows are not scored
         losses = masked(self.model, batch, plan, unit=unit)
         return losses | {"loss": torch.stack(list(losses.values())).mean()}

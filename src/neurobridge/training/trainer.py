@@ -54,13 +54,15 @@ def fit(
     warnings.filterwarnings("ignore", f".*({'|'.join(EXPECTED)}).*")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     folder = out / "checkpoints" / stage
-    checkpoints = Checkpoints(folder, origin=task.origin(stage))
+    checkpoints = Checkpoints(folder, origin=task.origin(stage), steps=task.steps)
     path, last = checkpoints.newest() or (None, {"epoch": -1, "global_step": 0})
     done = last["global_step"]
     loggers: list[Logger] = [MetricsCSV(out / "metrics.csv", stage=stage, keep_below=done)]
     if done >= task.steps:
         task.load_state_dict(last["state_dict"])
         return
+    if done and not helping():
+        print(f"{stage}: goes on from step {done} of {task.steps}", flush=True)
     loggers.append(TensorBoardLogger(out / "tensorboard", name=stage, version=""))
     if wandb != "off":
         from lightning.pytorch.loggers import WandbLogger

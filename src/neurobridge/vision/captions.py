@@ -89,8 +89,9 @@ def _load(network: Any, companion: Any, source: str, what: str, kinds: tuple[str
         kind = PretrainedConfig.get_config_dict(source)[0].get("model_type")
         if kind is not None and kind not in kinds:
             raise UserError(f"{option} {source} holds a network of type '{kind}': give it one of type {kinds[0]}")
-        model, report = network.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
-        beside = companion.from_pretrained(source)
+        own = {"trust_remote_code": False}  # code that comes with the weights is never run
+        model, report = network.from_pretrained(source, output_loading_info=True, dtype=torch.float32, **own)
+        beside = companion.from_pretrained(source, **own)
     if absent := sorted(report["missing_keys"]):
         raise UserError(
             f"the weights in {source} lack {len(absent)} tensors of a {network.__name__} ({absent[0]}): fetch it again"

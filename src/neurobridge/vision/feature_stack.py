@@ -25,16 +25,22 @@ class FeatureStack(nn.Module):
     """Layers of one network; ``layers`` are "block4@8" (the map of block4 on an 8 x 8 grid) or "pooled" (a vector).
 
     ``encoders``: one :class:`ImageEncoder` a layer, in the order given; ``grids``: side of its map, 0 for a vector.
-    Raises UserError for a layer that does not read like that, and whatever :class:`ImageEncoder` refuses.
+    ``option``: what a user calls ``layers``. Raises UserError for a layer that does not read like that, and whatever
+    :class:`ImageEncoder` refuses.
     """
 
     def __init__(
-        self, name: str = "efficientnet-lite0", *, layers: Sequence[str], resolution: int | None = None
+        self,
+        name: str = "efficientnet-lite0",
+        *,
+        layers: Sequence[str],
+        resolution: int | None = None,
+        option: str = "encoding.layers",
     ) -> None:
         super().__init__()
         if not layers or len(set(layers)) < len(layers):
-            raise UserError(f"encoding.layers is {list(layers)}: name at least one layer, each of them once")
-        parsed = [_parse(layer) for layer in layers]
+            raise UserError(f"{option} is {list(layers)}: name at least one layer, each of them once")
+        parsed = [_parse(layer, option) for layer in layers]
         self.layers = tuple(layers)
         self.encoders = nn.ModuleList(
             ImageEncoder(name, layer=layer, grid=grid or 1, resolution=resolution) for layer, grid in parsed
@@ -42,9 +48,7 @@ class FeatureStack(nn.Module):
         self.grids = [0 if encoder.pooled else grid for encoder, (_, grid) in zip(self._all(), parsed, strict=True)]
         for layer, encoder, grid in zip(layers, self._all(), self.grids, strict=True):
             if not encoder.pooled and grid == 0:
-                raise UserError(
-                    f"encoding.layers names the layer '{layer}' without a grid: write '{layer}@8' for 8 x 8"
-                )
+                raise UserError(f"{option} names the layer '{layer}' without a grid: write '{layer}@8' for 8 x 8")
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """``images`` [B, 3, H, W] in [0, 1] -> K embeddings [B, D_k]; differentiable with respect to the images.
@@ -84,11 +88,11 @@ def embed_stack(
     )
 
 
-def _parse(layer: str) -> tuple[str, int]:
+def _parse(layer: str, option: str) -> tuple[str, int]:
     """Name of the layer and side of its grid, 0 if none is named."""
     name, _, grid = layer.partition("@")
     if "@" in layer and not (grid.isdecimal() and int(grid) > 0):
         raise UserError(
-            f"encoding.layers names the layer '{layer}': write 'block4@8' for the map of block4 on 8 x 8, or pooled"
+            f"{option} names the layer '{layer}': write 'block4@8' for the map of block4 on 8 x 8, or pooled"
         )
     return name, int(grid or 0)

@@ -23,7 +23,9 @@ from torch import nn
 from neurobridge.errors import UserError, needs
 
 TOKENS = 77
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # whose classes a model may name
 BATCH = 8
+OLDEST = (0, 38)  # of diffusers: releases before it run files that a model_index.json names
 SAFETY = (
     "The safety checker is off, as it knows nothing of brains: show nobody unfiltered pictures outside your laboratory."
 )
@@ -228,6 +230,7 @@ def load_pipeline(model: str, *, precision: torch.dtype, text: bool) -> Any:
             f"no Stable Diffusion at {folder} (a folder with model_index.json): give generator.model such a folder, or "
             "an id on the hub; docs/generators.md says which"
         )
+    check_index(diffusers, str(folder) if not is_hub_id else model)
     left_out = {} if text else {"text_encoder": None, "tokenizer": None}
     try:
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
@@ -246,6 +249,24 @@ def load_pipeline(model: str, *, precision: torch.dtype, text: bool) -> Any:
     return pipeline if precision == torch.float32 else pipeline.to(dtype=precision)
 
 
+def check_index(diffusers: Any, source: str) -> None:
+    """Raise UserError for a ``model_index.json`` that would have code of its own, or a foreign library, run."""
+    try:
+        index = diffusers.StableDiffusionPipeline.load_config(source)
+    except Exception as error:
+        raise UserError(
+            f"the model_index.json of '{source}' cannot be read ({first_line(error)}): give generator.model a local "
+            "folder with that file, or an id on the hub that this machine can reach"
+        ) from error
+    parts = {name: part for name, part in index.items() if not name.startswith("_") and isinstance(part, list)}
+    foreign = [name for name, part in parts.items() if len(part) != 2 or part[0] not in LIBRARIES]
+    if not isinstance(index.get("_class_name"), str) or foreign:
+        raise UserError(
+            f"the model_index.json of '{source}' asks for code of its own ({(foreign or ['_class_name'])[0]}), which "
+            "is never run: give generator.model one whose parts are of diffusers and transformers"
+        )
+
+
 def has_accelerate() -> bool:
     """True if the library that spares memory while weights are read is there."""
     return find_spec("accelerate") is not None
@@ -260,4 +281,10 @@ def import_diffusers() -> Any:
     """The optional library, or a sentence that says how to get it."""
     with needs("image"):
         import diffusers
+    release = tuple(int(part) for part in diffusers.__version__.split(".")[:2])
+    if release < OLDEST:
+        raise UserError(
+            f"diffusers {diffusers.__version__} runs code that a model's folder brings along: pip install "
+            f"'diffusers>={OLDEST[0]}.{OLDEST[1]}'"
+        )
     return diffusers

@@ -161,7 +161,9 @@ def _load(name: str, source: str, family: str) -> Any:
 
     network = CLIPVisionModelWithProjection if family == "clip" else Dinov2Model
     with fetching(source, f"image encoder '{name}'"):
-        model, report = network.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
+        model, report = network.from_pretrained(
+            source, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+        )
     absent = sorted(report["missing_keys"])
     if absent:
         raise UserError(

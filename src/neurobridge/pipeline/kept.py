@@ -1,0 +1,74 @@
+"""Small files that a run lives by: JSON that carries its checksum, and texts in two copies, one of which is hidden."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+from neurobridge.errors import UserError, atomic_path, helping
+
+SEAL = "sha256"
+T = TypeVar("T")
+
+
+def sealed_json(facts: dict[str, Any]) -> str:
+    """``facts`` as JSON, with a checksum under 'sha256'."""
+    plain = {name: value for name, value in facts.items() if name != SEAL}
+    return json.dumps(plain | {SEAL: checksum(plain)}, indent=1)
+
+
+def unsealed_json(text: str) -> dict[str, Any]:
+    """What :func:`sealed_json` wrote; an earlier version wrote no checksum. Raises ValueError for anything else."""
+    facts = json.loads(text)
+    if not isinstance(facts, dict):
+        raise ValueError("it holds no facts")
+    seal = facts.pop(SEAL, None)
+    if seal is not None and seal != checksum(facts):
+        raise ValueError("its checksum does not fit")
+    return facts
+
+
+def checksum(facts: dict[str, Any]) -> str:
+    """SHA-256 of ``facts`` as JSON in one spelling."""
+    return sha256(json.dumps(json.loads(json.dumps(facts)), sort_keys=True).encode()).hexdigest()
+
+
+def write_twice(path: Path, text: str) -> None:
+    """Write ``text`` at ``path`` and beside it, hidden, for :func:`read_twice`."""
+    for place in (hidden(path), path):
+        with atomic_path(place) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def read_twice(path: Path, parse: Callable[[str], T]) -> T | None:
+    """What ``path`` says, as ``parse`` reads it; if it is gone or spoilt its copy says it, and makes it again.
+
+    None where there is neither. ``parse`` raises ValueError. Raises UserError where no copy is sound.
+    """
+    reasons = []
+    for place in (path, hidden(path)):
+        try:
+            text = place.read_text(encoding="utf-8")
+            found = parse(text)
+        except FileNotFoundError:
+            reasons.append("it is gone")
+            continue
+        except ValueError as error:
+            reasons.append((str(error).strip().splitlines() or ["it is empty"])[0][:200])
+            continue
+        if reasons and not helping():
+            print(f"neurobridge: {path} is spoilt ({reasons[0]}): it is made again from its copy", file=sys.stderr)
+            write_twice(path, text)
+        return found
+    if reasons == ["it is gone", "it is gone"]:
+        return None
+    raise UserError(f"{path} is spoilt ({reasons[0]}), and so is its copy: mend it, or choose another --out")
+
+
+def hidden(path: Path) -> Path:
+    """Where the copy of ``path`` lies."""
+    return path.with_name(f".{path.name}")

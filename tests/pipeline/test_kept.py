@@ -1,0 +1,49 @@
+"""What a run lives by is kept with a checksum and twice; what cannot be trusted is made again, or named."""
+
+import json
+
+import pytest
+
+from neurobridge.errors import UserError
+from neurobridge.pipeline.kept import hidden, read_twice, sealed_json, unsealed_json, write_twice
+
+
+def spoilt(path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    else:
+        changes = {"emptied": b"", "cut": content[: len(content) // 2], "garbage": bytes(range(256))}
+        path.write_bytes(changes.get(how) or b"")
+
+
+def test_facts_carry_a_checksum_and_those_of_an_earlier_version_do_not():
+    text = sealed_json({"files": {"a": "1"}, "sizes": (2, 3)})
+    assert unsealed_json(text) == {"files": {"a": "1"}, "sizes": [2, 3]}
+    assert unsealed_json('{"files": {}}') == {"files": {}}
+    with pytest.raises(ValueError, match="checksum"):
+        unsealed_json(text.replace('"1"', '"2"'))
+    with pytest.raises(ValueError, match="no facts"):
+        unsealed_json("[1]")
+
+
+@pytest.mark.parametrize("how", ["emptied", "cut", "garbage", "gone"])
+def test_one_copy_makes_the_other_again(tmp_path, capsys, how):
+    path = tmp_path / "facts.json"
+    write_twice(path, sealed_json({"a": 1}))
+    before = path.read_bytes()
+    spoilt(path, how)
+    assert read_twice(path, unsealed_json) == {"a": 1}
+    assert f"{path} is spoilt" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    spoilt(hidden(path), how)
+    assert read_twice(path, unsealed_json) == {"a": 1}
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_sound_copy_it_is_a_sentence_and_without_any_there_is_nothing(tmp_path):
+    path = tmp_path / "facts.json"
+    assert read_twice(path, unsealed_json) is None
+    write_twice(path, json.dumps([1]))
+    with pytest.raises(UserError, match="and so is its copy"):
+        read_twice(path, unsealed_json)
