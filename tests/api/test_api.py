@@ -116,6 +116,23 @@ def test_recordings_in_memory_without_stimuli_survive_saving_and_moving(tmp_path
     np.testing.assert_array_equal(nb.embed(moved, moved.recordings[1]), nb.embed(both, second))
 
 
+def test_files_of_spikes_are_opened_as_their_draft_says(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    times = np.concatenate([np.cumsum(rng.gamma(4, 1 / 32, 400)) for _ in range(4)])
+    pd.DataFrame({"spike_time": times, "unit": np.repeat(np.arange(4), 400)}).to_csv(tmp_path / "day1.csv", index=False)
+    (r,) = nb.open(tmp_path / "day1.csv", subject="rat7")
+    assert (r.subject, len(r.unit_ids)) == ("rat7", 4)
+    assert "day1.csv: taken as" in capsys.readouterr().out
+    times_file = tmp_path / "phy"
+    times_file.mkdir()
+    np.save(times_file / "spike_times.npy", np.sort((times * 30_000).astype(np.int64)))
+    np.save(times_file / "spike_clusters.npy", rng.integers(0, 3, len(times)).astype(np.int32))
+    with pytest.raises(UserError, match="sampling_rate: TODO"):
+        nb.open(times_file)
+    (r,) = nb.open(times_file, sampling_rate=30_000, duration=[0, float(times.max()) + 1])
+    assert len(r.unit_ids) <= 3
+
+
 def test_stimuli_and_images_of_a_recording_in_memory():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
