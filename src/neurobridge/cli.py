@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluate": f"{STAGES}:evaluate",
     "report": f"{STAGES}:report",
     "probe": f"{ANALYSES}:probe",
+    "predict": "neurobridge.api.twin:predict_command",
     "embed": "neurobridge.api.written:embed",
     "completion": "neurobridge.completion:completion",
     "doctor": "neurobridge.pipeline.machine:doctor",
