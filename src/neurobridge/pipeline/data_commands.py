@@ -10,8 +10,16 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Column, Table
 
+from neurobridge.data.behaviour import defect_of, described
 from neurobridge.data.intervals import elapsed, length_of, merged
-from neurobridge.data.recording import Recording, open_recording, read_identity, read_observed, read_recording
+from neurobridge.data.recording import (
+    Recording,
+    behaviour_names,
+    open_recording,
+    read_identity,
+    read_observed,
+    read_recording,
+)
 from neurobridge.data.sessions import session_files
 from neurobridge.errors import UserError, printable
 from neurobridge.terminal import console
@@ -20,17 +28,25 @@ if TYPE_CHECKING:
     from neurobridge.data.doctor import Finding
 
 
-def doctor(path: Path) -> None:
-    """Say what a raw file or folder holds, beside what its reader expects.
+def doctor(path: Path, *, manifest: Path | None = None) -> None:
+    """Say what a raw file or folder holds, beside what its reader expects; with --manifest, draft one for it.
 
     Args:
         path: A file or folder as it was downloaded, a manifest, or a data folder of ours.
+        manifest: Write a draft for 'neurobridge data import lab' here, and list the keys of any HDF5, NWB, MATLAB, NPZ,
+            Parquet, CSV or phy folder.
 
     Raises:
         UserError: Something is not as its reader needs it (exit code 2).
     """
     from neurobridge.data.doctor import examine_path
 
+    if manifest is not None:
+        from neurobridge.data.sources.lab.draft import draft_manifest
+
+        print_findings(draft_manifest(Path(path), Path(manifest)), Path(path))
+        _say(f"{manifest}: a draft; fill in what says TODO, then 'neurobridge data doctor {manifest}'")
+        return
     findings = examine_path(path)
     print_findings(findings, Path(path))
     _refuse_wrong(findings, path, "mend what the table names, then import")
@@ -90,7 +106,8 @@ def list_sessions(path: Path) -> None:
     Args:
         path: Data folder (the parent of sessions/).
     """
-    table = Table("session", "subject", "signal", "units", "regions", "minutes", "presentations", "images")
+    behaviour = Column("behaviour", overflow="fold")
+    table = Table("session", "subject", "signal", "units", "regions", "minutes", "presentations", "images", behaviour)
     broken = []
     for name, file in session_files(path).items():
         try:
@@ -153,6 +170,7 @@ def _row(file: Path) -> tuple:
     """What the list says of a session, without its events."""
     with open_recording(file) as opened:
         identity, observed = read_identity(opened, file), read_observed(opened)
+        series = ", ".join(behaviour_names(opened)) or "-"
         shown = opened["stimuli/image_id"][:].tolist() if "stimuli" in opened else []
     observed = np.array([identity["duration"]]) if observed is None else observed
     return (
@@ -163,6 +181,7 @@ def _row(file: Path) -> tuple:
         f"{length_of(observed) / 60:.1f}",
         len(shown),
         len({*shown} - {"", b""}),
+        series,
     )
 
 
@@ -187,6 +206,8 @@ def _print_session(r: Recording, name: str) -> None:
     if r.stimuli is not None:
         names, counts = np.unique(r.stimuli.split, return_counts=True)
         told["presentations"] = ", ".join(f"{n} {name}" for name, n in zip(names.tolist(), counts, strict=True))
+    told.pop("behaviour", None)  # each series has a line of its own
+    told |= {f"behaviour {key}": defect_of(series) or described(series) for key, series in r.behaviour.items()}
     for name, value in told.items():
         _say(f"  {name}: {value}")
 
