@@ -75,6 +75,7 @@ class PretrainSettings:
         decode_weight: Weight of InfoNCE between what is read from the latents and the image embedding.
         windows: Windows a batch.
         groups: Sessions a batch.
+        share: Share of each session's training windows that are used, drawn by seed (for curves over data).
         continuous: Sessions with stimuli give windows between and outside presentations too, none near held-out ones.
         modes: Masking modes to draw from.
         ratios: Share hidden and scored in a mode, lowest and highest; modes not named keep their defaults.
@@ -96,6 +97,7 @@ class PretrainSettings:
     decode_weight: float = 0.1
     windows: int = 128
     groups: int = 4
+    share: float = 1.0
     continuous: bool = False
     modes: list[Mode] = field(default_factory=lambda: ["temporal", "neuron", "intra_region", "inter_region"])
     ratios: dict[str, tuple[float, float]] = field(default_factory=dict)
