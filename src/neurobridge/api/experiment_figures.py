@@ -74,8 +74,8 @@ def told(question: Mapping[str, Any], summary: pd.DataFrame, name: str) -> str:
             law = power_law(points.x.to_numpy(float), points.value.to_numpy(float))
             if law:
                 lines += [
-                    f"Along {axis}: exponent {law['exponent']:.2f} ({law['deviation']:.2f}); the largest, which the law "
-                    f"did not see, was foretold {law['foretold']:.3f} and is {law['found']:.3f}.",
+                    f"Along {axis}: exponent {law['exponent']:.2f} ({law['deviation']:.2f}); the largest, which the "
+                    f"law did not see, was foretold {law['foretold']:.3f} and is {law['found']:.3f}.",
                     "",
                 ]
     return "\n".join(lines)
