@@ -51,7 +51,6 @@ RANGES: dict[str, Range] = {
     "model.decoder_depth": ONE,
     "model.dropout": PART,
     "pretrain.steps": ZERO,
-    "pretrain.share": Range(0, 1, above=True),
     "pretrain.learning_rate": POSITIVE,
     "pretrain.unit_learning_rate": ZERO,
     "pretrain.weight_decay": ZERO,
