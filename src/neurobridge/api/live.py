@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from neurobridge.api.model import Model, load
 from neurobridge.api.recordings import open_recordings
+from neurobridge.data.continuous import EPSILON, TICK
 from neurobridge.data.datamodule import region_codes
 from neurobridge.errors import UserError, needs
 from neurobridge.neuro.batch import SpikeBatch
@@ -96,7 +97,7 @@ class Live:
         if unknown or not np.isfinite(times).all() or len(times) != len(units):
             what = f"unit '{unknown[0]}' is not one of the recording's" if unknown else "a spike has no time"
             raise UserError(f"{what}: give one finite time and one known unit a spike")
-        ticks = np.floor(times * 1000 + 1e-6).astype(np.int64)
+        ticks = np.floor((times + EPSILON) / TICK).astype(np.int64)
         if len(ticks):
             self._heard.append((float(times.max()), time.monotonic()))
             if self.next is None:
@@ -112,7 +113,7 @@ class Live:
         )
         self.columns = self.columns.astype(np.int64)
         newest = until if until is not None else float(times.max()) if len(times) else -np.inf
-        while self.next <= newest * 1000 + 1e-6:
+        while self.next <= (newest + EPSILON) / TICK:
             yield self._moment(self.next)
             self.done, self.next = self.next, self.next + self.chunk
             still = self.ticks >= self.next - self.window
