@@ -81,7 +81,8 @@ def told(settings: RunSettings, advice: Advice | None) -> str:
     used = settings.window.window_ms, settings.window.bin_ms, settings.model.chunk_ms
     return (
         f"for {advice.why}: windows of {used[0]} ms, bins of {used[1]} ms, chunks of {used[2]} ms, "
-        f"{settings.pretrain.windows} windows a batch, {settings.pretrain.steps} steps"
+        f"{settings.pretrain.windows} windows a batch, {settings.pretrain.steps} steps, masking by "
+        f"{', '.join(settings.pretrain.modes)}"
     )
 
 
