@@ -167,3 +167,13 @@ def test_the_contract_in_the_design_page_is_the_contract():
     finally:
         sys.path.pop(0)
     assert house["drawn"]() in (ROOT / "docs" / "design.md").read_text(), "run benchmarks/house.py --draw"
+
+
+def test_what_the_plan_page_names_is_there():
+    page = (ROOT / "docs" / "plan.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) >= 25
+    for line in rows:
+        for name in re.findall(r"`([\w./-]+/[\w./-]*|pyproject.toml)`", line):
+            assert (ROOT / name).exists(), name
+        assert re.search(r"\| (done|part|not yet)\b", line), line

@@ -39,7 +39,10 @@ COMMANDS = {
     "evaluate": f"{STAGES}:evaluate",
     "report": f"{STAGES}:report",
     "probe": f"{ANALYSES}:probe",
+    "predict": "neurobridge.api.twin:predict_command",
     "embed": "neurobridge.api.written:embed",
+    "completion": "neurobridge.completion:completion",
+    "doctor": "neurobridge.pipeline.machine:doctor",
     "export": "neurobridge.api.share:export",
     "plan": "neurobridge.pipeline.plan:plan",
     "analyse areas": f"{ANALYSES}:areas",
@@ -51,12 +54,14 @@ COMMANDS = {
     "data get allen": f"{GET}:get_allen",
     "data get ibl": f"{GET}:get_ibl",
     "data get nlb": f"{GET}:get_nlb",
+    "data get retina": f"{GET}:get_retina",
     "data get tvsd": f"{GET}:get_tvsd",
     "data get v4": f"{GET}:get_v4",
     "data import allen": f"{SOURCES}.allen:import_allen",
     "data import ibl": f"{SOURCES}.ibl:import_ibl",
     "data import lab": f"{SOURCES}.lab:import_lab",
     "data import nlb": f"{SOURCES}.nlb:import_nlb",
+    "data import retina": f"{SOURCES}.retina:import_retina",
     "data import tvsd": f"{SOURCES}.tvsd:import_tvsd",
     "data import v4": f"{SOURCES}.v4:import_v4",
     "data doctor": f"{DATA}:doctor",
@@ -125,6 +130,19 @@ def terminating() -> Iterator[None]:
 
 def run(argv: list[str]) -> int:
     """Find the command that ``argv`` names, import it and call it. Raises UserError for one that is not there."""
+    if "--json" in argv:
+        from neurobridge.terminal import console
+
+        console.as_json = True
+        try:
+            return run([word for word in argv if word != "--json"])
+        finally:
+            console.as_json = False
+    if argv[:1] == ["--complete"]:
+        from neurobridge.completion import offered
+
+        print("\n".join(offered(argv[1:])))
+        return 0
     if argv[:1] == ["--version"]:
         print(f"neurobridge {__version__}")
         return 0
@@ -183,7 +201,7 @@ def overview(words: list[str]) -> str:
     usage = " ".join(["neurobridge", *words, "COMMAND"])
     head = [] if words else [f"NeuroBridge {__version__}: spike trains in, a picture out.", ""]
     codes = "Exit codes: 0 done, 2 a mistake to mend, 130 stopped by Ctrl-C, 143 terminated."
-    tail = ["", f"'{usage} --help' shows the options of a command.", codes]
+    tail = ["", f"'{usage} --help' shows the options of a command; --json prints tables as JSON.", codes]
     return "\n".join([*head, f"usage: {usage} [options]", "", *lines, *tail])
 
 

@@ -51,7 +51,7 @@ def wrong(path: Path) -> list[str]:
 
 def test_sources_come_from_one_tuple():
     sources = [name.rpartition(".")[2] for name in doctor.READERS if ".sources." in name]
-    assert set(sources) <= {"allen", "nlb", "tvsd", "ibl", "v4", "lab"}
+    assert set(sources) <= {"allen", "nlb", "tvsd", "ibl", "v4", "retina", "lab"}
     assert {"v4", "lab"} <= set(sources)
 
 

@@ -22,6 +22,7 @@ from neurobridge.data.store import Session
 from neurobridge.errors import UserError
 
 Writer = runpy.run_path(str(Path(__file__).with_name("test_matfile.py")))["Writer"]
+NO_FILTER = ["--quality.min_rate", "null", "--quality.max_isi_violations", "null"]
 ALL = QualitySettings(min_rate=None, max_isi_violations=None)
 BASE = {
     "dataset": "lab",
@@ -221,17 +222,20 @@ def test_counts_in_bins_without_stimuli(tmp_path):
     counts = rng.poisson(0.3, (3000, 4))
     scipy.io.savemat(tmp_path / "c.mat", {"Y": counts, "edges": np.arange(3001) * 0.02})
     table = {"format": "mat", "path": "c.mat", "layout": "continuous", "columns": {"values": "Y"}}
-    r = bring(tmp_path, spikes={**table, "bin_width": 0.02}, signal_kind="binned_count", duration=[0, 80])
+    r = bring(tmp_path, signal_kind="binned_count", spikes={**table, "bin_width": 0.02}, duration=[0, 80])
     assert (r.unit_ids.tolist(), r.signal_kind, r.spike_values) == (["0", "1", "2", "3"], "binned_count", None)
     assert r.observed.tolist() == [[0.0, 60.0]], "after the last bin nothing was counted"
     back = Session(r, window_ms=1000).binned(np.arange(60), 20)
     np.testing.assert_array_equal(back.transpose(0, 2, 1).reshape(-1, 4), counts)
     edges = {**table, "columns": {"values": "Y", "bin_edges": "edges"}}
-    assert bring(tmp_path, spikes=edges, duration=[0, 80]).spike_times.tolist() == r.spike_times.tolist()
+    assert (
+        bring(tmp_path, signal_kind="binned_count", spikes=edges, duration=[0, 80]).spike_times.tolist()
+        == r.spike_times.tolist()
+    )
     with pytest.raises(UserError, match="needs to know its bins: give 'bin_width' of spikes in s"):
-        bring(tmp_path, spikes=table)
+        bring(tmp_path, signal_kind="binned_count", spikes=table)
     with pytest.raises(UserError, match="3000 bins run from 0 to 3000 s, outside the duration of 0 to 80 s"):
-        bring(tmp_path, spikes={**table, "bin_width": 1.0}, duration=[0, 80])
+        bring(tmp_path, signal_kind="binned_count", spikes={**table, "bin_width": 1.0}, duration=[0, 80])
     for wrong, sentence in (
         (0.5, "and a count is a whole number"),
         (-1, "a whole number"),
@@ -241,13 +245,13 @@ def test_counts_in_bins_without_stimuli(tmp_path):
         spoilt[7, 2] = wrong
         scipy.io.savemat(tmp_path / "c.mat", {"Y": spoilt})
         with pytest.raises(UserError, match=rf"values\[7, 2\] is {wrong:g} .*{sentence}"):
-            bring(tmp_path, spikes={**table, "bin_width": 0.02})
+            bring(tmp_path, signal_kind="binned_count", spikes={**table, "bin_width": 0.02})
 
 
 def test_counts_that_are_laid_out_the_other_way(tmp_path):
     np.savez(tmp_path / "c.npz", values=np.ones((4, 600), int), bin_edges=np.arange(601) * 0.1)
     with pytest.raises(UserError, match=r"601 bin_edges for values of shape \(4, 600\).*transposed"):
-        bring(tmp_path, spikes={"format": "npz", "path": "c.npz", "layout": "continuous"})
+        bring(tmp_path, signal_kind="binned_count", spikes={"format": "npz", "path": "c.npz", "layout": "continuous"})
 
 
 def test_a_manifest_and_a_group_in_memory_keep_the_same_units(tmp_path, capsys):
@@ -267,6 +271,10 @@ def test_a_manifest_and_a_group_in_memory_keep_the_same_units(tmp_path, capsys):
 def test_layouts_that_a_format_cannot_have(tmp_path):
     for change, sentence in (
         ({"format": "csv", "path": "s.csv", "layout": "trains"}, "csv have the layout labels or indices, not trains"),
+        (
+            {"format": "npz", "path": "s", "layout": "continuous"},
+            "declare the signal_kind binned_count or mua_envelope",
+        ),
         ({"format": "npz", "path": "s", "bin_width": 1.0}, "bin_width is given, but spikes have the layout labels"),
         ({"format": "npz", "path": "s", "groups": ["good"]}, "groups are given, but spikes have the format npz"),
         ({"format": "npz", "path": "s", "layout": "indices"}, "counts rows of a unit table; declare 'units'"),
@@ -282,3 +290,51 @@ def test_doors_by_the_command_line(tmp_path, capsys):
     assert main(["data", "import", "lab", str(manifest), "--out", str(tmp_path / "out")]) == 0
     assert main(["data", "validate", str(tmp_path / "out")]) == 0
     assert "day1: kept" in capsys.readouterr().out
+
+
+def drafted(path: Path, out: Path) -> dict:
+    assert main(["data", "doctor", str(path), "--manifest", str(out)]) == 0
+    return yaml.safe_load(out.read_text())
+
+
+def test_a_draft_of_a_phy_folder_can_be_imported_as_it_is(tmp_path, capsys):
+    folder = phy(tmp_path / "sorted")
+    told = drafted(folder, tmp_path / "draft.yaml")
+    assert (told["sampling_rate"], told["duration"], told["session_id"]) == (30_000, [0, 60], "sorted")
+    assert "clusters: group" in capsys.readouterr().out
+    assert main(["data", "import", "lab", str(tmp_path / "draft.yaml"), "--out", str(tmp_path / "out")]) == 0
+    assert main(["data", "doctor", str(folder), "--manifest", str(tmp_path / "draft.yaml")]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_drafts_of_tables_and_files(tmp_path, capsys):
+    first, second = trains(90, 80)
+    scipy.io.savemat(tmp_path / "cells.mat", {"spikes": cell([{"t": first}, {"t": second}]), "fs": 30000.0})
+    scipy.io.savemat(tmp_path / "counts.mat", {"Y": np.ones((600, 3))})
+    np.savez(tmp_path / "flat.npz", spike_times=np.r_[first, second], clu=np.repeat([1, 2], [90, 80]))
+    (tmp_path / "flat.csv").write_text("t,cluster\n" + "".join(f"{t},1\n" for t in first))
+    with h5py.File(tmp_path / "flat.h5", "w") as file:
+        file["a/spikes/times"], file["a/spikes/clusters"] = first, np.ones(90, int)
+    plain = blank()
+    plain.session_id, plain.subject = "A8604-211122", None
+    plain.add_unit(spike_times=first)
+    with NWBHDF5IO(tmp_path / "plain.nwb", "w") as io:
+        io.write(plain)
+    expected = {
+        "cells.mat": {"format": "mat", "layout": "trains", "columns": {"spike_times": "spikes.t"}},
+        "flat.npz": {"format": "npz", "columns": {"time": "spike_times", "unit_id": "clu"}},
+        "flat.csv": {"format": "csv", "columns": {"time": "t", "unit_id": "cluster"}},
+        "flat.h5": {"format": "mat", "columns": {"time": "a.spikes.times", "unit_id": "a.spikes.clusters"}},
+        "plain.nwb": {"format": "nwb"},
+    }
+    for name, spikes in expected.items():
+        draft = tmp_path / f"{name}.yaml"
+        assert drafted(tmp_path / name, draft)["spikes"] == {"path": name, **spikes}
+        assert main(["data", "import", "lab", str(draft), "--out", str(tmp_path / "out"), *NO_FILTER]) == 0
+    told = drafted(tmp_path / "counts.mat", tmp_path / "counts.yaml")
+    assert (told["signal_kind"], told["spikes"]["bin_width"], told["duration"]) == ("binned_count", "TODO", [0, "TODO"])
+    assert main(["data", "import", "lab", str(tmp_path / "counts.yaml"), "--out", str(tmp_path / "o")]) == 2
+    assert "duration is 'TODO'" in capsys.readouterr().err
+    (tmp_path / "notes.docx").write_text("no")
+    assert main(["data", "doctor", str(tmp_path / "notes.docx"), "--manifest", str(tmp_path / "n.yaml")]) == 2
+    assert "of no kind that a manifest takes" in capsys.readouterr().err

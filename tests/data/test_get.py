@@ -17,7 +17,7 @@ import pytest
 
 from neurobridge.data import download
 from neurobridge.data.download import Item, checksum_of, fetch
-from neurobridge.data.get import get_allen, get_nlb, get_tvsd, get_v4, ibl_files
+from neurobridge.data.get import get_allen, get_nlb, get_retina, get_tvsd, get_v4, ibl_files
 from neurobridge.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -322,6 +322,16 @@ def test_tvsd_comes_from_gin(server, tmp_path):
         server.files[f"/paolo_papale/TVSD/raw/master/monkeyN/{name}"] = b"x"
     with pytest.raises(UserError, match="pointer, not the file itself"):
         get_tvsd(tmp_path, monkeys=("N",), gin=server.address)
+
+
+def test_the_retina_comes_from_gin(server, tmp_path):
+    base = "/gollischlab/Liu_Gollisch_2021_RGC_spiketrains_spatial_contrast_model/raw/master/"
+    server.files |= {base + "responses2naturalimages.h5": b"spikes", base + "trialnumbers.txt": b"13\n"}
+    get_retina(tmp_path, gin=server.address)
+    assert (tmp_path / "responses2naturalimages.h5").read_bytes() == b"spikes"
+    server.files[base + "responses2naturalimages.h5"] = b"/annex/objects/MD5E-s194--abc.h5\n"
+    with pytest.raises(UserError, match="pointer, not the file itself"):
+        get_retina(tmp_path / "b", gin=server.address)
 
 
 def test_v4_comes_from_github(server, tmp_path):

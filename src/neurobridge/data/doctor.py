@@ -15,6 +15,7 @@ READERS = (
     "neurobridge.data.sources.tvsd",
     "neurobridge.data.sources.ibl",
     "neurobridge.data.sources.v4",
+    "neurobridge.data.sources.retina",
     "neurobridge.data.sources.lab",
     "neurobridge.data.ours",
 )  # modules with recognises(path) and examine(path)

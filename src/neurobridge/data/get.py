@@ -110,6 +110,26 @@ def get_tvsd(
     return Path(out)
 
 
+def get_retina(out: Path = Path("downloads/retina"), *, list_only: bool = False, gin: str = GIN) -> Path:
+    """Fetch salamander ganglion cells under natural images (Liu & Gollisch 2021) from GIN; goes on where it stopped.
+
+    GIN gives no checksums: the size is all that is checked. Its repository states the licence and what to cite.
+
+    Args:
+        out: Folder for the files.
+        list_only: Say which files there are, and fetch nothing.
+        gin: Address of the GIN server.
+    """
+    repository = "gollischlab/Liu_Gollisch_2021_RGC_spiketrains_spatial_contrast_model"
+    names = ("responses2naturalimages.h5", "trialnumbers.txt")
+    items = [Item(url=f"{gin}/{repository}/raw/master/{name}", path=name) for name in names]
+    fetch(items, Path(out), list_only=list_only)
+    if not list_only:
+        for item in items:
+            refuse_pointer(Path(out) / item.path)
+    return Path(out)
+
+
 def get_v4(
     out: Path = Path("downloads/macaque_v4"),
     *,

@@ -28,17 +28,25 @@ if TYPE_CHECKING:
     from neurobridge.data.doctor import Finding
 
 
-def doctor(path: Path) -> None:
-    """Say what a raw file or folder holds, beside what its reader expects.
+def doctor(path: Path, *, manifest: Path | None = None) -> None:
+    """Say what a raw file or folder holds, beside what its reader expects; with --manifest, draft one for it.
 
     Args:
         path: A file or folder as it was downloaded, a manifest, or a data folder of ours.
+        manifest: Write a draft for 'neurobridge data import lab' here, and list the keys of any HDF5, NWB, MATLAB, NPZ,
+            Parquet, CSV or phy folder.
 
     Raises:
         UserError: Something is not as its reader needs it (exit code 2).
     """
     from neurobridge.data.doctor import examine_path
 
+    if manifest is not None:
+        from neurobridge.data.sources.lab.draft import draft_manifest
+
+        print_findings(draft_manifest(Path(path), Path(manifest)), Path(path))
+        _say(f"{manifest}: a draft; fill in what says TODO, then 'neurobridge data doctor {manifest}'")
+        return
     findings = examine_path(path)
     print_findings(findings, Path(path))
     _refuse_wrong(findings, path, "mend what the table names, then import")

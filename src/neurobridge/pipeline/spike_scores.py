@@ -127,8 +127,8 @@ def masked_tasks(
 def scored(name: str, rates: np.ndarray, truth: np.ndarray, cells: np.ndarray, *, valued: bool) -> dict[str, dict]:
     """{name: value and, for spikes, its interval over units}; empty where there is nothing to score."""
     if valued:
-        scores = gaussian_r2_per_unit(rates, truth, cells)
-        return {} if np.isnan(scores).all() else {name: {"value": float(np.nanmean(scores))}}
+        found = gaussian_r2_per_unit(rates, truth, cells)
+        return {} if np.isnan(found).all() else {name: {"value": float(np.nanmean(found))}}
     if not truth[cells].any():
         return {}
     found = bits_per_spike_interval(rates, truth, cells, seed=0)
@@ -186,7 +186,11 @@ def rival_predictions(
     """
     train = session.binned(some_rows(session, "train", 1500), bin_ms)
     if session.valued:
-        return {"ridge on the other units": ridge_on_others(train, truth, units)}
+        x, y = (np.moveaxis(part, 1, 2).reshape(-1, session.units) for part in (train, truth))  # a bin a row
+        others = [np.delete(np.arange(session.units), u) for u in units]
+        fits = [ridge(x[:, o], x[:, [u]]).predict(y[:, o]) for o, u in zip(others, units, strict=True)]
+        predicted = np.concatenate(fits, axis=1).reshape(len(truth), -1, len(units))
+        return {"ridge on the other units": np.moveaxis(predicted, 1, 2)}
     bin_s = bin_ms / 1000
     options = {"bin_s": bin_s, "units": units, "max_samples": samples}
     rivals = {
@@ -199,20 +203,6 @@ def rival_predictions(
         PSTH: fit_predict_psth(train, truth, bin_s=bin_s)[:, units],
         "PSTH x leave-one-out GLM": fit_predict_psth_glm(train, truth, **options),
     }
-
-
-def ridge_on_others(train: np.ndarray, truth: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """[W, len(units), T]: values of each unit by ridge from the others' in that bin; train and truth [W, N, T].
-
-    A bin in which a unit never varied is predicted by its mean.
-    """
-    prediction = np.broadcast_to(train[:, units].mean(0), truth[:, units].shape).copy()
-    for place, unit in enumerate(units.tolist()):
-        others = np.delete(np.arange(train.shape[1]), unit)
-        for at in np.flatnonzero(train[:, unit].std(0) > 0).tolist():
-            fit = ridge(train[:, others, at], train[:, [unit], at])
-            prediction[:, place, at] = fit.predict(truth[:, others, at])[:, 0]
-    return prediction
 
 
 def some_rows(session: Session, split: str, most: int) -> np.ndarray:

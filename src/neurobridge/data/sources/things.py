@@ -30,7 +30,12 @@ def find_pictures(root: Path, paths: Iterable) -> dict[PurePosixPath, Path]:
 
 def read_picture(file: Path, side: int) -> np.ndarray:
     """The centre square of a picture at ``side`` pixels: uint8 [side, side, 3]. Raises UserError if it is none."""
-    rgb = Image.fromarray(pictures.read_picture(file))
+    return centre_square(pictures.read_picture(file), side)
+
+
+def centre_square(pixels: np.ndarray, side: int) -> np.ndarray:
+    """The centre square of ``pixels`` [H, W, 3] uint8, at ``side`` pixels."""
+    rgb = Image.fromarray(pixels)
     width, height = rgb.size
     edge = min(width, height)
     left, top = (width - edge) // 2, (height - edge) // 2

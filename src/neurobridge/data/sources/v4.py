@@ -42,7 +42,7 @@ def import_v4(path: Path, out: Path = Path("data/v4"), *, seed: int = 0) -> Path
     content and ``seed`` alone (:func:`splits.split_of`), so one image has one split in every session: about 17 % test,
     7 % valid. Near-duplicates split apart: session 210305 shows locally blurred variants of one photograph, so its
     held-out images have twins in training (elsewhere a handful of pairs is that close: see ``data audit``). Sessions
-    whose pictures were not released get the image id "" and the split train: they serve self-supervision only.
+    whose pictures were not released name them by number and have the split train: they serve self-supervision only.
     Sessions already written from the same bytes with the same seed are skipped. Raises UserError for input that cannot
     be used.
     """

@@ -250,6 +250,11 @@ def _check(m: Manifest) -> None:
             f"{where}: spikes of the format {m.spikes.format} have the layout {' or '.join(LAYOUTS[m.spikes.format])}, "
             f"not {m.spikes.layout}; mend one of them"
         )
+    if m.spikes.layout == "continuous" and not valued:
+        raise UserError(
+            f"{where}: the layout continuous holds values in bins: declare the signal_kind {' or '.join(VALUED)}, not "
+            f"{m.signal_kind}"
+        )
     if m.spikes.bin_width is not None and m.spikes.layout != "continuous":
         raise UserError(f"{where}: bin_width is given, but spikes have the layout {m.spikes.layout}; remove it")
     if m.spikes.groups and m.spikes.format != "phy":
