@@ -131,7 +131,7 @@ def test_after_pretrain_alone_there_is_a_report_with_behaviour(run, capsys):
 def test_run_leaves_out_what_needs_pictures(data, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["run", *options(data, out, held_out=[], pretrain=SHORT | {"steps": 2})]) == 0
-    assert "has no images.h5: align, adapter, reconstruct are left out" in " ".join(capsys.readouterr().out.split())
+    assert "shows pictures that are at hand: align, adapter, reconstruct are left out" in capsys.readouterr().out
     assert (out / "report.html").is_file()
 
 
