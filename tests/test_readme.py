@@ -18,6 +18,7 @@ from neurobridge.data.simulate import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+COMMAND_PAGE = (ROOT / "docs" / "commands.md").read_text()
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -28,7 +29,8 @@ def blocks(language: str, text: str = README) -> list[str]:
 def command_lines(first_word: str) -> list[str]:
     """Lines of the bash blocks, and rows of the command table, that start with ``first_word``."""
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    lines += re.findall(r"^\| `(.+?)` \|", README, flags=re.MULTILINE)
+    lines += re.findall(r"^\| `(.+?)` \|", COMMAND_PAGE, flags=re.MULTILINE)
+    lines += re.findall(r"\| `(.+?)` \|$", README, flags=re.MULTILINE)
     return [line for line in lines if line.split()[:1] == [first_word]]
 
 

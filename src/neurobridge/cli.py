@@ -44,6 +44,7 @@ COMMANDS = {
     "completion": "neurobridge.completion:completion",
     "doctor": "neurobridge.pipeline.machine:doctor",
     "export": "neurobridge.api.share:export",
+    "experiment": "neurobridge.api.experiments:experiment",
     "plan": "neurobridge.pipeline.plan:plan",
     "analyse areas": f"{ANALYSES}:areas",
     "analyse time": f"{ANALYSES}:time",

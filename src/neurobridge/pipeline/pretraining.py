@@ -21,6 +21,8 @@ def pretrain(run: RunFolder) -> None:
     """Pretraining on all sessions but the held-out ones, of all folders of the mixture -> run/pretrain."""
     settings = run.settings
     sessions = mixture_sessions(settings)
+    for number, session in enumerate(sessions if settings.pretrain.share < 1 else ()):
+        session.thin(settings.pretrain.share, np.random.default_rng([settings.seed, number]))
     leaks = audit_splits(run)
     data, features = image_side(settings, sessions)
     torch.manual_seed(settings.seed)
