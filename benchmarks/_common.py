@@ -22,6 +22,7 @@ from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.masking import Masker
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.neuro.readout import chunk_sequence
+from neurobridge.pipeline.chunk_latents import cover
 from neurobridge.training.settings import RunSettings
 from neurobridge.training.tasks import MaskedTask, Task
 from neurobridge.training.trainer import fit
@@ -100,18 +101,6 @@ def stretches(allowed: np.ndarray) -> list[tuple[int, int]]:
     """(first, last + 1) of every gap-free stretch of ``allowed`` [T] bool."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], allowed.astype(int), [0]])))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
-
-
-def cover(stretch: tuple[int, int], bins: int) -> list[tuple[int, slice]]:
-    """Half-overlapping windows over a stretch: (start, which of its bins to keep), middles first, ends where needed."""
-    first, end = stretch
-    starts = sorted({*range(first, end - bins + 1, bins // 2), end - bins})
-    kept = []
-    for start in starts:
-        low = 0 if start == first else bins // 4
-        high = bins if start == end - bins else bins - bins // 4
-        kept.append((start, slice(low, high)))
-    return kept
 
 
 class Draws(IterableDataset):

@@ -168,7 +168,7 @@ def odd(bench: Bench) -> Iterator[Fault]:
     yield fault("image.grid 1 with the small generator", found, found.refused() and not out.exists())
     data = bench.copied(bench.data, "data")
     path = next(sessions(data))
-    path.rename(path.with_name("[bold]x[/x]\x1b[31m.h5"))
+    path.rename(path.with_name("[bold]x[x]\x1b[31m.h5"))
     found = command("data", "list", data)
     yield fault(
         "session file named with markup and ESC, data list", found, found.code == 0 and "\x1b" not in found.text

@@ -1,32 +1,32 @@
-"""Frozen encoder, ridge, behaviour: the probe that the motor-cortex and hippocampus benchmarks share."""
+"""Frozen encoder, ridge, behaviour: the probe that two benchmarks share with 'neurobridge probe'."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from _common import last_line
 from scipy.ndimage import gaussian_filter1d
-from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
-from sklearn.model_selection import KFold
 
+from neurobridge.baselines.behaviour import predict_from
 from neurobridge.baselines.wiener import REACHES, fit_wiener
 
-ALPHAS = np.logspace(0, 6, 13)
 
+def ridge_r2(
+    x: np.ndarray | Sequence[np.ndarray], y: np.ndarray, x_test: np.ndarray | Sequence[np.ndarray], y_test: np.ndarray
+) -> tuple[float, int]:
+    """R2 on the test rows (uniform average over targets), and which of several candidate inputs was taken.
 
-def ridge_r2(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> tuple[float, float]:
-    """R2 on the test rows (uniform average over targets) and the cross-validated R2 that chose the penalty.
-
-    Inputs are standardised on the training rows; the penalty is chosen by contiguous folds of the training rows.
+    Candidate and penalty are chosen by blocks of the training rows, which are in order of time.
     """
-    mean, scale = x.mean(0), np.maximum(x.std(0), 1e-6)
-    x, x_test = (x - mean) / scale, (x_test - mean) / scale
-    inner = [
-        np.mean([r2_score(y[b], Ridge(alpha).fit(x[a], y[a]).predict(x[b])) for a, b in KFold(5).split(x)])
-        for alpha in ALPHAS
-    ]
-    best = Ridge(ALPHAS[int(np.argmax(inner))]).fit(x, y)
-    return float(r2_score(y_test, best.predict(x_test))), float(max(inner))
+    candidates = [x] if isinstance(x, np.ndarray) else x
+    tests = [x_test] if isinstance(x_test, np.ndarray) else x_test
+    both = [np.concatenate(pair) for pair in zip(candidates, tests, strict=True)]
+    train, test = np.arange(len(y)), len(y) + np.arange(len(y_test))
+    targets, times = np.concatenate([y, y_test])[:, None], np.arange(len(y) + len(y_test), dtype=float)
+    prediction, _, chosen = predict_from(both, targets, times, train, test, guard_s=0.0)
+    return float(r2_score(y_test, prediction)), chosen
 
 
 def smoothed_counts_r2(
@@ -36,13 +36,10 @@ def smoothed_counts_r2(
 
     Returns the R2 on the test rows and the width.
     """
-    tried = []
-    for width in widths:
-        smooth = gaussian_filter1d(np.sqrt(counts.astype(float)), width, axis=1) if width else np.sqrt(counts)
-        r2, inner = ridge_r2(smooth[:, rows].T, y, smooth[:, rows_test].T, y_test)
-        tried.append((inner, r2, width))
-    _, r2, width = max(tried)
-    return r2, width
+    root = np.sqrt(counts.astype(float))
+    smooth = [gaussian_filter1d(root, width, axis=1) if width else root for width in widths]
+    r2, chosen = ridge_r2([x[:, rows].T for x in smooth], y, [x[:, rows_test].T for x in smooth], y_test)
+    return r2, widths[chosen]
 
 
 class Rivals:

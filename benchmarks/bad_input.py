@@ -1,10 +1,9 @@
 """What a user's bad or unusual input ends in: the right value, or one clear sentence; never silence or a traceback.
 
 Eight kinds of situations, taken from public bug reports of the field's tools: observed time, identity, pictures,
-readers (and the doors to them), parallel writers, metrics, messages that fit their cause, and what is said of what was
-done. Each makes small real files and goes through the real command line or the functions themselves. Bar: none
-is silent, none ends in a traceback, no sentence misses its cause, and there are at least sixty. About a minute on one
-core.
+readers (and doors to them), parallel writers, metrics, messages that fit their cause, what is told of what was done.
+Each makes small real files and goes through the real command line or the functions themselves. Bar: none is silent,
+none ends in a traceback, no sentence misses its cause, and there are at least sixty. About a minute on one core.
 """
 
 from __future__ import annotations

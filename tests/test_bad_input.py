@@ -1,5 +1,7 @@
 """Bad input: one sentence, exit code 2, no traceback, nothing half-written left behind."""
 
+import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -181,3 +183,33 @@ def test_the_first_words_come_at_once():
         code = f"import sys, neurobridge.cli as c; c.main({argv!r}); print([m for m in {absent!r} if m in sys.modules])"
         told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         assert told.strip().endswith("[]")
+
+
+def test_the_doctor_tells_what_is_there_and_tables_may_be_json(made, capsys):
+    assert main(["doctor", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = {row["what"]: row["found"] for row in told["rows"]}
+    assert found["Python"] == platform.python_version()
+    assert "threads of torch" in found["cores and threads"]
+    assert main(["data", "list", str(made), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["session"] for row in rows] == ["monkeyA_1", "monkeyB_1"]
+    assert main(["data", "list", str(made)]) == 0
+    assert "session" in capsys.readouterr().out
+
+
+def test_tab_completes_commands_and_options(tmp_path, capsys):
+    for words, among in (
+        ([], "pretrain"),
+        (["data"], "import"),
+        (["data", "import"], "lab"),
+        (["adapt"], "--adapt.steps"),
+    ):
+        assert main(["--complete", *words]) == 0
+        assert among in capsys.readouterr().out.splitlines()
+    for shell in ("bash", "zsh"):
+        assert main(["completion", shell]) == 0
+        script = capsys.readouterr().out
+        assert "complete -o filenames -F _neurobridge neurobridge" in script
+    (tmp_path / "done.bash").write_text(script.split("\n", 1)[1])
+    subprocess.run(["bash", "-n", str(tmp_path / "done.bash")], check=True)

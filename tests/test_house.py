@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -144,3 +145,35 @@ import neurobridge.data.images, neurobridge.data.recording, neurobridge.neuro.mo
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_walk_of_the_design_page_exists():
+    """From file to picture in at most 12 hops, each a class or function that is there."""
+    page = (ROOT / "docs" / "design.md").read_text()
+    hops = re.findall(r"^\| (\d+) \| (.+?) \|", page, flags=re.MULTILINE)
+    assert [int(number) for number, _ in hops] == list(range(1, len(hops) + 1))
+    assert len(hops) <= 12
+    named = re.findall(r"`([\w/]+\.py):(\w+)`", page)
+    assert len(named) >= len(hops)
+    for file, name in named:
+        tree = ast.parse((ROOT / "src" / "neurobridge" / file).read_text())
+        assert name in {node.name for node in tree.body if hasattr(node, "name")}, f"{file} has no {name}"
+
+
+def test_the_contract_in_the_design_page_is_the_contract():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        house = runpy.run_path(str(ROOT / "benchmarks" / "house.py"))
+    finally:
+        sys.path.pop(0)
+    assert house["drawn"]() in (ROOT / "docs" / "design.md").read_text(), "run benchmarks/house.py --draw"
+
+
+def test_what_the_plan_page_names_is_there():
+    page = (ROOT / "docs" / "plan.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) >= 25
+    for line in rows:
+        for name in re.findall(r"`([\w./-]+/[\w./-]*|pyproject.toml)`", line):
+            assert (ROOT / name).exists(), name
+        assert re.search(r"\| (done|part|not yet)\b", line), line

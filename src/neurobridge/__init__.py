@@ -25,6 +25,8 @@ _HOMES = {
     "to_tsd": "use:to_tsd",
     "identify": "judge:identify",
     "reconstruct": "judge:reconstruct",
+    "predict": "twin:predict",
+    "exciting": "twin:exciting",
     "score": "judge:score",
     "save": "model:save",
     "load": "model:load",

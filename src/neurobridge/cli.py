@@ -38,7 +38,11 @@ COMMANDS = {
     "reconstruct": f"{STAGES}:reconstruct",
     "evaluate": f"{STAGES}:evaluate",
     "report": f"{STAGES}:report",
+    "probe": f"{ANALYSES}:probe",
+    "predict": "neurobridge.api.twin:predict_command",
     "embed": "neurobridge.api.written:embed",
+    "completion": "neurobridge.completion:completion",
+    "doctor": "neurobridge.pipeline.machine:doctor",
     "export": "neurobridge.api.share:export",
     "plan": "neurobridge.pipeline.plan:plan",
     "analyse areas": f"{ANALYSES}:areas",
@@ -67,7 +71,8 @@ COMMANDS = {
     "data show": f"{DATA}:show",
     "generator train": f"{STAGES}:train_scene_generator",
 }  # what is typed -> module:function, imported when it is asked for
-LATER = "adapt_later"  # what 'adapt RUN' is short for
+NO_RUN = ("demo",)  # commands of that module that are no stages
+LATER = "adapt_later"  # what 'adapt RUN --sessions ...' is short for
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -125,11 +130,26 @@ def terminating() -> Iterator[None]:
 
 def run(argv: list[str]) -> int:
     """Find the command that ``argv`` names, import it and call it. Raises UserError for one that is not there."""
+    if "--json" in argv:
+        from neurobridge.terminal import console
+
+        console.as_json = True
+        try:
+            return run([word for word in argv if word != "--json"])
+        finally:
+            console.as_json = False
+    if argv[:1] == ["--complete"]:
+        from neurobridge.completion import offered
+
+        print("\n".join(offered(argv[1:])))
+        return 0
     if argv[:1] == ["--version"]:
         print(f"neurobridge {__version__}")
         return 0
-    if argv[:1] == ["adapt"] and len(argv) > 1 and not argv[1].startswith("-"):
-        argv[0] = LATER  # adapt RUN: sessions that came after it
+    if len(argv) > 1 and not argv[1].startswith("-") and COMMANDS.get(argv[0], "").startswith(f"{STAGES}:"):
+        argv = in_run(argv)
+    if "--window" in argv[:-1] and argv[at := argv.index("--window") + 1] == "auto":
+        argv[at - 1 : at + 1] = ["--advise"]
     words: list[str] = []
     for word in argv:
         if word.startswith("-") or not any(c.split()[: len(words) + 1] == [*words, word] for c in COMMANDS):
@@ -149,6 +169,22 @@ def run(argv: list[str]) -> int:
     raise UserError(f"'{given}' is no command: {hint} 'neurobridge {' '.join([*words, '--help'])}' lists them")
 
 
+def in_run(argv: list[str]) -> list[str]:
+    """``evaluate RUN ...`` in full: the stage with the options of that run, but for those that follow.
+
+    ``adapt RUN`` with new sessions or data is of those that came after the run. Raises UserError where no run is.
+    """
+    stage, folder, rest = argv[0], argv[1], argv[2:]
+    if stage == "adapt" and any(word.startswith(("--sessions", "--data")) for word in rest):
+        return [LATER, folder, *rest]
+    if stage in NO_RUN:
+        return argv
+    config = Path(folder) / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"{folder} holds no run (no config.yaml): give the folder of a run, or --out for a new one")
+    return [stage, "--config", str(config), "--out", folder, *rest]
+
+
 def call(name: str, argv: list[str]) -> None:
     """Import the command ``name`` and call it with the options in ``argv``."""
     from neurobridge.options import call_with
@@ -165,7 +201,7 @@ def overview(words: list[str]) -> str:
     usage = " ".join(["neurobridge", *words, "COMMAND"])
     head = [] if words else [f"NeuroBridge {__version__}: spike trains in, a picture out.", ""]
     codes = "Exit codes: 0 done, 2 a mistake to mend, 130 stopped by Ctrl-C, 143 terminated."
-    tail = ["", f"'{usage} --help' shows the options of a command.", codes]
+    tail = ["", f"'{usage} --help' shows the options of a command; --json prints tables as JSON.", codes]
     return "\n".join([*head, f"usage: {usage} [options]", "", *lines, *tail])
 
 

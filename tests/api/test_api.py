@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 import pynapple as nap
 import pytest
+from PIL import Image
 from pynwb import NWBHDF5IO
 
 import neurobridge as nb
 from neurobridge.cli import main
+from neurobridge.data.images import ImageSet
 from neurobridge.data.simulate import simulate
 from neurobridge.errors import UserError
 
@@ -116,6 +118,23 @@ def test_recordings_in_memory_without_stimuli_survive_saving_and_moving(tmp_path
     np.testing.assert_array_equal(nb.embed(moved, moved.recordings[1]), nb.embed(both, second))
 
 
+def test_files_of_spikes_are_opened_as_their_draft_says(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    times = np.concatenate([np.cumsum(rng.gamma(4, 1 / 32, 400)) for _ in range(4)])
+    pd.DataFrame({"spike_time": times, "unit": np.repeat(np.arange(4), 400)}).to_csv(tmp_path / "day1.csv", index=False)
+    (r,) = nb.open(tmp_path / "day1.csv", subject="rat7")
+    assert (r.subject, len(r.unit_ids)) == ("rat7", 4)
+    assert "day1.csv: taken as" in capsys.readouterr().out
+    times_file = tmp_path / "phy"
+    times_file.mkdir()
+    np.save(times_file / "spike_times.npy", np.sort((times * 30_000).astype(np.int64)))
+    np.save(times_file / "spike_clusters.npy", rng.integers(0, 3, len(times)).astype(np.int32))
+    with pytest.raises(UserError, match="sampling_rate: TODO"):
+        nb.open(times_file)
+    (r,) = nb.open(times_file, sampling_rate=30_000, duration=[0, float(times.max()) + 1])
+    assert len(r.unit_ids) <= 3
+
+
 def test_stimuli_and_images_of_a_recording_in_memory():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
@@ -207,3 +226,28 @@ def test_a_table_for_a_notebook_tells_what_is_there(data, pretrained):
         assert "<table>" in thing._repr_html_()
     assert "monkeyA_1" in repr(recordings[0])
     assert {"open", "pretrain", "embed", "score"} <= set(dir(nb))
+
+
+def test_the_twin_expects_what_units_answer_and_says_how_far_to_trust_it(data, aligned, tmp_path, capsys):
+    recording = nb.open(data)[0]
+    images = ImageSet.read(data / "images.h5").pixels[:5]
+    found = nb.predict(aligned, recording, images)
+    assert found.dims == ("image", "unit", "time")
+    assert (found >= 0).all()
+    assert found.attrs["units"] == "Hz"
+    assert ((found.ceiling >= 0) & (found.ceiling <= 1)).all()
+    (tmp_path / "shown").mkdir()
+    for number, picture in enumerate(images):
+        Image.fromarray(picture).save(tmp_path / "shown" / f"{number}.png")
+    written = ["predict", str(aligned.path), "--images", str(tmp_path / "shown"), "--session", "monkeyA_1"]
+    assert main([*written, "--out", str(tmp_path / "expected.csv")]) == 0
+    assert "of what noise allows" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "expected.csv")
+    assert len(table) == found.sizes["image"] * found.sizes["unit"]
+    np.testing.assert_allclose(table.expected[0], float(found[0, 0].mean()), rtol=1e-4)
+
+    drawn = nb.exciting(aligned, recording, recording.unit_ids[:3], steps=4)
+    assert drawn.sizes["unit"] == 3
+    assert (drawn.expected.sel(picture="drawn") >= drawn.expected.sel(picture="library") - 1e-3).all()
+    with pytest.raises(UserError, match="no picture at"):
+        nb.predict(aligned, recording, tmp_path / "none")

@@ -65,3 +65,12 @@ def test_what_cannot_be_shared_or_opened_is_a_sentence(data, aligned, tmp_path):
     assert main(["export", str(aligned.path), "--out", str(out)]) == 2
     with pytest.raises(UserError, match="is no exported model"):
         nb.push_to_hub(aligned.path, "lab/spikes")
+
+
+def test_the_model_of_the_package_reads_new_spikes_without_a_network():
+    model = nb.from_pretrained("neurobridge/demo")
+    rng = np.random.default_rng(0)
+    r = nb.recording(rng.uniform(0, 30, 2000), rng.integers(0, 10, 2000), session="mine")
+    later = nb.adapt(model, r, steps=0, progress=False)
+    assert nb.embed(later, r).dims == ("window", "time", "latent", "feature")
+    assert nb.embed(later, r, into="image").sizes["window"] == 99

@@ -126,20 +126,6 @@ def test_population_coupling_is_the_maximum_of_its_likelihood(shared):
     np.testing.assert_allclose(fitted.sum((0, 2)), train.sum((0, 2)), rtol=1e-3)  # the score of the bias is zero
 
 
-def test_reduced_rank_beats_the_mean_and_its_rank_is_bounded(shared):
-    train, test, _ = shared
-    held_out = np.array([2, 7, 11])
-    prediction = glm.fit_predict_reduced_rank(train, test, bin_s=0.01, held_out=held_out, rank=2)
-    assert prediction.shape == (100, 3, 30)
-    mean = rates.fit_predict_mean_rate(train, test)[:, held_out]
-    assert likelihood(prediction, test[:, held_out]) > likelihood(mean, test[:, held_out])
-    full = glm.fit_predict_reduced_rank(train, test, bin_s=0.01, held_out=held_out, rank=3)
-    more = glm.fit_predict_reduced_rank(train, test, bin_s=0.01, held_out=held_out, rank=99)
-    np.testing.assert_allclose(full, more)
-    alone = glm.fit_predict_reduced_rank(train, test, bin_s=0.01, held_out=held_out[:1], rank=1)
-    assert alone.shape == (100, 1, 30)
-
-
 def test_silent_units_and_single_stretches_are_handled(shared):
     train, test, _ = shared
     train, test = train.copy(), test.copy()

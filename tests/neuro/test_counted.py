@@ -1,5 +1,6 @@
 """Latents of counts: as the encoder reads them where timing does not matter, close to it where it does."""
 
+import pytest
 import torch
 
 from neurobridge.neuro.batch import collate_windows
@@ -31,9 +32,9 @@ def windows(ticks_of_chunk: list[int], count: int = 6):
     return batch, counts.float()
 
 
-def model_of() -> NeuroBridge:
+def model_of(**options) -> NeuroBridge:
     torch.manual_seed(0)
-    model = NeuroBridge(width=16, depth=1, heads=2, latents=2, unit_width=8, chunk_ms=10).eval()
+    model = NeuroBridge(width=16, depth=1, heads=2, latents=2, unit_width=8, chunk_ms=10, **options).eval()
     model.units.extend([f"lab/m/s/{n}" for n in range(3)], log_rates=torch.tensor([0.2, -0.3, 0.0]))
     return model
 
@@ -45,6 +46,17 @@ def test_counts_are_read_as_their_events_are():
     first, _ = windows([3], count=1)
     with torch.no_grad():
         torch.testing.assert_close(latents_of_counts(model, first, counts), model.encode(batch, level=0))
+
+
+@pytest.mark.parametrize("options", [{"cls": True}, {"prompts": True}])
+def test_a_token_in_front_is_left_out(options):
+    model = model_of(**options)
+    model.encoder.chunks.scale.data.zero_()
+    batch, counts = windows([3])
+    first, _ = windows([3], count=1)
+    with torch.no_grad():
+        expected = model.encode(batch, level=0)[:, 1:]
+        torch.testing.assert_close(latents_of_counts(model, first, counts), expected)
 
 
 def test_timing_within_a_chunk_is_averaged_over():

@@ -11,7 +11,6 @@ from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.losses import masked_losses, sample_cells
 from neurobridge.neuro.masking import MODES, Masker, nothing_hidden
 from neurobridge.neuro.model import PRESETS, NeuroBridge, parameter_count
-from neurobridge.neuro.readout import chunk_sequence, temporal_average
 
 
 def random_batch(*, units=6, groups=2, windows=4, spikes=40, window_ms=200, seed=0) -> SpikeBatch:
@@ -180,16 +179,3 @@ def test_augmentation_removes_units_and_moves_spikes_with_their_counts():
     shift = (moved.event_tick - batch.event_tick).abs()
     assert shift.max() == 1
     assert augment(batch, np.random.default_rng(0)).event_tick is batch.event_tick
-
-
-def test_latents_are_averaged_over_a_window_and_laid_out_as_a_sequence():
-    batch = random_batch()
-    model = model_for(batch, cls=True)
-    latent, time = model.encode(batch), model.encoder.latent_times(batch.window_ms)
-    assert latent.shape == (8, 1 + 4 * 2, 32)
-    early = temporal_average(latent, time, window_ms=(0, 50))
-    torch.testing.assert_close(early, latent[:, 1:3].mean(1))
-    torch.testing.assert_close(temporal_average(latent, time), latent.mean(1))
-    torch.testing.assert_close(chunk_sequence(latent[:, 1:], 2)[:, 1, 32:], latent[:, 4])
-    with pytest.raises(ValueError, match="no chunk is centred"):
-        temporal_average(latent, time, window_ms=(500, 600))

@@ -60,7 +60,7 @@ def test_weights_are_those_of_the_run(tiny_config, tmp_path, capsys):
     capsys.readouterr()
     dimensions = ["--image.dimensions", str(bridge.space.components.shape[1])]
     made_of = ["--units", "1", "--recordings", str(len(model.units))]
-    assert main(["plan", "--config", str(config), *made_of, *dimensions, "--as_json"]) == 0
+    assert main(["plan", "--config", str(config), *made_of, *dimensions, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["weights"]
     assert found["body"] == parameter_count(model) - parameter_count(model.units)
     assert found["units"] == parameter_count(model.units)

@@ -69,6 +69,7 @@ def test_no_number_is_nan_or_far_below_its_range(name, value):
         ({"window": {"bin_ms": 7}}, "not a multiple of window.bin_ms"),
         ({"model": {"width": 18}}, "no multiple of twice model.heads"),
         ({"align": {"readout": "cls"}}, "no [CLS] token"),
+        ({"model": {"cls": True, "prompts": True}}, "both put a token in front"),
         ({"align": {"level": 4}}, "align.level is 4, but the model has 1 blocks"),
         ({"align": {"area_windows": {"V1": [200, 100]}}}, "align.area_windows gives V1"),
         ({"align": {"area_windows": {"Nowhere": [0, 100]}}}, "no session has units there"),

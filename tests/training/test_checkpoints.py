@@ -120,6 +120,15 @@ def test_a_checkpoint_of_another_training_is_foreign(tmp_path, capsys, other):
     assert "belongs to another training" in capsys.readouterr().err
 
 
+def test_more_steps_go_on_where_fewer_ended(tmp_path, capsys):
+    assert train(tmp_path, Line(steps=7)).seen == list(range(7))
+    assert train(tmp_path, Line(steps=12)).seen == list(range(7, 12))
+    assert "line: goes on from step 7 of 12" in capsys.readouterr().out
+    assert train(tmp_path, Line(steps=12)).seen == []
+    again = train(tmp_path, Line(steps=10))
+    assert again.seen == [9], "what was trained beyond is set aside"
+
+
 def test_a_loss_that_is_no_number_stops_at_once_and_names_step_and_mode(tmp_path, whole):
     class Broken(Line):
         def step_losses(self, batch, rng):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from neurobridge.errors import UserError
-from neurobridge.vision.autoencoder import PatchPCA, TinyAutoencoder, load_autoencoder, save_autoencoder
+from neurobridge.vision.autoencoder import PatchPCA, TinyAutoencoder
 from neurobridge.vision.generator import Generator
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"
@@ -54,14 +54,6 @@ def test_more_components_err_less_and_are_orthonormal(images):
         torch.testing.assert_close(coder.components @ coder.components.T, torch.eye(channels), atol=1e-4, rtol=0)
         errors.append((coder.decode(coder.encode(images)) - images).square().mean().item())
     assert errors == sorted(errors, reverse=True)
-
-
-def test_an_autoencoder_is_saved_and_read(images, tmp_path):
-    coder = PatchPCA(patch=8, channels=6).fit(images)
-    save_autoencoder(tmp_path / "coder.safetensors", coder)
-    again = load_autoencoder(tmp_path / "coder.safetensors")
-    assert torch.equal(again.encode(images), coder.encode(images))
-    assert coder.encode(images).shape == (40, 6, 4, 4)
 
 
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="../shared/weights is absent")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from neurobridge.api.scratch import is_scratch, new_folder, place
 from neurobridge.data.checks import STIMULUS_FIELDS, SignalKind
@@ -17,6 +18,7 @@ from neurobridge.data.sessions import Identity, file_of, identity_of, session_fi
 from neurobridge.data.splits import split_keys
 from neurobridge.data.stored import StoredRecording, html_table
 from neurobridge.errors import UserError
+from neurobridge.terminal import console
 
 IMAGES = "images.h5"
 
@@ -47,9 +49,12 @@ def open_recordings(source: object, **options: Any) -> Recordings:
     """Recordings of ``source``, in alphabetical order of their sessions.
 
     Args:
-        source: A data folder, the file of one session (.h5), a manifest (.yaml) that declares a lab's own files, a
-            pynapple TsGroup, a :class:`Recording`, or a sequence of these.
-        options: Of :func:`recording_from_tsgroup` (session, subject, regions, ...) for a TsGroup; none otherwise.
+        source: A data folder, the file of one session (.h5), a manifest (.yaml) that declares a lab's own files, a file
+            or folder of spikes (NWB, phy, MATLAB, CSV, Parquet, NPZ), a pynapple TsGroup, a :class:`Recording`, or a
+            sequence of these.
+        options: Of :func:`recording_from_tsgroup` (session, subject, regions, ...) for a TsGroup. Of a manifest
+            (subject, session_id, time_unit, duration, ...) for a file of spikes: what is not said is taken as
+            ``neurobridge data doctor FILE --manifest draft.yaml`` would draft it, and told.
 
     Raises:
         UserError: There is no recording, or it cannot be used; the sentence says why.
@@ -59,8 +64,10 @@ def open_recordings(source: object, **options: Any) -> Recordings:
 
         named = {"session": "session", "subject": "subject", "regions": ["unknown"] * len(source)} | options  # pyright: ignore
         return Recordings([_kept(recording_from_tsgroup(source, **named))])  # pyright: ignore
+    if isinstance(source, str | Path) and _is_raw(Path(source)):
+        return _drafted(Path(source), options)
     if options:
-        raise UserError(f"{', '.join(options)} can be said of a TsGroup alone, and this is a {type(source).__name__}")
+        raise UserError(f"{', '.join(options)} can be said of a TsGroup or a file of spikes, not of {source!r}")
     if isinstance(source, Recording):
         return Recordings([_kept(source)])
     if isinstance(source, StoredRecording):
@@ -75,6 +82,33 @@ def open_recordings(source: object, **options: Any) -> Recordings:
     )
 
 
+def _is_raw(path: Path) -> bool:
+    """Whether ``path`` is of a kind that a manifest declares."""
+    if path.is_dir():
+        return not (path / "sessions").is_dir()
+    return path.is_file() and path.suffix.lower() not in (".yaml", ".yml", ".h5", ".hdf5")
+
+
+def _drafted(path: Path, options: Mapping[str, Any]) -> Recordings:
+    """A file of spikes under the manifest that would be drafted for it, with ``options`` in its place."""
+    from neurobridge.data.sources.lab.draft import draft_manifest
+
+    draft = new_folder("manifest") / f"{path.stem}.yaml"
+    draft_manifest(path.resolve(), draft)
+    manifest = {**yaml.safe_load(draft.read_text()), **options}
+    unknown = [f"{key}: TODO" for key, value in manifest.items() if "TODO" in str(value)]
+    if unknown:
+        raise UserError(
+            f"{path} does not tell everything ({', '.join(unknown)}): say it, nb.open({path.name!r}, "
+            f"{unknown[0].split(':')[0]}=...), or declare the file in a manifest: neurobridge data doctor {path} "
+            "--manifest draft.yaml"
+        )
+    draft.write_text(yaml.safe_dump(manifest, sort_keys=False))
+    said = ", ".join(f"{key} {value}" for key, value in manifest.items() if key not in (*options, "spikes"))
+    console.print(f"{path.name}: taken as {said}", markup=False, soft_wrap=True)
+    return _from_path(draft)
+
+
 def _from_path(path: Path) -> Recordings:
     if path.is_dir():
         return Recordings([StoredRecording(file) for file in session_files(path).values()])
@@ -82,12 +116,7 @@ def _from_path(path: Path) -> Recordings:
         from neurobridge.data.sources.lab import import_lab
 
         return _from_path(import_lab(path, new_folder("recordings")))
-    if path.suffix in (".h5", ".hdf5") or not path.exists():
-        return Recordings([StoredRecording(path)])
-    raise UserError(
-        f"{path} is no data folder, session file (.h5) or manifest (.yaml): 'neurobridge data doctor {path}' says what "
-        "it holds; declare it in a manifest, or read it yourself and give the spikes to nb.recording(times, units)"
-    )
+    return Recordings([StoredRecording(path)])
 
 
 def recording(

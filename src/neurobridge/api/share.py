@@ -57,6 +57,8 @@ def export(run: Path, *, out: Path, licence: str = "other", name: str = "") -> P
                 shutil.copy2(path, part / stage / path.name)
         facts = {k: v for k, v in model.folder.facts(stage).items() if k not in ("files", "after")}
         folder.finish(stage, **facts)
+    for path in part.rglob(".*"):
+        path.unlink()  # second copies of what a run lives by
     (part / CARD).write_text(card(model, name or model.path.resolve().name, licence))
     part.rename(out)
     console.print(f"model: {out}; read {out / CARD} before you share it", markup=False, soft_wrap=True)

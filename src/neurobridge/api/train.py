@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from neurobridge.api.keywords import takes
 from neurobridge.api.model import Model, do, grown, names_in, settings_with
-from neurobridge.api.recordings import data_folder, open_recordings
-from neurobridge.api.scratch import new_folder
+from neurobridge.api.recordings import IMAGES, data_folder, open_recordings
+from neurobridge.api.scratch import new_folder, place
 from neurobridge.data.images import ImageSet
 from neurobridge.errors import UserError
 from neurobridge.pipeline.folder import DATA
@@ -91,7 +91,18 @@ def adapt(
         raise UserError(f"the model knows the units of session {known[0]}: adapt it to sessions that it does not know")
     align = {"align": {"steps": 0, "joint_steps": 0}} if model.stage == "align" else {}
     settings = grown(model, found, folder_of(out), new=True, options={**given, **align})
-    return do(settings, ["adapt", "align"] if align else ["adapt"], progress=progress)
+    adapted = do(settings, ["adapt"], progress=progress)
+    if not align:
+        return adapted
+    if (settings.data / IMAGES).is_file():
+        return do(settings, ["align"], progress=progress)
+    folder = adapted.folder  # no image is at hand: the head is kept as it is
+    (folder / "align").mkdir(exist_ok=True)
+    for path in (folder / "adapt").glob("*"):
+        if path.name.startswith(("model.", "head.")):
+            place(path, folder / "align" / path.name)
+    folder.finish("align", sessions=[], encoder=settings.image.encoder)
+    return Model(settings.out)
 
 
 @takes(align=("sessions",))

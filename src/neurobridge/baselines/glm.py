@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from neurobridge.baselines.rates import SMOOTHING_S, as_windows, fit_psth, mean_counts, smooth
+from neurobridge.baselines.rates import as_windows, fit_psth, mean_counts, smooth
 
 ALPHAS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 SIGMAS_S = (0.02, 0.05, 0.2)
@@ -119,43 +119,6 @@ def fit_predict_psth_glm(
         train_counts, test_counts, bin_s=bin_s, units=units, time_course=course,
         sigmas_s=sigmas_s, alphas=alphas, **options,
     )  # fmt: skip
-
-
-def fit_predict_reduced_rank(
-    train_counts: np.ndarray,
-    test_counts: np.ndarray,
-    *,
-    bin_s: float,
-    held_out: np.ndarray,
-    rank: int = 10,
-    alpha: float = 1e-2,
-    sigma_s: float = SMOOTHING_S,
-) -> np.ndarray:
-    """Reduced-rank ridge regression (Izenman 1975) from the smoothed activity of the held-in units to held-out counts.
-
-    ``held_out`` [M] indices of the units to predict from all others; ``alpha`` times the number of samples is the
-    ridge. Linear predictions are floored at a tenth of the unit's mean. Returns expected counts [W, M, T] (or [M, T]).
-    """
-    train, test = as_windows(train_counts), as_windows(test_counts)
-    held_out = np.asarray(held_out)
-    held_in = np.setdiff1d(np.arange(train.shape[1]), held_out)
-    if not len(held_in) or not len(held_out):
-        raise ValueError("reduced-rank regression needs at least one unit held in and one held out")
-    x, x_test = (_samples(smooth(counts[:, held_in], bin_s=bin_s, sigma_s=sigma_s)) for counts in (train, test))
-    y = _samples(train[:, held_out])
-    centre, scale = x.mean(0), np.maximum(x.std(0), 1e-9)
-    x, x_test, offset = (x - centre) / scale, (x_test - centre) / scale, y.mean(0)
-    spread = np.sqrt(np.maximum(offset, 1e-9))  # Poisson: variance = mean
-
-    target = (y - offset) / spread
-    gram = x.T @ x + alpha * len(x) * np.eye(x.shape[1])
-    full = np.linalg.solve(gram, x.T @ target)
-    _, basis = np.linalg.eigh(full.T @ gram @ full)
-    basis = basis[:, -rank:]
-    rates = x_test @ (full @ basis @ basis.T) * spread + offset
-    rates = np.maximum(rates, 0.1 * mean_counts(train)[held_out])
-    prediction = rates.reshape(test.shape[0], test.shape[2], len(held_out)).transpose(0, 2, 1)
-    return prediction if np.ndim(test_counts) == 3 else prediction[0]
 
 
 def _samples(windows: np.ndarray) -> np.ndarray:

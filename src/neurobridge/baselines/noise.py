@@ -19,8 +19,10 @@ class GaussianNoise:
     def __init__(self, residual: np.ndarray) -> None:
         """residual [I, N]: response - expected response."""
         scale = residual.std(axis=0)
-        scale = np.where(scale > 0, scale, 1.0)
-        shrunk, self.shrinkage = ledoit_wolf(residual / scale, assume_centered=True)
+        varies = scale > 1e-9 * scale.max()  # what is left of a silent unit is rounding
+        scale = np.where(varies, scale, 1.0)
+        shrunk, self.shrinkage = ledoit_wolf(np.where(varies, residual / scale, 0.0), assume_centered=True)
+        shrunk[~varies, ~varies] = 1.0
         self.covariance = shrunk * scale[:, None] * scale
         self.whiten = np.linalg.inv(np.linalg.cholesky(self.covariance)).T
 

@@ -60,7 +60,7 @@ def ridge(
         fold = np.random.default_rng(seed).permutation(len(x)) % folds
     held_out = np.empty((len(alphas), *y.shape))
     for k in range(folds):
-        path = _Path.of(x[fold != k], y[fold != k])
+        path = RidgePath.of(x[fold != k], y[fold != k])
         held_out[:, fold == k] = path.predict(x[fold == k], alphas)
     variance = y.var(axis=0)
     unexplained = ((held_out - y) ** 2).mean(axis=1) / np.where(variance > 0, variance, 1.0)
@@ -68,7 +68,7 @@ def ridge(
         chosen = unexplained.argmin(axis=0)
     else:
         chosen = np.full(y.shape[1], unexplained.mean(axis=1).argmin())
-    path = _Path.of(x, y)
+    path = RidgePath.of(x, y)
     return LinearMap(
         mean=path.mean,
         scale=path.scale,
@@ -80,7 +80,7 @@ def ridge(
 
 
 @dataclass(kw_only=True)
-class _Path:
+class RidgePath:
     """All ridge solutions of one training set: weights(alpha) = basis @ (coefficients / (eigenvalues + alpha))."""
 
     mean: np.ndarray
@@ -91,7 +91,7 @@ class _Path:
     coefficients: np.ndarray
 
     @staticmethod
-    def of(x: np.ndarray, y: np.ndarray) -> _Path:
+    def of(x: np.ndarray, y: np.ndarray) -> RidgePath:
         mean, scale, intercept = x.mean(axis=0), x.std(axis=0), y.mean(axis=0)
         scale = np.where(scale > 1e-12 * (1 + np.abs(mean)), scale, np.inf)  # a constant input carries nothing
         z, t = (x - mean) / scale, y - intercept
@@ -101,7 +101,7 @@ class _Path:
         else:
             eigenvalues, basis = np.linalg.eigh(z.T @ z)
             coefficients = basis.T @ (z.T @ t)
-        return _Path(
+        return RidgePath(
             mean=mean,
             scale=scale,
             intercept=intercept,

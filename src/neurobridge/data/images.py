@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from dataclasses import dataclass, field
@@ -86,17 +87,17 @@ class ImageSet:
 
     @staticmethod
     def read(path: Path | str) -> ImageSet:
-        """Read a file written by :meth:`write`. Raises UserError if it is missing or broken."""
-        path = Path(path)
+        """Read a file written by :meth:`write`. Raises UserError if it is missing or broken.
+
+        The last one that was read is kept, and read again once its file has changed: do not write into its arrays.
+        """
+        path = Path(path).resolve()
         if not path.is_file():
             raise UserError(
                 f"no image set at {path}: import the images, or point --data at a folder that holds images.h5"
             )
-        with reading(path, "image set", "import the images again"), open_hdf5(path) as file:
-            labels = {name: text(column[:]) for name, column in file.get("labels", {}).items()}
-            images = ImageSet(ids=file["ids"][:].astype(str), pixels=file["pixels"][:], labels=labels)
-        images._check(path)
-        return images
+        stamp = path.stat()
+        return _read(path, stamp.st_ino, stamp.st_size, stamp.st_mtime_ns)
 
     def _check(self, path: Path) -> None:
         if self.ids.ndim != 1 or self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[3] != 3:
@@ -110,3 +111,13 @@ class ImageSet:
                 f"{path}: {len(self)} ids ({len(set(self.ids.tolist()))} different) for {len(self.pixels)} pictures"
                 f"{f', and label {short[0]!r} of another length' if short else ''}; import the images again"
             )
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: Path, *stamp: int) -> ImageSet:
+    """The image set at ``path``; ``stamp``: what changes when the file does."""
+    with reading(path, "image set", "import the images again"), open_hdf5(path) as file:
+        labels = {name: text(column[:]) for name, column in file.get("labels", {}).items()}
+        images = ImageSet(ids=file["ids"][:].astype(str), pixels=file["pixels"][:], labels=labels)
+    images._check(path)
+    return images

@@ -299,10 +299,15 @@ def read_unit_columns(file: h5py.File) -> dict[str, np.ndarray]:
 def read_behaviour(file: h5py.File) -> dict[str, TimeSeries]:
     """Every group but the spikes that holds timestamps and values."""
     return {
-        name: TimeSeries(timestamps=group["timestamps"][:], values=group["values"][:])
-        for name, group in file.items()
-        if isinstance(group, h5py.Group) and name != "spikes" and "timestamps" in group and "values" in group
+        name: TimeSeries(timestamps=file[name]["timestamps"][:], values=file[name]["values"][:])
+        for name in behaviour_names(file)
     }
+
+
+def behaviour_names(file: h5py.File) -> list[str]:
+    """Names of the groups that are behaviour."""
+    groups = {name: group for name, group in file.items() if isinstance(group, h5py.Group) and name != "spikes"}
+    return [name for name, group in groups.items() if "timestamps" in group and "values" in group]
 
 
 def read_provenance(file: h5py.File) -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from neurobridge.data.behaviour import defect_of, described
 from neurobridge.data.doctor import Finding
 from neurobridge.data.images import ImageSet, is_content_id, picture_keys
 from neurobridge.data.recording import Recording, read_recording
@@ -34,6 +35,7 @@ def validate_folder(folder: Path | str) -> list[Finding]:
                 findings.append(_wrong(file, "contents", "refused", "a sound recording", str(error)))
                 continue
             wrong = [*_names(recording, file, names), *_stimuli(recording, file, known, splits)]
+            wrong += _behaviour(recording, file)
             findings += wrong or [_right(file, recording)]
     return findings
 
@@ -52,6 +54,7 @@ def _image_set(path: Path, findings: list[Finding]) -> list[str]:
 
 def _right(file: Path, r: Recording) -> Finding:
     found = f"{r.signal_kind}, {len(r.unit_ids)} units, {len(r.spike_times)} events"
+    found += "".join(f", {name} ({described(series)})" for name, series in r.behaviour.items())
     return Finding(file=file, key="contents", found=found, expected="a sound recording", ok=True)
 
 
@@ -85,6 +88,15 @@ def _stimuli(r: Recording, file: Path, known: set[str] | None, splits: dict[str,
         told = f"{len(torn)} pictures in two splits ({next(iter(torn.values()))})"
         mend = "import the sessions again with one seed, so that splits go by content"
         found.append(_wrong(file, "stimuli/split", told, "one split a picture", mend))
+    return found
+
+
+def _behaviour(r: Recording, file: Path) -> list[Finding]:
+    found = []
+    for name, series in r.behaviour.items():
+        if defect := defect_of(series):
+            mend = f"the behaviour '{name}' {defect}: mend it and import the session again"
+            found.append(_wrong(file, name, defect, "a series in order of time", mend))
     return found
 
 

@@ -21,11 +21,12 @@ from neurobridge.neuro.model import NeuroBridge
 def latents_of_counts(model: NeuroBridge, window: SpikeBatch, counts: Tensor) -> Tensor:
     """Latents of the chunks (level 0) [B, C * L, D] for ``counts`` [B, N, C]; for values, what they are in each chunk.
 
+    A token in front knows of no counts and is left out.
+
     window: any one window of the session; its units, their rates and time courses count, its events do not.
     """
     reader = model.encoder.chunks
     assert window.windows == 1, "one window stands for all"
-    assert not model.encoder.in_front, "a token in front has no counts"
     plan = nothing_hidden(window)
     unit = model.units(window.unit_row)
     expected = expected_events(window, plan, model.units.bias[window.unit_row], reader.chunk_ms)
@@ -33,7 +34,9 @@ def latents_of_counts(model: NeuroBridge, window: SpikeBatch, counts: Tensor) ->
     events = torch.ones_like(counts) if window.event_value is not None else counts
     surprise = counts if window.event_value is not None else (counts - expected) / (expected + reader.floor).sqrt()
     # what is the same whatever was counted: places, presence, time since the onset
-    around = model.encode(window, plan, level=0) - _chunks(model, window, unit, expected)
+    around = model.encode(window, plan, level=0)[:, int(model.encoder.in_front) :] - _chunks(
+        model, window, unit, expected
+    )
     weight = reader.table(unit)[0].mean(1)  # [N, K]: the mean over the milliseconds of a chunk
     value = reader.value(unit)[0].unflatten(-1, (reader.heads, -1))  # [N, H, d]
     by_head = weight.unflatten(-1, (reader.heads, reader.latents))  # [N, H, L]

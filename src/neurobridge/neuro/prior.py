@@ -38,9 +38,12 @@ class UnitPrior:
             share = float(rows.sum()) / (float(rows.sum()) + AREA_UNITS)
             areas[area] = mean + share * centred[rows].mean(0)
             centred[rows] = vectors[rows] - areas[area]
-        covariance = torch.from_numpy(ledoit_wolf(centred.double().numpy(), assume_centered=True)[0])
-        jitter = 1e-6 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
-        return cls(mean=mean, factor=torch.linalg.cholesky(covariance + jitter).float(), areas=areas)
+        covariance = torch.zeros(2 * vectors.shape[1:], dtype=torch.float64)  # of a single unit nothing is known
+        if len(vectors) > 1:
+            covariance = torch.from_numpy(ledoit_wolf(centred.double().numpy(), assume_centered=True)[0])
+        level = covariance.diagonal().mean().clamp(min=1e-6)
+        covariance += 1e-6 * level * torch.eye(len(covariance), dtype=covariance.dtype)
+        return cls(mean=mean, factor=torch.linalg.cholesky(covariance).float(), areas=areas)
 
     def means(self, regions: Sequence[str]) -> Tensor:
         """[n, E] for units that lie in ``regions`` [n]."""

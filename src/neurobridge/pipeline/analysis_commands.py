@@ -134,6 +134,34 @@ def drift(
     analyse(run, lambda material: drifts(material, blocks=blocks), label=label, split=split, repeats=repeats, seed=seed)
 
 
+def probe(run: Path, *, target: str, session: str | None = None, folds: int = 5, seed: int = 0) -> None:
+    """Decode a behaviour from frozen latents, beside untrained latents, smoothed counts and a Wiener filter.
+
+    Args:
+        run: Run folder whose stage pretrain, or adapt, is done.
+        target: Name of a behaviour of the session, as 'neurobridge data show' names it.
+        session: Which session; empty: the first one that has the behaviour, adapted ones first.
+        folds: Folds of interleaved blocks of time; lags, penalties and smoothing are chosen within the training folds.
+        seed: Seed of the untrained model and of the intervals.
+    """
+    from neurobridge.evaluation.report import Figure, Table
+    from neurobridge.pipeline.probe_report import drawn
+    from neurobridge.pipeline.probing import probe_session, session_of
+
+    folder = RunFolder.existing(run)
+    chosen = session_of(folder, target, session)
+    blocks = drawn(folder, probe_session(folder, chosen, target, folds=folds, seed=seed))
+    name = f"probes/{chosen.name}-{target}"
+    picture = next(block for block in blocks if isinstance(block, Figure))
+    with atomic_path(folder / f"{name}.png") as path:
+        picture.figure.savefig(path, format="png", dpi=150, facecolor="white")
+    for block in blocks:
+        if isinstance(block, Table):
+            show(block)
+    console.print(f"kept: {folder / name}.json, .npz, .png", markup=False, soft_wrap=True)
+    write_again(folder)
+
+
 def analyse(run: Path, compute: Callable, **options) -> dict:
     """Compute in the run folder, keep result and figures, show the tables, write the report again if there is one."""
     from neurobridge.evaluation.report import Figure, Table
@@ -155,12 +183,17 @@ def analyse(run: Path, compute: Callable, **options) -> dict:
         if isinstance(block, Table):
             show(block)
     console.print(f"kept: {folder / 'analyses'}/{name}.json, {name}.png", markup=False, soft_wrap=True)
+    write_again(folder)
+    return result
+
+
+def write_again(folder: RunFolder) -> None:
+    """The report, if there is one, with what was added to the run folder."""
     if folder.done("report"):
         from neurobridge.pipeline.reporting import report
 
         report(folder)
         console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
-    return result
 
 
 def show(table) -> None:

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from neurobridge.errors import help_with, helping
-from neurobridge.pipeline.folder import DONE, STAGES, RunFolder
+from neurobridge.pipeline.folder import DONE, STAGES, RunFolder, begun
 from neurobridge.pipeline.inputs import keep_inputs
 from neurobridge.pipeline.preflight import check_run
 from neurobridge.terminal import console
@@ -25,12 +25,17 @@ MODULES = {
     "evaluate": "scoring",
     "report": "reporting",
 }  # stage -> module of this package that holds the function of that name; imported when it runs
+PICTURED = ("align", "adapter", "reconstruct")  # stages for recordings whose pictures are at hand
 TRAINED = ("pretrain", "adapt", "align")  # by a Trainer, on several devices if there are
 
 
 def run(**options) -> None:
-    """Do the whole job: pretrain, adapt, align, adapter, reconstruct, evaluate, report."""
-    run_stages(RunSettings(**options), list(STAGES))
+    """Do the whole job: pretrain, adapt, evaluate, report, and the stages in between where pictures are at hand."""
+    settings = RunSettings(**options)
+    stages = [name for name in STAGES if name not in PICTURED or (settings.data / "images.h5").is_file()]
+    if len(stages) < len(STAGES):
+        console.print(f"{settings.data} has no images.h5: {', '.join(PICTURED)} are left out", markup=False)
+    run_stages(settings, stages)
 
 
 def pretrain(**options) -> None:
@@ -78,6 +83,8 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
     Trainer.
     """
     if settings.devices != 1 and process_rank() != 0:
+        if settings.advise:
+            settings, _ = import_module("neurobridge.pipeline.advice").advised(settings)
         help_with(settings.out)
         console.quiet = True
         folder = RunFolder(settings)
@@ -86,6 +93,11 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
                 stage_function(name)(folder)
                 folder.wait(name)
         return folder
+    if settings.advise:
+        settings, advice = import_module("neurobridge.pipeline.advice").advised(settings)
+        if not begun(settings.out):
+            said = import_module("neurobridge.pipeline.ending").told(settings, advice)
+            console.print(said, markup=False, soft_wrap=True)
     if not all((settings.out / name / DONE).is_file() for name in stages):
         check_run(settings, stages)
     folder = RunFolder(settings)
@@ -93,7 +105,7 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
         steps, again = settings.pretrain.steps, ", ".join(folder.reopened)
         console.print(f"pretrain.steps is now {steps}: no longer done: {again}", markup=False, soft_wrap=True)
     for number, name in enumerate(stages, 1):
-        if folder.done(name):
+        if folder.done(name) and not folder.outdated(name):
             console.print(f"[{number}/{len(stages)}] {name}: done before")
             continue
         if reason := folder.spoilt(name):

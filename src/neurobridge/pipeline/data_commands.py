@@ -10,8 +10,16 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Column, Table
 
+from neurobridge.data.behaviour import defect_of, described
 from neurobridge.data.intervals import elapsed, length_of, merged
-from neurobridge.data.recording import Recording, open_recording, read_identity, read_observed, read_recording
+from neurobridge.data.recording import (
+    Recording,
+    behaviour_names,
+    open_recording,
+    read_identity,
+    read_observed,
+    read_recording,
+)
 from neurobridge.data.sessions import session_files
 from neurobridge.errors import UserError, printable
 from neurobridge.terminal import console
@@ -98,7 +106,8 @@ def list_sessions(path: Path) -> None:
     Args:
         path: Data folder (the parent of sessions/).
     """
-    table = Table("session", "subject", "signal", "units", "regions", "minutes", "presentations", "images")
+    behaviour = Column("behaviour", overflow="fold")
+    table = Table("session", "subject", "signal", "units", "regions", "minutes", "presentations", "images", behaviour)
     broken = []
     for name, file in session_files(path).items():
         try:
@@ -161,6 +170,7 @@ def _row(file: Path) -> tuple:
     """What the list says of a session, without its events."""
     with open_recording(file) as opened:
         identity, observed = read_identity(opened, file), read_observed(opened)
+        series = ", ".join(behaviour_names(opened)) or "-"
         shown = opened["stimuli/image_id"][:].tolist() if "stimuli" in opened else []
     observed = np.array([identity["duration"]]) if observed is None else observed
     return (
@@ -171,6 +181,7 @@ def _row(file: Path) -> tuple:
         f"{length_of(observed) / 60:.1f}",
         len(shown),
         len({*shown} - {"", b""}),
+        series,
     )
 
 
@@ -195,6 +206,8 @@ def _print_session(r: Recording, name: str) -> None:
     if r.stimuli is not None:
         names, counts = np.unique(r.stimuli.split, return_counts=True)
         told["presentations"] = ", ".join(f"{n} {name}" for name, n in zip(names.tolist(), counts, strict=True))
+    told.pop("behaviour", None)  # each series has a line of its own
+    told |= {f"behaviour {key}": defect_of(series) or described(series) for key, series in r.behaviour.items()}
     for name, value in told.items():
         _say(f"  {name}: {value}")
 

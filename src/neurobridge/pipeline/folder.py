@@ -27,6 +27,7 @@ from neurobridge.training.settings import RunSettings
 
 CONFIG, DONE = "config.yaml", "done.json"
 STAGES = ("pretrain", "adapt", "align", "adapter", "reconstruct", "evaluate", "report")
+TELLING = ("evaluate", "report")  # stages that tell of whatever others have left
 DATA = "data"  # a run's own data folder, where its recordings came from memory or from several folders
 GROWS = "pretrain.steps"  # the option that may be raised in a folder
 
@@ -141,6 +142,12 @@ class RunFolder:
     def done(self, stage: str) -> bool:
         """Whether ``stage`` is finished and what it left is there, unaltered."""
         return (self.path / stage / DONE).is_file() and not self.spoilt(stage)
+
+    def outdated(self, stage: str) -> bool:
+        """Whether a finished ``stage`` tells of others, and some of these were not done when it was."""
+        facts = self._facts(stage)
+        before = {name for name in STAGES[: STAGES.index(stage)] if (self.path / name / DONE).is_file()}
+        return stage in TELLING and facts is not None and set(facts.get("after", before)) != before
 
     def spoilt(self, stage: str) -> str:
         """What is wrong with what a finished stage left, as a half sentence; empty if nothing is."""

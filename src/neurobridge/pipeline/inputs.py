@@ -39,7 +39,7 @@ def check_names(settings: RunSettings) -> None:
     if both:
         raise UserError(f"session '{both[0]}' is both in sessions and in held_out: name it once")
     pretrained = settings.sessions or [name for name in there if name not in settings.held_out]
-    if not pretrained:
+    if not pretrained and not pretrained_elsewhere(settings):
         raise UserError(f"every session of {settings.data} is held out ({', '.join(there)}): leave one to pretrain on")
     part = {*pretrained, *settings.held_out}
     for option in ("picture_sessions", "align.sessions"):
@@ -51,6 +51,11 @@ def check_names(settings: RunSettings) -> None:
     unaligned = [name for name in settings.picture_sessions if name not in (settings.align.sessions or part)]
     if unaligned:
         raise UserError(f"picture_sessions names '{unaligned[0]}', which is not in align.sessions: add it there")
+
+
+def pretrained_elsewhere(settings: RunSettings) -> bool:
+    """Whether the run has a pretrained model already, so that it needs no session to pretrain on."""
+    return (settings.out / "pretrain" / "done.json").is_file()
 
 
 def session_names(folder: Path) -> list[str]:

@@ -74,7 +74,8 @@ def mean_latents(model: NeuroBridge, batcher: Batcher, index: int, split: str, i
     rows = session.rows(split)
     rows = rows[np.isin(session.image_row[rows], images)]
     model.eval()
-    latents = [model.encode(batch, level=0).flatten(1) for batch in batcher.sequence(index, rows, AT_ONCE)]
+    front = int(model.encoder.in_front)  # a token that no spike reaches at level 0
+    latents = [model.encode(b, level=0)[:, front:].flatten(1) for b in batcher.sequence(index, rows, AT_ONCE)]
     return average_by_image(torch.cat(latents).numpy(), session.image_row[rows])[1]
 
 

@@ -55,7 +55,6 @@ def plan(
     gpus: int = 1,
     peak_tflops: float = 100.0,
     utilisation: float = 0.3,
-    as_json: bool = False,
     **options,
 ) -> Plan:
     """Say what a pretraining takes: weights, operations a step, memory, hours and disk. Nothing is trained.
@@ -69,7 +68,6 @@ def plan(
         gpus: Devices that share the work; each takes pretrain.windows windows a step.
         peak_tflops: What a device can do at most, in 10^12 operations a second, in the precision that is trained in.
         utilisation: Share of that which training reaches.
-        as_json: Print one line of JSON instead of a table.
     """
     settings = RunSettings(**options)
     for name, value in {"units": units, "rate": rate, "recordings": recordings, "gpus": gpus}.items():
@@ -105,7 +103,7 @@ def plan(
         disk=BYTES * total * (3 * KEPT_CHECKPOINTS + 1),
         assumed={"peak_tflops": peak_tflops, "utilisation": utilisation, "gpus": gpus, "units": units, "rate": rate},
     )
-    if as_json:
+    if console.as_json:
         print(json.dumps(asdict(found)))
     else:
         tell(found, settings)

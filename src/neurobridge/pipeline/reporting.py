@@ -14,10 +14,12 @@ from neurobridge.evaluation.judging import DECOY, UNFIT
 from neurobridge.evaluation.report import Block, Figure, Table, write_report
 from neurobridge.pipeline.analyses.drawing import DRAWINGS
 from neurobridge.pipeline.analyses.drawing import blocks as drawn
-from neurobridge.pipeline.folder import RunFolder, as_yaml
+from neurobridge.pipeline.folder import DONE, RunFolder, as_yaml
 from neurobridge.pipeline.identification_report import OURS, identification
 from neurobridge.pipeline.pictures import WINDOWED
+from neurobridge.pipeline.probe_report import probes
 from neurobridge.pipeline.spike_report import spikes
+from neurobridge.pipeline.views import maps_view, spikes_view
 from neurobridge.training.trainer import read_metrics
 
 RIVALS = ("ridge + generator", "library posterior", "nearest by decoded features")  # and all that begins with WINDOWED
@@ -41,22 +43,26 @@ CORTEX = {"Rate (Hz)": (2.0, 10.0), "Fano factor": (1.0, 1.6), "Split-half relia
 
 
 def report(run: RunFolder) -> None:
-    """Write run/report.html."""
-    run.need("evaluate")
-    results = json.loads((run / "evaluate" / "results.json").read_text())
-    arrays = run.load_arrays("evaluate/arrays.npz")
+    """Write run/report.html, of whatever stages are done: pretrain at least."""
+    run.model()
+    results, arrays = {}, {}
+    if (run / "evaluate" / DONE).is_file():
+        run.need("evaluate")
+        results = json.loads((run / "evaluate" / "results.json").read_text())
+        arrays = run.load_arrays("evaluate/arrays.npz")
     chapters: dict[str, list[Block]] = {
         "What ran": what_ran(run),
         "Learning": learning(run),
-        "Spikes": spikes(results["spikes"]),
-        "Identification": identification(results),
+        "Spikes": [*spikes(results.get("spikes", [])), *spikes_view(arrays)],
+        "Identification": identification(results) if "retrieval" in results else [],
         "Pictures": [
-            *pictures(run, results["pictures"]),
+            *pictures(run, results.get("pictures", [])),
             *judges(results.get("judges", [])),
             *picture_sets(results.get("picture_sets", [])),
             *captions(results.get("captions", [])),
         ],
-        "Representation": representation(arrays),
+        "Representation": [*representation(arrays), *maps_view(arrays, results.get("areas", []))],
+        "Behaviour": probes(run),
         "The recordings": recordings(arrays),
         "Analyses": analyses(run),
         "Options": options(run),
@@ -86,36 +92,41 @@ def analyses(run: RunFolder) -> list[Block]:
 def summary(results: dict) -> dict:
     """The few numbers that matter, the first session's."""
     cards: dict = {}
-    for row in results["retrieval"]:
+    for row in results.get("retrieval", []):
         if row["method"] == "NeuroBridge, decoding" and row["session"] == results["retrieval"][0]["session"]:
             cards[f"top-1 of {row['gallery']} (chance {row['chance_top1']:.2g})"] = tuple(row["top1"])
-    for row in results["pictures"]:
+    for row in results.get("pictures", []):
         if row["name"] == "best of samples" and row["metric"].startswith("two-way") and not row.get("unfit"):
             cards[row["metric"]] = tuple(row["value"])
-    for row in results["spikes"]:
+    for row in results.get("spikes", []):
         if row["method"] == OURS and row["task"].startswith("co-smoothing"):
             cards.setdefault(f"{row['task'].replace(', leave one out', '')}, {row['unit']}", tuple(row["interval"]))
     return cards
 
 
 def what_ran(run: RunFolder) -> list[Block]:
-    facts = {stage: run.facts(stage) for stage in ("pretrain", "adapt", "align", "adapter", "reconstruct")}
-    pre = facts["pretrain"]
-    rows = [
-        ["pretrained on", ", ".join(pre["sessions"])],
-        ["weights of the body", f"{pre['parameters']:,}"],
-        ["units, training windows", f"{pre['units']:,}, {pre['windows']:,}"],
-        ["held out, units adapted", ", ".join(facts["adapt"]["sessions"]) or "none"],
-        ["aligned to", f"{facts['align']['encoder']}, {facts['align']['layer']}"],
-        ["generator", facts["adapter"]["generator"]],
-        ["pictures of", f"{facts['reconstruct']['session']}, {facts['reconstruct']['images']} held-out images"],
-        [
-            "certain leaks between splits",
-            f"{pre['leaks']} (pretrain/audit.json has near-duplicates and shared concepts)",
-        ],
-        ["presentations averaged", f"{facts['reconstruct']['repeats']:.3g}"],
-        ["seed", str(run.settings.seed)],
-    ]
+    stages = ("pretrain", "adapt", "align", "adapter", "reconstruct")
+    facts = {stage: run.facts(stage) for stage in stages if (run / stage / DONE).is_file()}
+    rows: list[list[str]] = []
+    if pre := facts.get("pretrain"):
+        rows += [
+            ["pretrained on", ", ".join(pre["sessions"])],
+            ["weights of the body", f"{pre['parameters']:,}"],
+            ["units, training windows", f"{pre['units']:,}, {pre['windows']:,}"],
+        ]
+    if adapted := facts.get("adapt"):
+        rows.append(["held out, units adapted", ", ".join(adapted["sessions"]) or "none"])
+    if aligned := facts.get("align"):
+        rows.append(["aligned to", f"{aligned['encoder']}, {aligned['layer']}"])
+    if adapter := facts.get("adapter"):
+        rows.append(["generator", adapter["generator"]])
+    if drawn := facts.get("reconstruct"):
+        rows.append(["pictures of", f"{drawn['session']}, {drawn['images']} held-out images"])
+        rows.append(["presentations averaged", f"{drawn['repeats']:.3g}"])
+    if pre:
+        leaks = f"{pre['leaks']} (pretrain/audit.json has near-duplicates and shared concepts)"
+        rows.append(["certain leaks between splits", leaks])
+    rows.append(["seed", str(run.settings.seed)])
     return [
         Table(
             "The run",
@@ -163,6 +174,8 @@ def learning(run: RunFolder) -> list[Block]:
 
 
 def pictures(run: RunFolder, rows: list[dict]) -> list[Block]:
+    if not rows:
+        return []
     shown = run.load_arrays("reconstruct/pictures.npz")
     some = evenly(len(shown["target"]))
     metrics = list(dict.fromkeys(r["metric"] for r in rows))
@@ -249,6 +262,7 @@ def evenly(images: int) -> np.ndarray:
 
 
 def representation(arrays: dict) -> list[Block]:
+    """The aligned space: test images by category."""
     blocks: list[Block] = []
     if "image_category" in arrays:
         labels = {"category of the image": arrays["image_category"]}
@@ -256,9 +270,6 @@ def representation(arrays: dict) -> list[Block]:
         blocks.append(
             Figure("Images in the aligned space", figures.representation_scatter(arrays["image_xy"], labels), caption)
         )
-    areas = {"area of the unit": arrays["unit_area"]}
-    caption = "Unit embeddings; the areas were never a target."
-    blocks.append(Figure("Units", figures.representation_scatter(arrays["unit_xy"], areas), caption))
     return blocks
 
 

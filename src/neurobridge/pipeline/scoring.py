@@ -7,35 +7,59 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from neurobridge.data.intervals import elapsed, length_of, merged
-from neurobridge.errors import atomic_path
+from neurobridge.errors import UserError, atomic_path
 from neurobridge.evaluation.probes import project_2d
 from neurobridge.evaluation.spikes import fano_factor, split_half_reliability
 from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
 from neurobridge.pipeline.decoding import Decoded
 from neurobridge.pipeline.encodings import closed_forms
-from neurobridge.pipeline.folder import RunFolder
+from neurobridge.pipeline.folder import DONE, RunFolder
 from neurobridge.pipeline.identification import both_ways, gather_evidence, layer_rows, rows_of
 from neurobridge.pipeline.image_data import stack_features
 from neurobridge.pipeline.joint_encoding import responses
 from neurobridge.pipeline.picture_scores import score_images
 from neurobridge.pipeline.pictures import decode_sessions, load_images
+from neurobridge.pipeline.probing import probe_session, run_sessions
 from neurobridge.pipeline.repeats import by_repeats
 from neurobridge.pipeline.spike_scores import score_spikes, some_rows
 from neurobridge.pipeline.spikes import held_out_sessions, pretraining_sessions
+from neurobridge.pipeline.views import areas_told, unit_map, views
+from neurobridge.terminal import console
+
+PROBED = 3  # behaviours that stage evaluate decodes unasked
 
 
 def evaluate(run: RunFolder) -> None:
-    """Every number of the report, with intervals -> run/evaluate/results.json and arrays.npz."""
-    run.need("reconstruct")
-    decoded = decode_sessions(run)
-    results = {"spikes": score_spikes(run), **score_retrieval(run, decoded), **score_images(run)}
-    run.save_arrays("evaluate/arrays.npz", **representation(run), **noise(run))
+    """Every number of the report, with intervals -> run/evaluate/results.json and arrays.npz.
+
+    Of a run without pictures those of the spikes, with behaviour where there is any -> run/probes.
+    """
+    results: dict[str, list[dict]] = {"spikes": score_spikes(run)}
+    if (run / "reconstruct" / DONE).is_file():
+        run.need("reconstruct")
+        decoded = decode_sessions(run)
+        results |= {**score_retrieval(run, decoded), **score_images(run)}
+        arrays = representation(run) | noise(run)
+    else:
+        results["areas"] = areas_told(run)
+        arrays = views(run)
+        probe_all(run)
+    run.save_arrays("evaluate/arrays.npz", **arrays)
     with atomic_path(run / "evaluate" / "results.json") as path:
         path.write_text(json.dumps(results, indent=1))
     run.finish("evaluate")
+
+
+def probe_all(run: RunFolder) -> None:
+    """Decode the first behaviours of the first session that has any, where that is not done yet."""
+    session = next((s for s in run_sessions(run) if s.recording.behaviour), None)
+    for target in [] if session is None else list(session.recording.behaviour)[:PROBED]:
+        try:
+            probe_session(run, session, target, seed=run.settings.seed)
+        except UserError as error:
+            console.print(f"not decoded: {error}", markup=False, soft_wrap=True)
 
 
 def score_retrieval(run: RunFolder, sessions: Sequence[Decoded]) -> dict[str, list[dict]]:
@@ -61,15 +85,9 @@ def representation(run: RunFolder) -> dict[str, np.ndarray]:
     model, _ = load_aligned(run)
     decoded = decode_sessions(run)[0]
     images = load_images(run).images
-    sessions = sessions_with_images(run)
-    area = {f"{s.recording.unit_keys[i]}": r for s in sessions for i, r in enumerate(s.recording.regions.tolist())}
-    keys = [key for key in model.units.keys if key in area][:800]
     arrays = {
         "image_xy": project_2d(np.concatenate([decoded.valid.decoded, decoded.test.decoded]), seed=run.settings.seed),
-        "unit_xy": project_2d(
-            model.units(torch.tensor(model.units.rows_of(keys))).detach().numpy(), seed=run.settings.seed
-        ),
-        "unit_area": np.array([area[key] for key in keys]),
+        **unit_map(model, sessions_with_images(run), seed=run.settings.seed),
     }
     rows = np.concatenate([decoded.valid.images, decoded.test.images])
     if "category" in images.labels:

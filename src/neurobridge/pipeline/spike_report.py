@@ -33,9 +33,9 @@ def spikes(rows: list[dict]) -> list[Block]:
             "Masked prediction",
             ["session", "role", "task", "method", "score", "unit", "ours minus this"],
             table,
-            note=f"{splits} split, up to 300 windows, frozen masks, a seed. Null: each unit's mean over scored cells. "
-            "Co-smoothing: 20 units, each predicted from all the others; intervals over units, paired for ours minus a "
-            "rival. PSTH x GLM: the unit's own time course times what the other units add.",
+            note=f"{splits} split, up to 300 windows, frozen masks, one seed. Null: each unit's mean over the scored "
+            "cells. Co-smoothing: 20 units, each predicted from all the others; intervals over units, paired for ours "
+            "minus a rival. PSTH x GLM: the unit's own time course times what the other units add.",
             highlight=frozenset(i for i, r in enumerate(rows) if r["method"] == OURS),
         ),
     ]

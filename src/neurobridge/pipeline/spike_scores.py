@@ -17,8 +17,8 @@ from neurobridge.evaluation.protocols import co_smoothing as co_smoothing_task
 from neurobridge.evaluation.spikes import (
     bits_per_spike_interval,
     bits_per_spike_per_neuron,
-    gaussian_r2,
     gaussian_r2_interval,
+    gaussian_r2_per_unit,
 )
 from neurobridge.neuro.masking import Masker, MaskPlan, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
@@ -127,7 +127,8 @@ def masked_tasks(
 def scored(name: str, rates: np.ndarray, truth: np.ndarray, cells: np.ndarray, *, valued: bool) -> dict[str, dict]:
     """{name: value and, for spikes, its interval over units}; empty where there is nothing to score."""
     if valued:
-        return {name: {"value": gaussian_r2(rates, truth, cells)}}
+        found = gaussian_r2_per_unit(rates, truth, cells)
+        return {} if np.isnan(found).all() else {name: {"value": float(np.nanmean(found))}}
     if not truth[cells].any():
         return {}
     found = bits_per_spike_interval(rates, truth, cells, seed=0)
@@ -185,10 +186,11 @@ def rival_predictions(
     """
     train = session.binned(some_rows(session, "train", 1500), bin_ms)
     if session.valued:
-        x, y = train[:, :, 0], truth[:, :, 0]
+        x, y = (np.moveaxis(part, 1, 2).reshape(-1, session.units) for part in (train, truth))  # a bin a row
         others = [np.delete(np.arange(session.units), u) for u in units]
         fits = [ridge(x[:, o], x[:, [u]]).predict(y[:, o]) for o, u in zip(others, units, strict=True)]
-        return {"ridge on the other units": np.concatenate(fits, axis=1)[:, :, None]}
+        predicted = np.concatenate(fits, axis=1).reshape(len(truth), -1, len(units))
+        return {"ridge on the other units": np.moveaxis(predicted, 1, 2)}
     bin_s = bin_ms / 1000
     options = {"bin_s": bin_s, "units": units, "max_samples": samples}
     rivals = {

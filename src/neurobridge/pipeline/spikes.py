@@ -26,6 +26,7 @@ from neurobridge.pipeline.image_data import (
     show_images,
     stack_features,
 )
+from neurobridge.pipeline.inputs import pretrained_elsewhere
 from neurobridge.training.joint_task import JointTask, Seen
 from neurobridge.training.settings import AdaptSettings, MixtureSettings, PretrainSettings, RunSettings
 from neurobridge.training.tasks import MaskedTask
@@ -43,6 +44,8 @@ def pretraining_sessions(settings: RunSettings) -> list[Session]:
     both = set(names) & set(settings.held_out)
     if both:
         raise UserError(f"session '{sorted(both)[0]}' is both in sessions and in held_out: name it once")
+    if not names and pretrained_elsewhere(settings):
+        return []
     if not names:
         raise UserError(f"every session of {settings.data} is held out: leave one to pretrain on, or import more")
     return open_windows(settings, names)

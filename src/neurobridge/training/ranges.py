@@ -143,6 +143,8 @@ def check_ranges(settings: RunSettings) -> None:
         raise UserError(
             f"model.width is {model.width}, no multiple of twice model.heads ({model.heads}): give one that is"
         )
+    if model.cls and model.prompts:
+        raise UserError("model.cls and model.prompts both put a token in front: set one of them")
     if align.readout == "cls" and not model.cls:
         raise UserError("align.readout is cls, but the model has no [CLS] token: set model.cls too")
     check_masking(settings)

@@ -325,6 +325,7 @@ class RunSettings:
         sessions: Sessions to pretrain on; empty: all but the held-out ones.
         held_out: Sessions kept from pretraining, whose unit embeddings are then adapted.
         picture_sessions: Sessions to draw pictures for; empty: the held-out ones, or all with images.
+        advise: Choose window, bin, chunk, windows a batch and steps by rates and durations, where they are not given.
         window: How recordings are cut.
         model: Size of the spike encoder.
         pretrain: Masked pretraining.
@@ -349,6 +350,7 @@ class RunSettings:
     sessions: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
     picture_sessions: list[str] = field(default_factory=list)
+    advise: bool = False
     window: WindowSettings = field(default_factory=WindowSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)

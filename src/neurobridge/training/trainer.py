@@ -62,7 +62,7 @@ def fit(
         task.load_state_dict(last["state_dict"])
         return
     if done and not helping():
-        print(f"{stage}: goes on from step {done} of {task.steps}", flush=True)
+        console.print(f"{stage}: goes on from step {done} of {task.steps}")
     loggers.append(TensorBoardLogger(out / "tensorboard", name=stage, version=""))
     if wandb != "off":
         from lightning.pytorch.loggers import WandbLogger

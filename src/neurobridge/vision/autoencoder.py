@@ -180,16 +180,3 @@ def read_module(path: Path | str) -> tuple[dict[str, torch.Tensor], dict]:
         return load_file(path), json.loads(path.with_suffix(".json").read_text())
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}): train it again") from error
-
-
-def save_autoencoder(path: Path | str, autoencoder: nn.Module) -> None:
-    """Write an autoencoder as safetensors with its config beside it."""
-    save_module(path, autoencoder, autoencoder.config)
-
-
-def load_autoencoder(path: Path | str) -> nn.Module:
-    """Read a file written by :func:`save_autoencoder`."""
-    tensors, config = read_module(path)
-    autoencoder = build_autoencoder(config)
-    autoencoder.load_state_dict(tensors)
-    return autoencoder

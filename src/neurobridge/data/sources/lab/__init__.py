@@ -80,7 +80,7 @@ def _write(m: Manifest, session: Session, out: Path, quality: QualitySettings, m
 
 
 def _provenance(m: Manifest, mark: str) -> dict[str, str]:
-    tables = {"spikes": m.spikes, "units": m.units, "stimuli": m.stimuli}
+    tables = {"spikes": m.spikes, "units": m.units, "stimuli": m.stimuli, **m.behaviour}
     files = {name: _content(m, table)[0] for name, table in tables.items() if table is not None}
     used = sorted({LIBRARIES.get(table.format, "numpy") for table in tables.values() if table is not None})
     rule = {None: "no stimuli", "column": "the stimulus table's own"}
@@ -115,7 +115,7 @@ def _content(m: Manifest, table: Table) -> list[Path]:
 
 def _files(m: Manifest) -> list[Path]:
     """Every file that a session is made from, its pictures included."""
-    tables = [table for table in (m.spikes, m.units, m.stimuli) if table is not None]
+    tables = [table for table in (m.spikes, m.units, m.stimuli, *m.behaviour.values()) if table is not None]
     files = [m.file, *itertools.chain.from_iterable(_content(m, table) for table in tables)]
     if m.image_root is not None and resolve(m, m.image_root).is_dir():
         files += sorted(file for file in resolve(m, m.image_root).rglob("*") if file.is_file())

@@ -208,10 +208,11 @@ def read_frame(
         units=raw.units,
         left_out=raw.left_out,
     )
-    return _of_session(frame, manifest) if "session_id" in frame else frame
+    return of_session(frame, manifest) if "session_id" in frame else frame
 
 
-def _of_session(frame: Frame, manifest: Manifest) -> Frame:
+def of_session(frame: Frame, manifest: Manifest) -> Frame:
+    """The rows whose ``session_id`` is the manifest's, without that column. Raises UserError where there is none."""
     names = frame.text("session_id")
     mine = names == manifest.session_id
     near = np.array([name.strip().lower() == manifest.session_id.lower() for name in names.tolist()], dtype=bool)

@@ -9,10 +9,12 @@ import numpy as np
 import yaml
 
 from neurobridge.data.doctor import Finding
+from neurobridge.data.sources.lab.behaviour import behaviour_columns
 from neurobridge.data.sources.lab.columns import read_arrays
 from neurobridge.data.sources.lab.events import event_columns
 from neurobridge.data.sources.lab.manifest import (
     MOST_BYTES,
+    BehaviourTable,
     Manifest,
     Table,
     manifests_of,
@@ -83,19 +85,25 @@ def _examine(file: Path) -> Iterator[Finding]:
     kind = f"{m.signal_kind}, session {m.session_id}"
     yield Finding(file=file, key="manifest", found=kind, expected="keys as in docs/data-format.md", ok=True)
     needed, optional = event_columns(m)
-    yield from _columns(m, m.spikes, needed, optional, m.time_unit)
+    if m.spikes.layout != "trains":  # which has no columns
+        yield from _columns(m, m.spikes, needed, optional, m.time_unit)
     if m.units is not None:
         yield from _columns(m, m.units, UNIT_COLUMNS, UNIT_OPTIONS, "")
     if m.stimuli is not None:
         needed = stimulus_columns(m)
         optional = tuple(name for name in STIMULUS_OPTIONS if name not in needed)
         yield from _columns(m, m.stimuli, needed, optional, stimulus_unit(m))
+    for table in m.behaviour.values():
+        if table.format != "nwb":
+            yield from _columns(m, table, behaviour_columns(table), (), table.time_unit or m.time_unit)
     try:
         session = build(m)
     except UserError as error:
         yield _refused(file, "contents", "what can be imported", error)
         return
     r = session.recording
+    if told := r.provenance.get("behaviour"):
+        yield Finding(file=file, key="behaviour", found=told, expected="series over time", ok=True)
     if told := r.provenance.get("observed"):
         yield Finding(file=file, key="observed", found=told, expected="when spikes were recorded", ok=True)
     found = f"{len(r.unit_ids)} units, {len(r.spike_times)} events, {len(session.pictures)} pictures"
@@ -114,6 +122,8 @@ def _columns(
     for name in (*needed, *optional):
         key = table.columns.get(name, name)
         expected = EXPECTED.get(name, f"numbers in {unit}" if unit else f"one of {', '.join(m.areas)} or unknown")
+        if isinstance(table, BehaviourTable) and name in table.values:
+            expected = "numbers, empty or NaN where not known"
         if name == "spike_units":
             expected = f"whole numbers from {m.index_base}"
         if name in raw.columns:

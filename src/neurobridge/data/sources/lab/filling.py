@@ -20,6 +20,10 @@ def missing_keys(cls: type, given: dict, where: str) -> list[str]:
     """The keys that ``cls`` and the dataclasses in it need and ``given`` lacks. UserError for a key that is unknown."""
     parts = [("", cls, given)]
     for name, hint in get_type_hints(cls).items():
+        if get_origin(hint) is dict and is_dataclass(get_args(hint)[1]) and isinstance(given.get(name), dict):
+            named = {key: one for key, one in given[name].items() if isinstance(one, dict)}
+            parts += [(f"{name}: {key}: ", get_args(hint)[1], one) for key, one in named.items()]
+            continue
         inner = next((one for one in (hint, *get_args(hint)) if is_dataclass(one)), None)
         if inner is not None and isinstance(given.get(name), dict):
             parts.append((f"{name}: ", inner, given[name]))
@@ -89,8 +93,10 @@ def _convert(value: Any, hint: Any, where: str, name: str) -> Any:
         return [_convert(part, one, where, name) for part in value]
     assert get_origin(hint) is dict
     if not isinstance(value, dict):
-        raise refuse("keys and values, {our_name: their_name}")
-    return {_convert(k, str, where, name): _convert(v, str, where, f"{name}.{k}") for k, v in value.items()}
+        of_ours = "{our_name: their_name}" if get_args(hint)[1] is str else "{name: {path: ..., format: ...}}"
+        raise refuse(f"keys and values, {of_ours}")
+    of = get_args(hint)[1]
+    return {_convert(k, str, where, name): _convert(v, of, where, f"{name}.{k}") for k, v in value.items()}
 
 
 def _number(value: Any, hint: type, refuse: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Literal
 import yaml
 
 from neurobridge.data.recording import UNKNOWN_REGION, SignalKind
+from neurobridge.data.shapes import name_defect
 from neurobridge.data.sources.lab.filling import fill, kind, missing_keys
 from neurobridge.errors import UserError, reading
 
@@ -19,6 +20,8 @@ TableFormat = Literal["csv", "parquet", "npz", "mat", "nwb", "tsgroup", "spikein
 Layout = Literal["labels", "indices", "trains", "binned", "continuous"]
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 MOST_BYTES = 1_000_000
+TABLES = ("spikes", "units", "stimuli", "domain", "observed_domain", "train_domain", "valid_domain", "test_domain",
+          "session", "subject", "brainset")  # fmt: skip
 VALUED = ("binned_count", "mua_envelope")
 LAYOUTS = {
     "csv": ("labels", "indices"),
@@ -71,6 +74,21 @@ class StimulusTable(Table):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BehaviourTable(Table):
+    """A behaviour over time: a ``time`` column and those that ``values`` names, one or more a dimension.
+
+    Cells may be empty or NaN, and times may have gaps: there nothing is known. time_unit: of its clock, where it is not
+    the spikes'. sampling_rate, start: Hz, and the moment in s of the first sample, of a table without a time column. In
+    the format nwb, ``table`` is a time series, which has its times in itself.
+    """
+
+    values: list[str] = field(default_factory=lambda: ["value"])
+    time_unit: TimeUnit | None = None
+    sampling_rate: float | None = None
+    start: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What one session's files hold.
 
@@ -83,6 +101,7 @@ class Manifest:
     areas: Every region name that the unit table may use; ``unknown`` is always allowed.
     spikes, units, stimuli: The tables. Without units the spikes tell which there are, and areas name their one
     region; without stimuli the session serves pretraining only.
+    behaviour: Series by name, such as hand_velocity.
     observed: Intervals [start, stop] in s in which spikes were recorded; outside, a count is unknown and not zero.
     species: NCBI name, such as MACACA_MULATTA.
     sampling_rate: Samples a second, where a time unit is samples.
@@ -104,6 +123,7 @@ class Manifest:
     spikes: SpikeTable
     units: Table | None = None
     stimuli: StimulusTable | None = None
+    behaviour: dict[str, BehaviourTable] = field(default_factory=dict)
     observed: list[tuple[float, float]] = field(default_factory=list)
     species: str = "UNKNOWN"
     sampling_rate: float | None = None
@@ -192,10 +212,13 @@ def _check(m: Manifest) -> None:
     knows = m.spikes.format == "phy" and m.sampling_rate is None  # in its params.py
     if "samples" in units and not knows and not (m.sampling_rate and 0 < m.sampling_rate < float("inf")):
         raise UserError(f"{where}: times are in samples but sampling_rate is {m.sampling_rate}; give it in Hz")
+    units |= {table.time_unit for table in m.behaviour.values()}
     if "samples" not in units and m.sampling_rate is not None:
         raise UserError(f"{where}: sampling_rate is given but no time is in samples; remove it or mend time_unit")
     if not m.areas:
         raise UserError(f"{where}: areas is empty; list every region name of the unit table ('{UNKNOWN_REGION}' too)")
+    for name, table in m.behaviour.items():
+        _check_behaviour(m, name, table)
     for low, high in m.observed:
         if not low < high or high <= start or low >= end:
             raise UserError(
@@ -241,6 +264,26 @@ def _check(m: Manifest) -> None:
     for name, table in (("units", m.units), ("stimuli", m.stimuli)):
         if table is not None and table.format in ("tsgroup", "spikeinterface", "phy"):
             raise UserError(f"{where}: {name} cannot have the format {table.format}, which holds spikes; write a CSV")
+
+
+def _check_behaviour(m: Manifest, name: str, table: BehaviourTable) -> None:
+    where = f"{m.file}: the behaviour '{name}'"
+    defect = "it is a table of ours" if name in TABLES else name_defect(name)
+    if defect or not NAME.fullmatch(name):
+        told = defect or "use letters, digits, '.', '_' and '-' only"
+        raise UserError(f"{where} needs another name ({told})")
+    if table.format in ("tsgroup", "spikeinterface"):
+        raise UserError(f"{where} cannot have the format {table.format}, which holds spikes; write a CSV or NPZ")
+    if table.format == "nwb" and (table.sampling_rate is not None or table.time_unit not in (None, "s")):
+        raise UserError(f"{where} is an NWB series, which has its times in s: remove sampling_rate and time_unit")
+    if table.sampling_rate is not None and not 0 < table.sampling_rate < float("inf"):
+        raise UserError(f"{where}: sampling_rate is {table.sampling_rate:g}; give samples a second, above 0")
+    if table.sampling_rate is not None and (table.time_unit is not None or "time" in table.columns):
+        raise UserError(f"{where} has a sampling_rate, so no time column is read: remove time_unit and 'time'")
+    if table.time_unit == "samples" and m.sampling_rate is None:
+        raise UserError(f"{where} has times in samples; give the manifest's sampling_rate in Hz")
+    if not table.values:
+        raise UserError(f"{where}: values is empty; name the columns that hold it")
 
 
 def stimulus_unit(m: Manifest) -> TimeUnit:

@@ -13,6 +13,7 @@ import numpy as np
 from neurobridge.data.checks import check
 from neurobridge.data.intervals import contains
 from neurobridge.data.recording import UNKNOWN_REGION, Recording, Stimuli
+from neurobridge.data.sources.lab.behaviour import read_behaviour
 from neurobridge.data.sources.lab.columns import Frame, first_of_each, read_frame
 from neurobridge.data.sources.lab.counts import count_of_units, read_counts
 from neurobridge.data.sources.lab.events import event_frame, read_binned, read_events
@@ -59,6 +60,7 @@ def build(manifest: Manifest) -> Session:
         of_file, left_out = frame.rows, frame.left_out
     unit_ids, regions, columns = units
     seen, observed, told = observe(manifest, times, rows, of_file, span)
+    behaviour, measured = read_behaviour(manifest)
     stimuli = None
     if shown is not None:
         names = ("start", "end", "repeat", "split", "valid", "condition", "columns")
@@ -83,9 +85,9 @@ def build(manifest: Manifest) -> Session:
         duration=manifest.duration,
         stimuli=stimuli,
         observed=observed,
+        behaviour=behaviour,
         provenance={
-            **({"observed": told} if told else {}),
-            **({"left_out": left_out} if left_out else {}),
+            key: text for key, text in {"observed": told, "behaviour": measured, "left_out": left_out}.items() if text
         },
     )
     check(recording, str(manifest.file))

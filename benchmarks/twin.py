@@ -1,0 +1,155 @@
+"""The digital twin: does the model know what a unit answers to images that it was never shown?
+
+Route: spikes of five sessions -> `nb.pretrain` with images (default size) -> `nb.adapt` to the sixth -> the model's
+expected responses to images (all spikes hidden). Two questions, on the simulated brain:
+
+1. Correlation of expected with recorded mean responses over 100 test images, divided by its noise ceiling (units whose
+   ceiling is above 0.3), against the stacked linear encoding of the same session, tuned by cross-validation on its own
+   training images. Bar: above it, paired interval over units above 0. Control: the same with the images exchanged.
+2. Most exciting pictures of V1 and V4 units (the simulated IT reads labels, not pixels) by gradient, against the best
+   of LIBRARY scenes that it was not trained on, chosen by the same model: under the ground-truth neurons, with their
+   tuning at mid-session. Bar: higher for 80 % of the units. Control: the scene that another unit likes best.
+
+    python benchmarks/twin.py [--library 7000] [--units 40]    # ten minutes on two cores; training is kept in runs/twin
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from _common import ROOT, last_line
+from rich.console import Console
+from rich.table import Table
+
+import neurobridge as nb
+from neurobridge.api.model import Model
+from neurobridge.api.twin import AT_ONCE, Twin, tensors
+from neurobridge.baselines.linear_encoding import LinearEncoding
+from neurobridge.data.images import ImageSet
+from neurobridge.data.simulate import render_scenes, simulate
+from neurobridge.data.simulate.brain import build_array, record_from
+from neurobridge.data.simulate.simulation import ANIMALS
+from neurobridge.data.stored import StoredRecording
+from neurobridge.evaluation.controls import bootstrap_interval
+from neurobridge.pipeline.alignment import average_by_image
+from neurobridge.pipeline.image_data import stack_features
+from neurobridge.pipeline.joint_encoding import expected_responses, responses
+
+SEED, ELECTRODES, SELECTIVITY = 0, 130, 0.36  # the defaults of the simulation
+CEILING, BEATEN = 0.3, 0.8
+
+
+def trained(folder: Path) -> tuple[Model, StoredRecording]:
+    """The model adapted to the last session, and that recording; kept in ``folder``."""
+    recordings = nb.open(simulate(folder / "data", seed=SEED))
+    pretrained = nb.pretrain(recordings[:-1], seed=SEED, out=folder / "pretrained")
+    return nb.adapt(pretrained, recordings[-1:], out=folder / "adapted"), recordings[-1]
+
+
+def correlations(expected: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+    """[N] over images."""
+    a, b = (x - x.mean(0) for x in (expected, recorded))
+    return (a * b).sum(0) / np.maximum(np.sqrt((a**2).sum(0) * (b**2).sum(0)), 1e-12)
+
+
+def first_question(twin: Twin) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Correlation over ceiling [units above CEILING] of each method; which units these are."""
+    session, images = twin.session, twin.images
+    assert images is not None, "the simulation has images"
+    features = stack_features(twin.model.settings, images)
+    maps = twin.model.bridge.maps.table(features.layers)
+    rows = {split: session.rows(split) for split in ("train", "test")}
+    shown, mean = average_by_image(responses(session, rows["test"]), session.image_row[rows["test"]])
+    seen, trained_on = average_by_image(responses(session, rows["train"]), session.image_row[rows["train"]])
+    ours = expected_responses(twin.model.net, twin.batcher, 0, maps, shown)
+    linear = LinearEncoding().fit(features.of(seen), trained_on).predict(features.of(shown))
+    _, ceiling = twin.trust()
+    good = ceiling > CEILING
+    turned = np.roll(ours, 1, axis=0)
+    found = {"NeuroBridge": ours, "linear encoding, stacked": linear, "control: images exchanged": turned}
+    return {name: (correlations(x, mean) / ceiling)[good] for name, x in found.items()}, good
+
+
+def truth(pixels: np.ndarray, images: ImageSet, session: str, units: list[str]) -> np.ndarray:
+    """[I, U] Hz: what the simulated neurons answer to new ``pixels`` [I, H, W, 3], at mid-session."""
+    subject, number = session.rsplit("_", 1)
+    animal = ANIMALS.index(subject)
+    count, new = len(images), len(pixels)
+    labels = {name: np.concatenate([column, column[np.arange(new) % count]]) for name, column in images.labels.items()}
+    every = ImageSet(
+        ids=np.concatenate([images.ids, [f"new{i}" for i in range(new)]]),
+        pixels=np.concatenate([images.pixels, pixels]),
+        labels=labels,
+    )
+    array = build_array(every, electrodes=ELECTRODES, seed=SEED, animal=animal, selectivity=SELECTIVITY)
+    population = record_from(array, rng=np.random.default_rng([SEED, 102, animal, int(number)]))
+    second = np.concatenate([[False], np.diff(population.electrode) == 0]).astype(int)
+    ids = [f"e{e:03d}u{k}" for e, k in zip(population.electrode.tolist(), second.tolist(), strict=True)]
+    rates = population.spontaneous + population.evoked(slice(None))
+    return rates[count:][:, [ids.index(unit) for unit in units]]
+
+
+def second_question(twin: Twin, library: np.ndarray, most: int) -> dict[str, np.ndarray]:
+    """Ground-truth rates [U] of the drawn picture, of the best of the library, and of another unit's best."""
+    recording = twin.recording
+    _, ceiling = twin.trust()
+    pixel = np.isin(recording.regions, ["V1", "V4"]) & (ceiling > CEILING)
+    columns = np.flatnonzero(pixel)[:most]
+    units = recording.unit_ids[columns].tolist()
+    drawn = nb.exciting(twin.model, recording, units, seed=SEED).sel(picture="drawn").values
+    maps = torch.cat([twin.maps_of(part) for part in tensors(library).split(AT_ONCE)])
+    expected = expected_responses(twin.model.net, twin.batcher, 0, maps, np.arange(len(maps)))[:, columns]
+    best = library[expected.argmax(0)]
+    pixels = np.concatenate([(drawn * 255).round().astype(np.uint8), best])
+    rates = truth(pixels, twin.images, recording.session, units)
+    count = np.arange(len(units))
+    return {
+        "drawn": rates[count, count],
+        "library": rates[len(units) + count, count],
+        "another's": rates[len(units) + np.roll(count, 1), count],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "twin")
+    parser.add_argument("--library", type=int, default=7000)
+    parser.add_argument("--units", type=int, default=40)
+    options = parser.parse_args()
+    model, recording = trained(options.out)
+    twin = Twin(model, recording)
+    scores, good = first_question(twin)
+    table = Table("correlation over its ceiling", "mean over units [95 %]", "NeuroBridge minus this")
+    ours, minus = scores["NeuroBridge"], {}
+    for name, values in scores.items():
+        mean = bootstrap_interval(values, seed=SEED, share=False)
+        minus[name] = bootstrap_interval(ours - values, seed=SEED, share=False)
+        told = [f"{x:.3f} [{low:.3f}, {high:.3f}]" for x, low, high in (mean, minus[name])]
+        table.add_row(name, told[0], "" if name == "NeuroBridge" else told[1])
+    console = Console(width=120)
+    console.print(table)
+    rates = second_question(twin, render_scenes(options.library, seed=5_000_000).pixels, options.units)
+    wins = {name: float((rates["drawn"] > rates[name]).mean()) for name in ("library", "another's")}
+    table = Table("ground-truth rate, Hz", "mean over units", "drawn is higher in")
+    for name, values in rates.items():
+        table.add_row(name, f"{values.mean():.2f}", f"{wins[name]:.0%}" if name in wins else "")
+    console.print(table)
+    above = minus["linear encoding, stacked"]
+    ok = above[1] > 0 and wins["library"] >= BEATEN and scores["control: images exchanged"].mean() < 0.2
+    return last_line(
+        "twin",
+        float(ours.mean()),
+        {"minus_linear": 0.0, "beats_library": BEATEN},
+        ok,
+        minus_linear=list(above),
+        beats_library=wins["library"],
+        control=float(scores["control: images exchanged"].mean()),
+        units=[int(good.sum()), len(rates["drawn"])],
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,309 @@
+"""A digital twin: what the units of a recording would answer to images that they were never shown.
+
+Every answer carries how far it can be trusted: the correlation of expected and recorded mean responses over test images
+that nothing was fitted to, and its ceiling, which the noise of the recording sets (Wang et al. 2025 judge theirs so).
+
+Letters: I images, U units, T bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from neurobridge.api.model import Model
+from neurobridge.api.use import one
+from neurobridge.bridge.image_maps import ImageMaps
+from neurobridge.bridge.inversion import latent_scale, shaken, total_variation
+from neurobridge.data.datamodule import Batcher
+from neurobridge.data.images import ImageSet
+from neurobridge.data.pictures import read_picture
+from neurobridge.data.store import Session
+from neurobridge.errors import UserError, atomic_path, needs
+from neurobridge.evaluation.spikes import split_half_reliability
+from neurobridge.neuro.masking import everything_hidden
+from neurobridge.pipeline.alignment import average_by_image
+from neurobridge.pipeline.image_data import feature_stack
+from neurobridge.pipeline.joint_encoding import counted_bins, expected_rates, expected_responses, responses
+from neurobridge.terminal import console
+from neurobridge.vision.autoencoder import PatchPCA
+from neurobridge.vision.feature_stack import FeatureStack
+
+if TYPE_CHECKING:
+    from xarray import DataArray
+
+AT_ONCE = 32
+PATCH = 8
+LIBRARY = 2000
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+
+def predict(model: Model, recording: object, images: Path | str | np.ndarray) -> DataArray:
+    """What the units of a recording are expected to do when an image is shown.
+
+    Args:
+        model: A model that was pretrained with images.
+        recording: A recording with stimuli, whose units the model knows.
+        images: A folder of pictures, or uint8 [I, H, W, 3].
+
+    Returns:
+        DataArray [image, unit, time] in Hz (or values), time in ms since the start of the window; coordinates of a
+        unit: its region, ``correlation`` with recorded mean responses to test images, and the ``ceiling`` of that.
+
+    Raises:
+        UserError: The model reads no images, or there are no pictures.
+    """
+    with needs("data"):
+        from xarray import DataArray
+    names, pixels = pictures_of(images)
+    twin = Twin(model, recording)
+    maps = torch.cat([twin.maps_of(part) for part in tensors(pixels).split(AT_ONCE)])
+    rates = torch.cat(list(expected_rates(model.net, twin.batcher, 0, maps, np.arange(len(maps))))).numpy()
+    bin_ms = model.settings.window.bin_ms
+    session = twin.session
+    if not session.valued:
+        rates = rates * (1000 / bin_ms)
+    correlation, ceiling = twin.trust()
+    return DataArray(
+        rates,
+        dims=("image", "unit", "time"),
+        coords={
+            "image": names,
+            "unit": session.recording.unit_ids,
+            "time": (np.arange(rates.shape[2]) + 0.5) * bin_ms + session.offset_ms,
+            "region": ("unit", session.recording.regions),
+            "correlation": ("unit", correlation),
+            "ceiling": ("unit", ceiling),
+        },
+        name="expected rate",
+        attrs={"session": session.name, "units": "value" if session.valued else "Hz"},
+    )
+
+
+def exciting(
+    model: Model, recording: object, units: Sequence[object] | None = None, *, steps: int = 100, seed: int = 0
+) -> DataArray:
+    """Pictures that a unit is expected to answer most, by gradient, beside the best image of the library.
+
+    A picture starts from the unit's best training image and changes in the principal components of patches, so that it
+    stays a picture of the library's kind; each step looks at it shifted, zoomed and with noise, so that it pleases the
+    model everywhere and not in one pixel.
+
+    Args:
+        model: A model that was pretrained with images.
+        recording: A recording that shows images, whose units the model knows.
+        units: Ids of units; empty: all.
+        steps: Steps of gradient ascent.
+        seed: Seed of shifts and noise.
+
+    Returns:
+        DataArray [unit, picture, row, column, colour] in [0, 1]; ``picture``: drawn, library; coordinates
+        ``expected`` [unit, picture]: the response that each is expected to evoke; correlation and ceiling as above.
+
+    Raises:
+        UserError: The model reads no images, or a unit is not there.
+    """
+    with needs("data"):
+        from xarray import DataArray
+    twin = Twin(model, recording)
+    session = twin.session
+    ids = session.recording.unit_ids.tolist()
+    wanted = ids if units is None else [str(unit) for unit in units]
+    missing = [unit for unit in wanted if unit not in ids]
+    if missing:
+        raise UserError(
+            f"there is no unit '{missing[0]}' in session {session.name}; there are {', '.join(ids[:8])}, ..."
+        )
+    columns = torch.tensor([ids.index(unit) for unit in wanted])
+    library = twin.library(seed)
+    maps = torch.cat([twin.maps_of(part) for part in library.split(AT_ONCE)])
+    expected = expected_responses(model.net, twin.batcher, 0, maps, np.arange(len(maps)))[:, columns]
+    best = library[torch.from_numpy(expected.argmax(0))]
+    coder = PatchPCA(patch=PATCH, channels=3 * PATCH**2).fit(library)
+    scale = latent_scale(coder, library)
+    parts = [
+        twin.climb(best[at : at + AT_ONCE], columns[at : at + AT_ONCE], coder, scale, steps=steps, seed=seed)
+        for at in range(0, len(best), AT_ONCE)
+    ]
+    drawn = torch.cat(parts)
+    reached = np.concatenate([twin.response(part, columns[i * AT_ONCE :][: len(part)]) for i, part in enumerate(parts)])
+    correlation, ceiling = twin.trust()
+    both = torch.stack([drawn, best], dim=1).permute(0, 1, 3, 4, 2).numpy()
+    return DataArray(
+        both,
+        dims=("unit", "picture", "row", "column", "colour"),
+        coords={
+            "unit": wanted,
+            "picture": ["drawn", "library"],
+            "expected": (("unit", "picture"), np.stack([reached, expected.max(0)], axis=1)),
+            "correlation": ("unit", correlation[columns.numpy()]),
+            "ceiling": ("unit", ceiling[columns.numpy()]),
+        },
+        name="most exciting pictures",
+        attrs={"session": session.name},
+    )
+
+
+class Twin:
+    """A model and one recording, asked about images."""
+
+    def __init__(self, model: Model, recording: object) -> None:
+        """Raises UserError for a model that reads no images, and for a recording that knows no onset."""
+        if model.bridge is None or model.net.memory is None:
+            raise UserError("the model reads no images: pretrain it on recordings that show some (images=True)")
+        self.model, self.maps = model, model.bridge.maps
+        self.recording = one(recording)
+        self.session: Session = model.session(self.recording)
+        if not self.session.locked.any():
+            raise UserError(f"session {self.session.name} has no stimuli: there is no onset to predict responses from")
+        self.batcher: Batcher = model.batcher(self.session)
+        self.stack: FeatureStack = feature_stack(model.settings, model.settings.encoding.layers)
+        self.images = ImageSet.read(path) if (path := self._image_set()).is_file() else None
+        if self.images is not None:
+            self.session.attach_images(self.images)
+
+    def _image_set(self) -> Path:
+        return self.recording.path.parent.parent / "images.h5"
+
+    @torch.no_grad()
+    def maps_of(self, pictures: torch.Tensor) -> torch.Tensor:
+        """What the backbone reads of ``pictures`` [I, 3, H, W] in [0, 1]."""
+        return self.maps(self.stack(pictures)).half()
+
+    def trust(self) -> tuple[np.ndarray, np.ndarray]:
+        """Correlation [N] of expected and recorded mean responses to test images, and its ceiling [N]; NaN: unknown."""
+        unknown = np.full(self.session.units, np.nan)
+        rows = self.session.rows("test")
+        rows = rows[self.session.image_row[rows] >= 0]
+        if self.images is None or len(np.unique(self.session.image_row[rows])) < 3:
+            return unknown, unknown.copy()
+        counts, shown = responses(self.session, rows), self.session.image_row[rows]
+        images, mean = average_by_image(counts, shown)
+        maps = torch.cat([self.maps_of(part) for part in tensors(self.images.pixels[images]).split(AT_ONCE)])
+        expected = expected_responses(self.model.net, self.batcher, 0, maps, np.arange(len(maps)))
+        a, b = (x - x.mean(0) for x in (expected, mean.astype(np.float64)))
+        length = np.sqrt((a**2).sum(0) * (b**2).sum(0))
+        correlation = np.where(length > 0, (a * b).sum(0) / np.where(length > 0, length, 1), np.nan)
+        repeats = int(np.unique(shown, return_counts=True)[1].min())
+        if repeats < 2:
+            return correlation, unknown
+        by_image = np.stack([counts[shown == image][:repeats] for image in images])
+        reliability = split_half_reliability(by_image, seed=0)
+        return correlation, np.sqrt(np.clip(reliability, 0, 1))
+
+    def library(self, seed: int) -> torch.Tensor:
+        """Training images [L, 3, H, W] at a multiple of the patch, at most LIBRARY of them."""
+        rows = np.unique(self.session.image_row[self.session.rows("train")])
+        rows = rows[rows >= 0]
+        if self.images is None or not len(rows):
+            raise UserError(f"session {self.session.name} shows no training images: there is no library to start from")
+        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:LIBRARY])
+        images = tensors(self.images.pixels[rows])
+        side = images.shape[-1] // PATCH * PATCH
+        return (
+            F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+            if side != images.shape[-1]
+            else images
+        )
+
+    def drive(self, pictures: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """[U] expected response of unit ``columns`` [U] to its own of the ``pictures`` [U, 3, H, W]; differentiable."""
+        maps: ImageMaps = self.maps
+        row = np.flatnonzero(self.session.locked)[:1]
+        batch = self.batcher.batch([(0, np.repeat(row, len(pictures)))])
+        rates = self.model.net(batch, everything_hidden(batch), memory=maps(self.stack(pictures)))
+        rates = rates if self.session.valued else rates.exp()
+        bins = counted_bins(self.session, self.batcher.bins[0])
+        return rates[torch.arange(len(columns)), columns][:, bins].sum(-1)
+
+    @torch.no_grad()
+    def response(self, pictures: torch.Tensor, columns: torch.Tensor) -> np.ndarray:
+        """:meth:`drive` as numbers."""
+        return self.drive(pictures, columns).numpy()
+
+    def climb(
+        self, start: torch.Tensor, columns: torch.Tensor, coder: PatchPCA, scale: torch.Tensor, *, steps: int, seed: int
+    ) -> torch.Tensor:
+        """Pictures [U, 3, H, W] that excite their units, from ``start``; never less than ``start`` is expected to."""
+        with torch.no_grad():
+            origin = coder.encode(start)
+        change = torch.zeros_like(origin, requires_grad=True)
+        optimizer = torch.optim.Adam([change], lr=0.05)
+        for step in range(steps):
+            pictures = coder.decode(origin + scale * change)
+            seen = shaken(pictures, seed=seed * 1_000_003 + step, jitter=0.03, noise=0.02)
+            gain = self.drive(seen, columns).clamp(min=1e-6).log()
+            loss = (0.5 * total_variation(pictures) - gain).sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            drawn = coder.decode(origin + scale * change)
+            better = self.drive(drawn, columns) > self.drive(start, columns)
+            return torch.where(better[:, None, None, None], drawn, start)
+
+
+def pictures_of(images: Path | str | np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Names and pixels uint8 [I, H, W, 3] of a folder of pictures, or of an array."""
+    if isinstance(images, np.ndarray):
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise UserError(f"images are {images.dtype} {list(images.shape)}, expected uint8 [I, H, W, 3]")
+        return [str(i) for i in range(len(images))], images
+    folder = Path(images)
+    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else [folder]
+    if not files or not files[0].is_file():
+        raise UserError(f"no picture at {folder}: give a folder of {', '.join(SUFFIXES)}, or one of these")
+    found = [read_picture(file) for file in files]
+    sizes = {picture.shape for picture in found}
+    if len(sizes) > 1:
+        raise UserError(
+            f"pictures of several sizes in {folder} ({sorted(sizes)[0]}, {sorted(sizes)[1]}): bring them to one"
+        )
+    return [file.name for file in files], np.stack(found)
+
+
+def tensors(pixels: np.ndarray) -> torch.Tensor:
+    """uint8 [I, H, W, 3] -> [I, 3, H, W] in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
+
+
+def predict_command(run: Path, *, images: Path, session: str, out: Path, data: Path | None = None) -> Path:
+    """Write what the units of a session are expected to answer to a folder of pictures (.csv, or .npz with time).
+
+    Args:
+        run: Folder of a run that was pretrained with images.
+        images: A folder of pictures.
+        session: The session whose units are asked.
+        out: File to write: .csv, a mean rate an image and unit; .npz, every bin.
+        data: Data folder of the session; empty: the run's own.
+    """
+    from neurobridge.api.model import load
+    from neurobridge.api.recordings import open_recordings
+
+    if out.suffix not in (".csv", ".npz"):
+        raise UserError(f"--out is {out}: its ending says what is written, .csv or .npz")
+    model = load(run)
+    (recording,) = (model.recordings if data is None else open_recordings(data)).named(session)
+    found = predict(model, recording, images)
+    with atomic_path(out) as temporary:
+        if out.suffix == ".csv":
+            table = found.mean("time").to_series().rename("expected").reset_index()
+            for name in ("region", "correlation", "ceiling"):
+                table[name] = table["unit"].map(dict(zip(found["unit"].values, found[name].values, strict=True)))
+            table.to_csv(temporary, index=False)
+        else:
+            with temporary.open("wb") as file:
+                np.savez_compressed(file, expected=found.values, **{n: c.values for n, c in found.coords.items()})
+    trusted = np.nanmean(found["correlation"] / found["ceiling"])
+    console.print(
+        f"{len(found)} images, {found.sizes['unit']} units -> {out}; on test images the expected responses correlate "
+        f"with the recorded ones at {trusted:.2f} of what noise allows",
+        markup=False,
+        soft_wrap=True,
+    )
+    return out
