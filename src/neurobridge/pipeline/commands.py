@@ -11,7 +11,7 @@ from pathlib import Path
 
 from neurobridge.errors import help_with, helping
 from neurobridge.pipeline.folder import DONE, METRICS, STAGES, RunFolder, begun
-from neurobridge.pipeline.inputs import keep_inputs
+from neurobridge.pipeline.inputs import keep_inputs, shows_pictures
 from neurobridge.pipeline.kept import mend_from_copy
 from neurobridge.pipeline.preflight import check_run
 from neurobridge.terminal import console
@@ -34,9 +34,10 @@ TRAINED = ("pretrain", "adapt", "align")  # by a Trainer, on several devices if 
 def run(**options) -> None:
     """Do the whole job: pretrain, adapt, evaluate, report, and the stages in between where pictures are at hand."""
     settings = RunSettings(**options)
-    stages = [name for name in STAGES if name not in PICTURED or (settings.data / "images.h5").is_file()]
+    stages = list(STAGES) if shows_pictures(settings) else [name for name in STAGES if name not in PICTURED]
     if len(stages) < len(STAGES):
-        console.print(f"{settings.data} has no images.h5: {', '.join(PICTURED)} are left out", markup=False)
+        left_out = f"no session of {settings.data} shows pictures that are at hand: {', '.join(PICTURED)} are left out"
+        console.print(left_out, markup=False, soft_wrap=True)
     run_stages(settings, stages)
 
 
