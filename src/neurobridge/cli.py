@@ -40,6 +40,7 @@ COMMANDS = {
     "report": f"{STAGES}:report",
     "probe": f"{ANALYSES}:probe",
     "predict": "neurobridge.api.twin:predict_command",
+    "live": "neurobridge.api.live:live",
     "embed": "neurobridge.api.written:embed",
     "completion": "neurobridge.completion:completion",
     "doctor": "neurobridge.pipeline.machine:doctor",

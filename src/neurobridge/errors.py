@@ -15,6 +15,7 @@ CAUSES = {  # words of a library: what the file is
     "mmap length is greater than file size": "is cut off, an array without its end",
     "Failed to read all data for array": "is cut off, an array without its end",
     "EOF: reading": "is cut off, an array without its end",
+    "it ends inside an array": "is cut off, a MATLAB file without its end",
     "contains pickled (object) data": "is no .npy array, but of another kind",
 }
 
@@ -26,6 +27,10 @@ class UserError(ValueError):
 def printable(text: str) -> str:
     """``text`` for a terminal: control characters, which may move its cursor or hide a line, as ``\\x1b``."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+class Absent(OSError):
+    """A part of a file that a library would make up, silently; the message says which part and what became of it."""
 
 
 _helps_with: Path | None = None
@@ -98,6 +103,8 @@ def why(error: BaseException) -> tuple[str, str]:
     text = str(error)
     if isinstance(error, BlockingIOError) or "unable to lock file" in text:
         return "is locked by another program that writes it", "wait until that is done, or close the file there"
+    if isinstance(error, Absent):
+        return f"is not whole: {text}", "write or fetch that part"
     if isinstance(error, PermissionError):
         return "is closed to you (permission denied)", "change its permissions"
     if isinstance(error, IsADirectoryError):

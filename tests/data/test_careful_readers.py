@@ -61,7 +61,10 @@ def test_a_table_is_the_same_in_every_dialect(tmp_path, dialect):
     [
         (TABLE.encode("latin-1"), "is not UTF-8 text (byte 0xb5): save it as UTF-8"),
         (TABLE.replace("µ", "u").encode("utf-16-le"), "is no text, or UTF-16 without its mark"),
-        (b"PK\x03\x04" + bytes(99), "is no text"),
+        (b"PK\x03\x04" + bytes(99), "is no CSV table, but an Excel file or a zip archive: save it as CSV"),
+        (b"\x1f\x8b\x08" + bytes(99), "is no CSV table, but a gzip archive, which has to be unpacked"),
+        (b"\n<!DOCTYPE html><html></html>", "is no CSV table, but a web page"),
+        (b"# made by us\na,b\n1,2\n", "begins with the comment '# made by us': remove what stands above the header"),
         (b"", "is empty: fetch it again"),
         (b"a,b,c\n1,2,3\n4,5\n", "line 3 has 2 values, and the header 3 names"),
         (b"a,b\n1,2\n3,4,5\n", "a line unlike its header (Expected 2 fields in line 3, saw 3)"),

@@ -101,6 +101,13 @@ def test_a_phy_folder_that_cannot_be_right(tmp_path):
     np.save(folder / "spike_clusters.npy", np.zeros(7, np.int32))
     with pytest.raises(UserError, match=r"spike_times\.npy holds 300 spikes and spike_clusters\.npy 7"):
         bring(tmp_path, **keys, sampling_rate=30_000)
+    (folder / "cluster_group.tsv").write_text("cluster_id\tgroup\n2\tgood\n2\tnoise\n")
+    np.save(folder / "spike_clusters.npy", np.full(300, 2))
+    with pytest.raises(UserError, match=r"cluster_group\.tsv: cluster 2 is there twice"):
+        bring(tmp_path, **keys, sampling_rate=30_000)
+    (folder / "cluster_group.tsv").write_text("cluster_id\tgroup\n2\tNoise\n")
+    with pytest.raises(UserError, match="all 1 clusters are noise"):
+        bring(tmp_path, **keys, sampling_rate=30_000)
     (folder / "spike_clusters.npy").unlink()
     with pytest.raises(UserError, match=r"sorted is no phy folder: it needs spike_times\.npy and"):
         bring(tmp_path, **keys, sampling_rate=30_000)
@@ -114,6 +121,21 @@ def cell(value: object) -> object:
     for at, one in enumerate(value):
         made[at] = cell(one)
     return made
+
+
+def test_trains_and_a_table_of_units(tmp_path):
+    first, second = trains(90, 80)
+    scipy.io.savemat(tmp_path / "s.mat", {"spikes": cell([first, second])})
+    table = {"format": "mat", "path": "s.mat", "layout": "trains", "columns": {"spike_times": "spikes"}}
+    keys = {"spikes": table, "units": {"format": "csv", "path": "u.csv"}, "areas": ["CA1", "CA3"]}
+    (tmp_path / "u.csv").write_text("unit_id,area\nx,CA1\ny,CA3\n")
+    r = bring(tmp_path, **keys)
+    assert (by_unit(r), r.regions.tolist()) == ({"x": first.tolist(), "y": second.tolist()}, ["CA1", "CA3"])
+    (tmp_path / "u.csv").write_text("unit_id,area\n2,CA3\n1,CA1\n")
+    assert by_unit(bring(tmp_path, **keys)) == {"2": second.tolist(), "1": first.tolist()}
+    (tmp_path / "u.csv").write_text("unit_id,area\nx,CA1\n")
+    with pytest.raises(UserError, match=r"s\.mat holds 2 spike trains for the 1 units of u\.csv"):
+        bring(tmp_path, **keys)
 
 
 @pytest.mark.parametrize("version", ["5", "7.3"])

@@ -94,8 +94,9 @@ def _unrecognised(path: Path, absent: Sequence[str]) -> Finding:
     else:
         found = f"a file of {path.stat().st_size} bytes"
     mend = "give the folder that the release's own download makes"
-    if path.suffix.lower() in TABLES:
-        mend = "for a lab's own table write a manifest (docs/data-format.md) and give that"
+    sorted_folder = path.is_dir() and (path / "spike_times.npy").is_file()  # phy's
+    if path.suffix.lower() in TABLES or sorted_folder:
+        mend = "for a lab's own files write a manifest (docs/data-format.md; --manifest NEW.yaml drafts one), give that"
     if absent:
         mend += f"; not asked, for want of a library: {', '.join(absent)} (pip install 'neurobridge[data]')"
     return _finding(path, "reader", found, "something that a reader recognises", mend)

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from neurobridge.data.heap import text_can_be_read
+from neurobridge.errors import Absent
 
 MOST_COMPRESSION = 1100
 SMALL = 65_536
@@ -43,13 +44,13 @@ def refuse_made_up(dataset: h5py.Dataset) -> None:
         _refuse_missing_bytes(dataset)
     elif dataset.size:
         if dataset.id.get_storage_size() == 0:
-            raise OSError(f"'{dataset.name}' was created but never written")
+            raise Absent(f"'{dataset.name}' was created but never written")
         _refuse_oversized(dataset.name, dataset)
         if dataset.chunks is not None:
             chunks = math.prod(-(-size // of) for size, of in zip(dataset.shape, dataset.chunks, strict=True))
             written = dataset.id.get_num_chunks()
             if written < chunks:
-                raise OSError(f"'{dataset.name}' has {chunks} chunks, of which {written} were ever written")
+                raise Absent(f"'{dataset.name}' has {chunks} chunks, of which {written} were ever written")
 
 
 def refuse_endless_heap(path: Path) -> None:
@@ -64,17 +65,17 @@ def _refuse_missing_sources(dataset: h5py.Dataset) -> None:
     for part in dataset.virtual_sources():
         file = folder / part.file_name
         if part.file_name != "." and not file.is_file() and not Path(part.file_name).is_file():
-            raise OSError(f"'{dataset.name}' is stitched from {part.file_name}, which is not there")
+            raise Absent(f"'{dataset.name}' is stitched from {part.file_name}, which is not there")
         if part.file_name == ".":
             there = part.dset_name in dataset.file
         else:
             with h5py.File(file if file.is_file() else part.file_name, "r") as source:
                 there = part.dset_name in source
         if not there:
-            raise OSError(f"'{dataset.name}' is stitched from '{part.dset_name}' of {part.file_name}, which has none")
+            raise Absent(f"'{dataset.name}' is stitched from '{part.dset_name}' of {part.file_name}, which has none")
         mapped += part.vspace.get_select_npoints()
     if mapped < dataset.size:
-        raise OSError(f"'{dataset.name}' has {dataset.size} values, but {mapped} of them stitched from other files")
+        raise Absent(f"'{dataset.name}' has {dataset.size} values, but {mapped} of them stitched from other files")
 
 
 def _refuse_missing_bytes(dataset: h5py.Dataset) -> None:
@@ -83,10 +84,10 @@ def _refuse_missing_bytes(dataset: h5py.Dataset) -> None:
     for name, offset, size in dataset.external:
         file = Path(name)  # as the HDF5 library looks for it
         if not file.is_file():
-            raise OSError(f"'{dataset.name}' lies in {name}, which is not there")
+            raise Absent(f"'{dataset.name}' lies in {name}, which is not there")
         held += min(size, max(0, file.stat().st_size - offset))
     if held < dataset.nbytes:
-        raise OSError(f"'{dataset.name}' claims {dataset.nbytes} bytes, but the files beside hold {held}")
+        raise Absent(f"'{dataset.name}' claims {dataset.nbytes} bytes, but the files beside hold {held}")
 
 
 def _refuse_oversized(name: str, item: object) -> None:

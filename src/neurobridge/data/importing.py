@@ -18,7 +18,7 @@ from neurobridge.data.sessions import Identity, file_of, locked
 from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 SAID = ("observed", "behaviour", "left_out")  # of the provenance, in the line on a session
 POINTER_BYTES = 32_768
 

@@ -24,6 +24,14 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+OTHERS = {
+    b"PK\x03\x04": "an Excel file or a zip archive",
+    b"\xd0\xcf\x11\xe0": "an old Excel file",
+    b"\x1f\x8b": "a gzip archive, which has to be unpacked",
+    b"\x89HDF": "an HDF5 file",
+    b"PAR1": "a Parquet file",
+    b"\x93NUMPY": "a NumPy array",
+}
 SEPARATORS = (",", ";", "\t", "|")
 
 
@@ -51,6 +59,7 @@ def read_csv(file: Path) -> Raw:
     import pandas as pd
 
     with reading(file, "CSV table"):
+        _refuse_kind(file)
         encoding = _encoding(file)
         with file.open(encoding=encoding, newline="") as lines:
             first = _line(lines.readline())
@@ -93,6 +102,20 @@ def read_csv(file: Path) -> Raw:
         _refuse_short(file, encoding, separator, skip=bool(declared))
     rows = np.arange(kept) + bool(declared)
     return Raw(columns=dict(zip(names, (c[:kept] for c in columns), strict=True)), names=names, rows=rows)
+
+
+def _refuse_kind(file: Path) -> None:
+    """Raise UserError for what is no text at all, a web page, or a table under lines of another kind."""
+    with file.open("rb") as content:
+        head = content.read(256)
+    kind = next((told for start, told in OTHERS.items() if head.startswith(start)), "")
+    if not kind and head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        kind = "a web page (a download that failed?)"
+    if kind:
+        raise UserError(f"{file} is no CSV table, but {kind}: save it as CSV in UTF-8, or mend path or format")
+    if head.startswith((b"#", b"%", b"//")):
+        line = head.splitlines()[0][:40].decode("utf-8", "replace")
+        raise UserError(f"{file} begins with the comment '{line}': remove what stands above the header")
 
 
 def _encoding(file: Path) -> str:

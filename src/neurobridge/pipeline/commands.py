@@ -10,10 +10,12 @@ from importlib import import_module
 from pathlib import Path
 
 from neurobridge.errors import help_with, helping
-from neurobridge.pipeline.folder import DONE, STAGES, RunFolder, begun
+from neurobridge.pipeline.folder import DONE, METRICS, STAGES, RunFolder, begun
 from neurobridge.pipeline.inputs import keep_inputs, shows_pictures
+from neurobridge.pipeline.kept import mend_from_copy
 from neurobridge.pipeline.preflight import check_run
 from neurobridge.terminal import console
+from neurobridge.training.ranges import check_ranges
 from neurobridge.training.settings import RunSettings
 
 MODULES = {
@@ -83,6 +85,7 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
     were. Of several processes that do the stages together, all but the first leave after the last one that trains by a
     Trainer.
     """
+    check_ranges(settings)
     if settings.devices != 1 and process_rank() != 0:
         if settings.advise:
             settings, _ = import_module("neurobridge.pipeline.advice").advised(settings)
@@ -105,6 +108,7 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
     if folder.reopened:
         steps, again = settings.pretrain.steps, ", ".join(folder.reopened)
         console.print(f"pretrain.steps is now {steps}: no longer done: {again}", markup=False, soft_wrap=True)
+    mend_from_copy(folder / METRICS)
     for number, name in enumerate(stages, 1):
         if folder.done(name) and not folder.outdated(name):
             console.print(f"[{number}/{len(stages)}] {name}: done before")

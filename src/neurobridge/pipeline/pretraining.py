@@ -23,7 +23,6 @@ def pretrain(run: RunFolder) -> None:
     sessions = mixture_sessions(settings)
     for number, session in enumerate(sessions if settings.pretrain.share < 1 else ()):
         session.thin(settings.pretrain.share, np.random.default_rng([settings.seed, number]))
-    leaks = audit_splits(run)
     data, features = image_side(settings, sessions)
     torch.manual_seed(settings.seed)
     maps = None if data is None or features is None else make_maps(features, np.flatnonzero(data.train))
@@ -46,7 +45,7 @@ def pretrain(run: RunFolder) -> None:
         units=len(model.units),
         parameters=parameter_count(model.encoder) + parameter_count(model.decoder),
         windows=int(sum(len(s.rows("train")) for s in sessions)),
-        leaks=leaks,
+        leaks=audit_splits(run),
     )
 
 

@@ -20,6 +20,7 @@ from neurobridge.evaluation.spikes import (
     gaussian_r2_interval,
     gaussian_r2_per_unit,
 )
+from neurobridge.neuro.losses import expected_counts
 from neurobridge.neuro.masking import Masker, MaskPlan, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.neuro.modes import MODES
@@ -221,7 +222,7 @@ def predict(model: NeuroBridge, batcher: Batcher, index: int, rows: np.ndarray, 
     """Expected counts (or values) [W, N, T] under ``plan(batch)``."""
     batch = batcher.batch([(index, rows)])
     prediction = model(batch, plan(batch))
-    return (prediction if batcher.sessions[index].valued else prediction.exp()).numpy()
+    return (prediction if batcher.sessions[index].valued else expected_counts(prediction)).numpy()
 
 
 def hide_unit(unit: int) -> Callable:

@@ -187,7 +187,7 @@ def read_frame(
     file, raw = read_arrays(manifest, table, needed, (*optional, "session_id"))
     named = {*needed, *optional, "session_id"}
     columns = {name: column for name, column in raw.columns.items() if extra or name in named}
-    columns = {n: c.ravel() if c.ndim == 2 and 1 in c.shape else c for n, c in columns.items()}
+    columns = {n: c.ravel() if c.ndim == 2 and (1 in c.shape or not c.size) else c for n, c in columns.items()}
     lengths = {name: column.shape for name, column in columns.items()}
     first = next(iter(lengths))
     for name, shape in lengths.items():

@@ -56,7 +56,10 @@ def read_phy(path: Path, groups: Sequence[str] = ()) -> Raw:
     there = sorted(set(group.tolist()))
     if absent := [one for one in groups if one not in there]:
         raise UserError(f"{path}: no cluster is in the group '{absent[0]}'; there are {', '.join(there)}: mend groups")
-    keep = np.isin(group, list(groups)) if groups else group != NOISE
+    named = np.isin(group, list(groups))
+    keep = named if groups else np.array([one.lower() != NOISE for one in group.tolist()], dtype=bool)
+    if not keep.any():
+        raise UserError(f"{path}: all {len(ids)} clusters are noise; sort it again, or name 'groups: [noise]'")
     channel = next((columns[name] for name in CHANNELS if name in columns), None)
     further = {name: column for name, column in columns.items() if name not in (*GROUPS[:1], *CHANNELS)}
     units = {"unit_id": ids.astype(str).astype(object), "group": group, **further}
@@ -114,7 +117,11 @@ def _of_clusters(file: Path, ids: np.ndarray) -> dict[str, np.ndarray]:
     key = next((name for name in IDS if name in raw.columns), None)
     if key is None:
         return {}
-    row_of = {str(cluster).strip(): row for row, cluster in enumerate(raw.columns[key].tolist())}
+    told = [str(cluster).strip() for cluster in raw.columns[key].tolist()]
+    row_of = {cluster: row for row, cluster in enumerate(told)}
+    if len(row_of) < len(told):
+        twice = next(cluster for cluster in told if told.count(cluster) > 1)
+        raise UserError(f"{file}: cluster {twice} is there twice; remove one of the lines")
     rows = [row_of.get(str(cluster), -1) for cluster in ids.tolist()]
     return {
         name: np.array(["" if row < 0 else str(column[row]).strip() for row in rows], dtype=object)

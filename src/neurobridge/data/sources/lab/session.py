@@ -54,6 +54,8 @@ def build(manifest: Manifest) -> Session:
     else:
         frame = event_frame(manifest)
         units = _units(manifest, frame, lambda: 0)
+        if manifest.spikes.layout == "trains" and manifest.units is not None:
+            _name_trains(manifest, frame, units[0])
         times, rows, values = read_events(manifest, frame, units[0])
         of_file, left_out = frame.rows, frame.left_out
     unit_ids, regions, columns = units
@@ -109,6 +111,22 @@ def _with_rate(manifest: Manifest) -> Manifest:
             "not tell it ('sample_rate = 30000.'); give it in Hz"
         )
     return replace(manifest, sampling_rate=rate)
+
+
+def _name_trains(manifest: Manifest, frame: Frame, ids: np.ndarray) -> None:
+    """Trains that are known by their number alone are the units of the table, in its order."""
+    assert frame.units is not None, "trains bring their units"
+    labels = frame.units["unit_id"].tolist()
+    if labels != [str(number + 1) for number in range(len(labels))] or set(labels) == set(ids.tolist()):
+        return
+    if len(labels) != len(ids):
+        assert manifest.units is not None, "asked of a table"
+        raise UserError(
+            f"{frame.file} holds {len(labels)} spike trains for the {len(ids)} units of {manifest.units.path}; give as "
+            "many, in one order, or a list of unit ids beside the trains ('unit_id' under columns)"
+        )
+    name_of = dict(zip(labels, ids.tolist(), strict=True))
+    frame.columns["unit_id"] = np.array([name_of[label] for label in frame.columns["unit_id"].tolist()], dtype=object)
 
 
 def _units(
