@@ -129,6 +129,7 @@ def test_what_cannot_be_is_one_sentence(lab, tmp_path, text, sentence):
         ({"v": {**CSV, "sampling_rate": 0}}, "sampling_rate is 0"),
         ({"v": {**CSV, "sampling_rate": 10}}, "no time column is read"),
         ({"v": {**CSV, "format": "tsgroup"}}, "cannot have the format tsgroup"),
+        ({"v": {**CSV, "time_unit": "samples"}}, "give the manifest's sampling_rate"),
         ([CSV], "behaviour is a list, expected keys and values"),
     ],
 )

@@ -280,6 +280,10 @@ def _check_behaviour(m: Manifest, name: str, table: BehaviourTable) -> None:
         raise UserError(f"{where}: sampling_rate is {table.sampling_rate:g}; give samples a second, above 0")
     if table.sampling_rate is not None and (table.time_unit is not None or "time" in table.columns):
         raise UserError(f"{where} has a sampling_rate, so no time column is read: remove time_unit and 'time'")
+    if m.time_unit == "samples" and table.time_unit is None and table.sampling_rate is None and table.format != "nwb":
+        raise UserError(
+            f"{where}: the spikes' times are in samples; declare the time_unit of this one (s, ms, samples)"
+        )
     if table.time_unit == "samples" and m.sampling_rate is None:
         raise UserError(f"{where} has times in samples; give the manifest's sampling_rate in Hz")
     if not table.values:
