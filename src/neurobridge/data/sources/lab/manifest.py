@@ -273,7 +273,7 @@ def _check_behaviour(m: Manifest, name: str, table: BehaviourTable) -> None:
         raise UserError(f"{where} needs another name ({told})")
     if table.format in ("tsgroup", "spikeinterface", "phy"):
         raise UserError(f"{where} cannot have the format {table.format}, which holds spikes; write a CSV or NPZ")
-    if not table.values or (table.format == "nwb" and not table.table):
+    if not table.values or "time" in table.values or (table.format == "nwb" and not table.table):
         raise UserError(f"{where} names no column in 'values', or (format nwb) no time series in 'table'; name it")
     if table.format == "nwb" and (rate is not None or table.time_unit not in (None, "s")):
         raise UserError(f"{where} is an NWB series, which has its times in s: remove sampling_rate and time_unit")
