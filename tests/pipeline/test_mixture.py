@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from neurobridge.cli import main
+from neurobridge.data.datamodule import Share
 from neurobridge.data.recording import Recording, Stimuli, read_recording, write_recording
 from neurobridge.data.simulate import simulate
 from neurobridge.pipeline.folder import RunFolder
@@ -124,7 +125,7 @@ def test_a_mixed_step_is_the_mean_over_its_windows(mixed):
     model = make_model(mixed)
     add_units(model, sessions, mixed)
     task = spike_task(model, sessions, mixed, only_units=False)
-    step = next(parts for parts in task.loader(0, 20, 0) if len(parts) == 2)
+    step = next(parts for parts in task.loader(0, 20, Share()) if len(parts) == 2)
     assert {(part.window_ms, part.event_value is None) for part in step} == {(300, True), (100, False)}
     mean = task.step_losses(step, np.random.default_rng(0))["loss"]
     rng = np.random.default_rng(0)
