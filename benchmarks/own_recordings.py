@@ -44,7 +44,14 @@ def table(path: Path, columns: dict[str, np.ndarray]) -> None:
         writer.writerows(zip(*columns.values(), strict=True))
 
 
-def declare(folder: Path, name: str, times: np.ndarray, units: np.ndarray, areas: list[str], **manifest) -> None:
+def manifest(folder: Path, name: str, **keys) -> None:
+    """The manifest alone, of files that are read as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(COMMON | {"session_id": name} | keys, sort_keys=False)
+    (folder / f"{name}.yaml").write_text(text.replace("'2026-01-01'", "2026-01-01"))
+
+
+def declare(folder: Path, name: str, times: np.ndarray, units: np.ndarray, areas: list[str], **keys) -> None:
     """Spikes and units as CSV, and the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     order = np.lexsort((times, units))
@@ -53,9 +60,7 @@ def declare(folder: Path, name: str, times: np.ndarray, units: np.ndarray, areas
         folder / "units.csv", {"unit_id": np.arange(len(areas)), "electrode_id": np.arange(len(areas)), "area": areas}
     )
     tables = {name: {"format": "csv", "path": f"{name}.csv"} for name in ("spikes", "units")}
-    session = {"session_id": name, "areas": sorted(set(areas) | {"unknown"})}
-    text = yaml.safe_dump(COMMON | session | tables | manifest, sort_keys=False)
-    (folder / f"{name}.yaml").write_text(text.replace("'2026-01-01'", "2026-01-01"))
+    manifest(folder, name, areas=sorted(set(areas)), **tables, **keys)
 
 
 def spread(counts: np.ndarray, bin_s: float) -> tuple[np.ndarray, np.ndarray]:
@@ -100,29 +105,16 @@ def head_direction(data: Path, folder: Path) -> None:
 
 def neuropixels(data: Path, folder: Path) -> None:
     source = need(data / "real_files" / "phy2")
-    times = np.load(source / "spike_times.npy").ravel() / 30_000
-    clusters = np.load(source / "spike_clusters.npy").ravel()
-    with (source / "cluster_group.tsv").open(newline="") as file:
-        good = [int(row["cluster_id"]) for row in csv.DictReader(file, delimiter="\t") if row["group"] == "good"]
-    kept = np.isin(clusters, good)
-    units = np.unique(clusters[kept], return_inverse=True)[1]
-    declare(folder, "neuropixels", times[kept], units, ["unknown"] * (units.max() + 1), duration=[0.0, 120.0])
+    spikes = {"format": "phy", "path": str(source.resolve()), "groups": ["good"]}
+    manifest(
+        folder, "neuropixels", duration=[0.0, 120.0], time_unit="samples", sampling_rate=30_000, spikes=spikes
+    )  # fmt: skip
 
 
 def three_units(data: Path, folder: Path) -> None:
-    """The NWB file is read as it is."""
     file = need(data / "real_files" / "A8604.nwb")
-    names = {"unit_id": "id", "electrode_id": "id", "area": "electrode_group"}
-    tables = {
-        "spikes": {"format": "nwb", "table": "units", "columns": {"time": "spike_times", "unit_id": "id"}},
-        "units": {"format": "nwb", "table": "units", "columns": names},
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in tables.values():
-        one["path"] = str(file.resolve())
-    session = {"session_id": "three_units", "duration": [0.0, 1088.0], "areas": ["group0_psb", "unknown"]}
-    text = yaml.safe_dump(COMMON | session | tables, sort_keys=False)
-    (folder / "three_units.yaml").write_text(text.replace("'2026-01-01'", "2026-01-01"))
+    spikes = {"format": "nwb", "path": str(file.resolve()), "table": "units"}
+    manifest(folder, "three_units", duration=[0.0, 1088.0], spikes=spikes)
 
 
 RECORDINGS: dict[str, Callable[[Path, Path], None]] = {

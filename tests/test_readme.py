@@ -18,6 +18,7 @@ from neurobridge.data.simulate import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+COMMAND_PAGE = (ROOT / "docs" / "commands.md").read_text()
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -28,7 +29,8 @@ def blocks(language: str, text: str = README) -> list[str]:
 def command_lines(first_word: str) -> list[str]:
     """Lines of the bash blocks, and rows of the command table, that start with ``first_word``."""
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    lines += re.findall(r"^\| `(.+?)` \|", README, flags=re.MULTILINE)
+    lines += re.findall(r"^\| `(.+?)` \|", COMMAND_PAGE, flags=re.MULTILINE)
+    lines += re.findall(r"\| `(.+?)` \|$", README, flags=re.MULTILINE)
     return [line for line in lines if line.split()[:1] == [first_word]]
 
 
@@ -148,3 +150,19 @@ def test_example_of_the_data_format_writes_what_can_be_read(tmp_path: Path, monk
     assert recording.unit_keys == ["lab/monkey/day1/u0", "lab/monkey/day1/u1"]
     assert recording.stimuli is not None
     assert len(ImageSet.read("DIR/images.h5").rows(recording.stimuli.image_id)) == 4
+
+
+def test_the_chinese_readme_says_the_same():
+    """Headings level by level, every fenced block, every command and link, and every figure in order."""
+    chinese = (ROOT / "README.zh-CN.md").read_text()
+    alike = {
+        "headings": r"^(#+) ",
+        "blocks": r"^```[^`]*^```",
+        "commands and files": r"`[^`\n]+`",
+        "links": r"\]\((?!README)([^)]+)\)",
+        "figures": r"\d+\.\d+",
+    }
+    for what, pattern in alike.items():
+        ours, theirs = (re.findall(pattern, text, flags=re.MULTILINE) for text in (README, chinese))
+        key = sorted if what == "commands and files" else list
+        assert key(ours) == key(theirs), f"README.zh-CN.md differs in {what}"

@@ -28,6 +28,7 @@ _HOMES = {
     "predict": "twin:predict",
     "exciting": "twin:exciting",
     "score": "judge:score",
+    "Live": "live:Live",
     "save": "model:save",
     "load": "model:load",
     "export": "share:export",

@@ -16,6 +16,9 @@ from rich.text import Text
 from neurobridge.errors import printable
 
 
+WIDE = 160  # columns of what goes to a file or another program, where no line has to be folded
+
+
 class Terminal(Console):
     """Names of others are shown as they are: what would steer the terminal is spelt out.
 
@@ -48,7 +51,7 @@ def plain(table: Table) -> dict[str, Any]:
     return {"title": title, "rows": [dict(zip(names, row, strict=True)) for row in rows]}
 
 
-console = Terminal(highlight=False)
+console = Terminal(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 @contextmanager

@@ -126,6 +126,15 @@ def test_population_coupling_is_the_maximum_of_its_likelihood(shared):
     np.testing.assert_allclose(fitted.sum((0, 2)), train.sum((0, 2)), rtol=1e-3)  # the score of the bias is zero
 
 
+def test_a_glm_of_units_that_never_fired_in_training_is_their_floor(shared):
+    train, test, _ = shared
+    train = train.copy()
+    train[:, [2, 5]] = 0
+    rates_of = glm.fit_predict_glm(train, test, bin_s=0.01, units=np.array([2, 5]), sigmas_s=(0.02, 0.05))
+    floor = 0.5 / (train.shape[0] * train.shape[2])
+    np.testing.assert_allclose(rates_of, floor, rtol=1e-6)
+
+
 def test_silent_units_and_single_stretches_are_handled(shared):
     train, test, _ = shared
     train, test = train.copy(), test.copy()

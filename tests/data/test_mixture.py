@@ -113,7 +113,7 @@ def test_a_step_depends_on_seed_and_step_alone_and_can_be_shared():
     for one, *parts in zip(whole, *halves, strict=True):
         for batch, *shares in zip(one, *parts, strict=True):
             groups = [part.row.view(batch.groups, -1) for part in shares]
-            assert torch.equal(torch.cat(groups, dim=1).flatten(), batch.row), "two halves of one batch"
+            assert torch.equal(torch.stack(groups, dim=2).flatten(), batch.row), "two halves of one batch"
 
 
 def test_values_and_spikes_are_batches_of_their_own():

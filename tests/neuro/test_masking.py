@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from neurobridge.neuro.batch import collate_windows
-from neurobridge.neuro.losses import cell_loss, masked_losses
+from neurobridge.neuro.losses import cell_loss, expected_counts, masked_losses
 from neurobridge.neuro.masking import MODES, Masker, nothing_hidden
 
 
@@ -117,3 +117,9 @@ def test_huge_log_rates_do_not_overflow():
 def test_no_modes_are_refused():
     with pytest.raises(ValueError, match="masking modes are"):
         Masker(modes=[])
+
+
+def test_expected_counts_are_bounded_as_in_the_loss():
+    rates = expected_counts(torch.tensor([0.0, 3.0, 500.0]))
+    assert torch.isfinite(rates).all()
+    torch.testing.assert_close(rates[:2], torch.tensor([0.0, 3.0]).exp())

@@ -43,13 +43,15 @@ def test_sparse_recordings_get_long_windows_and_short_ones_shorter(tmp_path, rat
     advice = advise([StoredRecording(recorded(tmp_path, rate, seconds))])
     assert (advice.window_ms, advice.bin_ms, advice.chunk_ms) == window
     assert advice.random_starts
+    assert advice.modes == ["neuron"]
     assert 16 <= advice.windows <= 128
     assert 400 <= advice.steps <= 3000
 
 
 def test_windows_follow_presentations_and_values_get_no_advice(tmp_path):
     advice = advise([StoredRecording(recorded(tmp_path, 100, 60, shown=0.25))])
-    assert (advice.window_ms, advice.random_starts) == (300, False)
+    assert (advice.window_ms, advice.random_starts, advice.ratios) == (300, False, {})
+    assert len(advice.modes) == 4
     assert advise([StoredRecording(recorded(tmp_path, 100, 60, valued=True))]) is None
 
 

@@ -5,7 +5,15 @@ import json
 import pytest
 
 from neurobridge.errors import UserError
-from neurobridge.pipeline.kept import hidden, read_twice, sealed_json, unsealed_json, write_twice
+from neurobridge.pipeline.kept import (
+    hidden,
+    keep_copy,
+    mend_from_copy,
+    read_twice,
+    sealed_json,
+    unsealed_json,
+    write_twice,
+)
 
 
 def spoilt(path, how: str) -> None:
@@ -47,3 +55,28 @@ def test_without_a_sound_copy_it_is_a_sentence_and_without_any_there_is_nothing(
     write_twice(path, json.dumps([1]))
     with pytest.raises(UserError, match="and so is its copy"):
         read_twice(path, unsealed_json)
+
+
+@pytest.mark.parametrize("how", ["emptied", "cut", "garbage", "gone", "flipped"])
+def test_a_file_that_grows_is_made_again_as_far_as_its_copy_goes(tmp_path, capsys, how):
+    path = tmp_path / "metrics.csv"
+    keep_copy(path)
+    mend_from_copy(path)
+    assert not path.exists()
+    path.write_text("stage,step\npretrain,1\n")
+    keep_copy(path)
+    before = path.read_bytes()
+    path.write_bytes(before + b"adapt,1\n")
+    mend_from_copy(path)
+    assert path.read_bytes() == before + b"adapt,1\n"
+    if how == "flipped":
+        path.write_bytes(before.replace(b"1", b"2"))
+    else:
+        spoilt(path, how)
+    mend_from_copy(path)
+    assert path.read_bytes() == before
+    assert "is not what the last stage left" in capsys.readouterr().err
+    spoilt(hidden(path), "cut")
+    path.write_text("other")
+    mend_from_copy(path)
+    assert path.read_text() == "other", "a spoilt copy mends nothing"

@@ -1,7 +1,7 @@
 """No training and no use of the model makes a tensor on another device than its own; seen without an accelerator.
 
-Tensors are wrapped: they say that they lie on the device 'meta' and hold their numbers on the CPU, where every
-operation on them is done. One that mixes them with a plain tensor (of the CPU) fails here as it would on a GPU.
+Tensors are wrapped: they say that they lie on the device 'meta' and hold their numbers on the CPU, where operations on
+them are done. One that mixes them with a plain tensor (of the CPU) fails here as it would on a GPU.
 """
 
 import sys

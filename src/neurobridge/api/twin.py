@@ -26,6 +26,7 @@ from neurobridge.data.pictures import read_picture
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError, atomic_path, needs
 from neurobridge.evaluation.spikes import split_half_reliability
+from neurobridge.neuro.losses import expected_counts
 from neurobridge.neuro.masking import everything_hidden
 from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.image_data import feature_stack
@@ -217,7 +218,7 @@ class Twin:
         row = np.flatnonzero(self.session.locked)[:1]
         batch = self.batcher.batch([(0, np.repeat(row, len(pictures)))])
         rates = self.model.net(batch, everything_hidden(batch), memory=maps(self.stack(pictures)))
-        rates = rates if self.session.valued else rates.exp()
+        rates = rates if self.session.valued else expected_counts(rates)
         bins = counted_bins(self.session, self.batcher.bins[0])
         return rates[torch.arange(len(columns)), columns][:, bins].sum(-1)
 

@@ -16,6 +16,7 @@ from neurobridge.data.intervals import merged
 from neurobridge.data.store import Session
 from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError, needs
+from neurobridge.neuro.losses import expected_counts
 from neurobridge.neuro.masking import MaskPlan, nothing_hidden
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def rates(model: Model, recording: object, *, hide: Sequence[object] = (), split
             parts.append(model.net(batch, plan(batch)))
     values = torch.cat(parts)
     bin_ms = model.settings.window.bin_ms
-    values = values if session.valued else values.exp() * (1000 / bin_ms)
+    values = values if session.valued else expected_counts(values) * (1000 / bin_ms)
     time = (np.arange(values.shape[2]) + 0.5) * bin_ms
     coordinates = {"time": time, "unit": np.array(ids), "region": ("unit", session.recording.regions)}
     unit = "value" if session.valued else "Hz"

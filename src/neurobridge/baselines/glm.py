@@ -192,6 +192,8 @@ def _fit(
         return (rate - y[:, units] * eta).mean(0) + penalty[units] / 2 * (weights**2).sum(1), rate
 
     active = np.flatnonzero(y.any(0))
+    if not len(active):
+        return bias, weights
     value, rate = loss(active, bias[active], weights[active])
     for step in range(steps):
         residual = (rate - y[:, active]) / len(x)

@@ -168,15 +168,14 @@ class Batcher:
 
 
 class Share(NamedTuple):
-    """Which part of every batch is asked for: the ``number``-th (from 0) of ``of`` equal ones."""
+    """Which part of every batch is asked for: of every ``of`` windows of a session the ``number``-th (from 0)."""
 
     number: int = 0
     of: int = 1
 
     def part(self, drawn: np.ndarray) -> np.ndarray:
         """This share of what was drawn for one session; the last few are left out where it cannot be shared evenly."""
-        size = len(drawn) // self.of
-        return drawn[self.number * size : (self.number + 1) * size]
+        return drawn[self.number : len(drawn) // self.of * self.of : self.of]
 
 
 WHOLE = Share()

@@ -74,3 +74,13 @@ def read_text(file: h5py.File, group: str, name: str, default: str) -> str:
     attribute.read(value)
     plain = value.tolist()
     return plain.decode() if isinstance(plain, bytes) else str(plain)
+
+
+def strings(array: np.ndarray) -> np.ndarray:
+    """Bytes or objects as str."""
+    if array.dtype.kind == "S":
+        try:
+            return array.astype(str)  # ASCII, the usual case and the quick one
+        except UnicodeDecodeError:
+            return np.char.decode(array, "utf-8")
+    return np.array([x.decode() if isinstance(x, bytes) else str(x) for x in array.tolist()], dtype=str)

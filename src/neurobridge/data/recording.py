@@ -27,7 +27,7 @@ from torch_brain.data import (
 from neurobridge import __version__
 from neurobridge.data.checks import SPLITS, STIMULUS_FIELDS, SignalKind, check
 from neurobridge.data.guard import open_hdf5
-from neurobridge.data.hdf5 import atomic_hdf5, has, read_array, read_text, storable, text
+from neurobridge.data.hdf5 import atomic_hdf5, has, read_array, read_text, storable, strings, text
 from neurobridge.data.shapes import name_defect
 from neurobridge.errors import UserError, reading
 
@@ -223,7 +223,7 @@ def open_recording(path: Path, *, damaged: bool = False) -> Iterator[h5py.File]:
 
 def read_identity(file: h5py.File, path: Path) -> dict:
     """What is small and always needed: who, which signal, the units and their regions, from when to when."""
-    unit_ids = _strings(read_array(file, "units/id"))
+    unit_ids = strings(read_array(file, "units/id"))
     known = has(file, "units/brain_region")
     bounds = read_array(file, "domain/start") if has(file, "domain/start") else np.zeros(0)
     if len(bounds):
@@ -237,9 +237,7 @@ def read_identity(file: h5py.File, path: Path) -> dict:
         "session": read_text(file, "session", "id", path.stem),
         "signal_kind": read_text(file, "session", "signal_kind", "sorted"),
         "unit_ids": unit_ids,
-        "regions": _strings(read_array(file, "units/brain_region"))
-        if known
-        else np.full(len(unit_ids), UNKNOWN_REGION),
+        "regions": strings(read_array(file, "units/brain_region")) if known else np.full(len(unit_ids), UNKNOWN_REGION),
         "duration": duration,
     }
 
@@ -249,11 +247,11 @@ def read_stimuli(file: h5py.File) -> Stimuli | None:
     stimuli = read_presentations(file)
     if stimuli is None:
         return None
-    stimuli.image_id = _strings(read_array(file, "stimuli/image_id"))
+    stimuli.image_id = strings(read_array(file, "stimuli/image_id"))
     if has(file, "stimuli/repeat"):
         stimuli.repeat = read_array(file, "stimuli/repeat")
     if has(file, "stimuli/condition"):
-        stimuli.condition = _strings(read_array(file, "stimuli/condition"))
+        stimuli.condition = strings(read_array(file, "stimuli/condition"))
     stimuli.columns = {
         name: text(table[:])
         for name, table in file["stimuli"].items()
@@ -275,7 +273,7 @@ def read_presentations(file: h5py.File) -> Stimuli | None:
         end=read_array(file, "stimuli/end"),
         image_id=np.full(count, ""),
         repeat=np.zeros(count, np.int64),
-        split=_strings(read_array(file, "stimuli/split")) if split else np.full(count, "train"),
+        split=strings(read_array(file, "stimuli/split")) if split else np.full(count, "train"),
         valid=read_array(file, "stimuli/valid").astype(bool) if valid else np.ones(count, bool),
     )
 
@@ -318,12 +316,3 @@ def read_provenance(file: h5py.File) -> dict[str, str]:
     except json.JSONDecodeError:
         return {"description": text}
     return loaded if isinstance(loaded, dict) else {"description": text}
-
-
-def _strings(array: np.ndarray) -> np.ndarray:
-    if array.dtype.kind == "S":
-        try:
-            return array.astype(str)  # ASCII, the usual case and the quick one
-        except UnicodeDecodeError:
-            return np.char.decode(array, "utf-8")
-    return np.array([x.decode() if isinstance(x, bytes) else str(x) for x in array.tolist()], dtype=str)

@@ -133,6 +133,14 @@ class Session:
         """Number of windows of ``split``."""
         return int(np.count_nonzero(self.split_code == SPLITS.index(split)))
 
+    def thin(self, share: float, rng: np.random.Generator) -> None:
+        """Keep so large a ``share`` of the training windows, one at least; the others belong to no split then."""
+        rows = self.rows("train")
+        dropped = rng.permutation(rows)[max(1, round(share * len(rows))) :]
+        self.split_code = self.split_code.copy()
+        self.split_code[dropped] = len(SPLITS)
+        self._courses.clear()
+
     def random_starts(self, split: str, count: int, rng: np.random.Generator) -> np.ndarray:
         """[count] s: windows that begin on any millisecond and stay within the windows of ``split``.
 

@@ -24,6 +24,11 @@ def cell_loss(prediction: Tensor, target: Tensor, *, poisson: bool) -> Tensor:
     return 0.5 * (prediction - target).square()
 
 
+def expected_counts(prediction: Tensor) -> Tensor:
+    """Expected counts from their logarithms, bounded as in the loss: beyond, nothing has taught the model anything."""
+    return prediction.clamp(max=MAX_LOG_RATE).exp()
+
+
 def masked_losses(
     prediction: Tensor,
     target: Tensor,

@@ -15,6 +15,7 @@ import numpy as np
 from neurobridge.data.intervals import length_of, merged
 from neurobridge.data.sessions import session_files
 from neurobridge.data.stored import StoredRecording
+from neurobridge.neuro.modes import Mode
 from neurobridge.training.settings import MixtureSettings, ModelSettings, PretrainSettings, RunSettings, WindowSettings
 
 LADDER = ((300, 10, 50), (500, 10, 50), (1000, 20, 50), (2000, 20, 100), (4000, 50, 250))  # window, bin, chunk in ms
@@ -22,18 +23,21 @@ SPIKES = 60  # in a window, of all units together
 WINDOWS = 60  # that a recording has at least
 LATENCY_MS, ROUND_MS, MOST_MS = 50, 50, 1000  # of windows that follow presentations
 BATCH_MS, FEWEST, MOST = 38_400, 16, 128  # length of all windows of a batch together; windows
+HIDDEN = (0.05, 0.3)  # share of the units that are hidden, where there are no onsets: the others tell of them
 PASSES, STEPS = 40, (400, 3000)  # how often a training second is seen; fewest and most steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """Sizes in ms, windows a batch, steps, whether windows begin anywhere, and why, as a half sentence."""
+    """Sizes in ms, windows a batch, steps, masking, whether windows begin anywhere, and why, as a half sentence."""
 
     window_ms: int
     bin_ms: int
     chunk_ms: int
     windows: int
     steps: int
+    modes: list[Mode]
+    ratios: dict[str, tuple[float, float]]
     random_starts: bool
     why: str
 
@@ -60,6 +64,7 @@ def advise(recordings: Sequence[StoredRecording]) -> Advice | None:
     return Advice(
         window_ms=window, bin_ms=bin_ms, chunk_ms=chunk_ms, windows=windows,
         steps=int(np.clip(100 * round(passes / 100), *STEPS)), random_starts=not lasting, why=why,
+        modes=PretrainSettings().modes if lasting else ["neuron"], ratios={} if lasting else {"neuron": HIDDEN},
     )  # fmt: skip
 
 
@@ -86,7 +91,7 @@ def advised(settings: RunSettings) -> tuple[RunSettings, Advice | None]:
         settings,
         window=_filled(settings.window, window, advice, ("window_ms", "bin_ms")),
         model=_filled(settings.model, model, advice, ("chunk_ms",)),
-        pretrain=_filled(settings.pretrain, pretrain, advice, ("windows", "steps")),
+        pretrain=_filled(settings.pretrain, pretrain, advice, ("windows", "steps", "modes", "ratios")),
         mixture=_filled(settings.mixture, MixtureSettings(), advice, ("random_starts",)),
     ), advice
 

@@ -10,10 +10,12 @@ from importlib import import_module
 from pathlib import Path
 
 from neurobridge.errors import help_with, helping
-from neurobridge.pipeline.folder import DONE, STAGES, RunFolder, begun
-from neurobridge.pipeline.inputs import keep_inputs
+from neurobridge.pipeline.folder import DONE, METRICS, STAGES, RunFolder, begun
+from neurobridge.pipeline.inputs import keep_inputs, shows_pictures
+from neurobridge.pipeline.kept import mend_from_copy
 from neurobridge.pipeline.preflight import check_run
 from neurobridge.terminal import console
+from neurobridge.training.ranges import check_ranges
 from neurobridge.training.settings import RunSettings
 
 MODULES = {
@@ -32,9 +34,10 @@ TRAINED = ("pretrain", "adapt", "align")  # by a Trainer, on several devices if 
 def run(**options) -> None:
     """Do the whole job: pretrain, adapt, evaluate, report, and the stages in between where pictures are at hand."""
     settings = RunSettings(**options)
-    stages = [name for name in STAGES if name not in PICTURED or (settings.data / "images.h5").is_file()]
+    stages = list(STAGES) if shows_pictures(settings) else [name for name in STAGES if name not in PICTURED]
     if len(stages) < len(STAGES):
-        console.print(f"{settings.data} has no images.h5: {', '.join(PICTURED)} are left out", markup=False)
+        left_out = f"no session of {settings.data} shows pictures that are at hand: {', '.join(PICTURED)} are left out"
+        console.print(left_out, markup=False, soft_wrap=True)
     run_stages(settings, stages)
 
 
@@ -82,6 +85,7 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
     were. Of several processes that do the stages together, all but the first leave after the last one that trains by a
     Trainer.
     """
+    check_ranges(settings)
     if settings.devices != 1 and process_rank() != 0:
         if settings.advise:
             settings, _ = import_module("neurobridge.pipeline.advice").advised(settings)
@@ -104,6 +108,7 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
     if folder.reopened:
         steps, again = settings.pretrain.steps, ", ".join(folder.reopened)
         console.print(f"pretrain.steps is now {steps}: no longer done: {again}", markup=False, soft_wrap=True)
+    mend_from_copy(folder / METRICS)
     for number, name in enumerate(stages, 1):
         if folder.done(name) and not folder.outdated(name):
             console.print(f"[{number}/{len(stages)}] {name}: done before")

@@ -14,6 +14,7 @@ from neurobridge.evaluation.report import format_cell
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.advice import Advice, advice_for
 from neurobridge.pipeline.folder import DONE, RunFolder
+from neurobridge.pipeline.inputs import shows_pictures
 from neurobridge.pipeline.kept import sealed_json, unsealed_json
 from neurobridge.pipeline.spike_scores import CO_SMOOTHING, OURS, co_smoothing, co_smoothing_scores, rival_predictions
 from neurobridge.pipeline.spikes import make_batcher, mixture_sessions
@@ -46,7 +47,7 @@ def ending(run: RunFolder) -> None:
     console.print(course(run), markup=False, soft_wrap=True)
     if better := better_windows(run.settings):
         console.print(better, markup=False, soft_wrap=True)
-    console.print(f"folder: {run.path}; next: {next_command(run, sessions)}", markup=False, soft_wrap=True)
+    console.print(f"folder: {run.path}; next: {next_command(run)}", markup=False, soft_wrap=True)
 
 
 def valid_scores(run: RunFolder, sessions: list[Session]) -> list[dict]:
@@ -81,7 +82,8 @@ def told(settings: RunSettings, advice: Advice | None) -> str:
     used = settings.window.window_ms, settings.window.bin_ms, settings.model.chunk_ms
     return (
         f"for {advice.why}: windows of {used[0]} ms, bins of {used[1]} ms, chunks of {used[2]} ms, "
-        f"{settings.pretrain.windows} windows a batch, {settings.pretrain.steps} steps"
+        f"{settings.pretrain.windows} windows a batch, {settings.pretrain.steps} steps, masking by "
+        f"{', '.join(settings.pretrain.modes)}"
     )
 
 
@@ -125,8 +127,9 @@ def still_falling(run: RunFolder) -> float | None:
     return float((before - loss[-1]) / fall) if fall > 0 else 0.0
 
 
-def next_command(run: RunFolder, sessions: list[Session]) -> str:
+def next_command(run: RunFolder) -> str:
     """The stage that comes after pretraining, as a command."""
-    if run.settings.held_out and not (run / "adapt" / DONE).is_file():
+    pictured = shows_pictures(run.settings)
+    if (run.settings.held_out or pictured) and not (run / "adapt" / DONE).is_file():
         return f"neurobridge adapt {run.path}"
-    return f"neurobridge evaluate {run.path}"
+    return f"neurobridge {'align' if pictured else 'evaluate'} {run.path}"

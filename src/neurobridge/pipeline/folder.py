@@ -19,13 +19,13 @@ from jsonargparse import ArgumentParser
 
 from neurobridge.errors import UserError, atomic_path, helping
 from neurobridge.pipeline.inputs import INPUTS, compare_inputs, digest_of, read_inputs
-from neurobridge.pipeline.kept import checksum, hidden, read_twice, sealed_json, unsealed_json, write_twice
+from neurobridge.pipeline.kept import checksum, hidden, keep_copy, read_twice, sealed_json, unsealed_json, write_twice
 from neurobridge.pipeline.lock import NAME as LOCK
 from neurobridge.pipeline.lock import lock
 from neurobridge.sealed import checkpoints, step_of
 from neurobridge.training.settings import RunSettings
 
-CONFIG, DONE = "config.yaml", "done.json"
+CONFIG, DONE, METRICS = "config.yaml", "done.json", "metrics.csv"
 STAGES = ("pretrain", "adapt", "align", "adapter", "reconstruct", "evaluate", "report")
 TELLING = ("evaluate", "report")  # stages that tell of whatever others have left
 DATA = "data"  # a run's own data folder, where its recordings came from memory or from several folders
@@ -195,6 +195,7 @@ class RunFolder:
         facts["files"] = {name: digest_of(self.path / name) for name in (*names, *outputs)}
         before = STAGES[: STAGES.index(stage)]
         facts["after"] = {name: left for name in before if (left := self._left(name)) is not None}
+        keep_copy(self.path / METRICS)
         with atomic_path(self.path / stage / DONE) as temporary:
             temporary.write_text(sealed_json(facts))
 

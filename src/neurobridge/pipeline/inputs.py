@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from neurobridge.data.checks import check_events
+from neurobridge.data.images import read_ids
+from neurobridge.data.recording import open_recording, read_stimuli
 from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError
 from neurobridge.pipeline.kept import read_twice, sealed_json, unsealed_json, write_twice
@@ -66,6 +68,19 @@ def session_names(folder: Path) -> list[str]:
             f"no sessions under {folder / 'sessions'}: simulate or import a data set first ('neurobridge data --help')"
         )
     return names
+
+
+def shows_pictures(settings: RunSettings) -> bool:
+    """Whether a session of the run shows an image whose pixels are in the data folder's images.h5."""
+    there = read_ids(settings.data / "images.h5")
+    names = {*settings.sessions, *settings.held_out} if settings.sessions else None
+    for file in sorted((settings.data / "sessions").glob("*.h5")) if there else ():
+        if names is None or file.stem in names:
+            with open_recording(file) as opened:
+                shown = read_stimuli(opened)
+            if shown is not None and not there.isdisjoint(shown.image_id.tolist()):
+                return True
+    return False
 
 
 def input_files(settings: RunSettings) -> dict[str, Path]:

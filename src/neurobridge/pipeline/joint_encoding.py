@@ -14,6 +14,7 @@ import torch
 from neurobridge.bridge.response_noise import ResponseNoise
 from neurobridge.data.datamodule import Batcher
 from neurobridge.data.store import Session
+from neurobridge.neuro.losses import expected_counts
 from neurobridge.neuro.masking import everything_hidden
 from neurobridge.neuro.model import NeuroBridge
 
@@ -50,7 +51,7 @@ def expected_rates(
         batch = batcher.batch([(index, np.repeat(row, len(some)))])
         with torch.no_grad():
             rates = model(batch, everything_hidden(batch), memory=maps[some].float())
-        yield rates if session.valued else rates.exp()
+        yield rates if session.valued else expected_counts(rates)
 
 
 def expected_responses(

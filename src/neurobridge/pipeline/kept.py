@@ -69,6 +69,25 @@ def read_twice(path: Path, parse: Callable[[str], T]) -> T | None:
     raise UserError(f"{path} is spoilt ({reasons[0]}), and so is its copy: mend it, or choose another --out")
 
 
+def keep_copy(path: Path) -> None:
+    """Keep what ``path`` holds now in its hidden copy, with a checksum, for :func:`mend_from_copy`."""
+    if path.is_file():
+        content = path.read_bytes()
+        with atomic_path(hidden(path)) as temporary:
+            temporary.write_bytes(content + sha256(content).digest())
+
+
+def mend_from_copy(path: Path) -> None:
+    """Make a file again that no longer begins with what :func:`keep_copy` kept; it may have grown since."""
+    kept = hidden(path).read_bytes() if hidden(path).is_file() else b""
+    content, seal = kept[:-32], kept[-32:]
+    if sha256(content).digest() != seal or (path.is_file() and path.read_bytes().startswith(content)):
+        return
+    print(f"neurobridge: {path} is not what the last stage left: it is made again from its copy", file=sys.stderr)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def hidden(path: Path) -> Path:
     """Where the copy of ``path`` lies."""
     return path.with_name(f".{path.name}")

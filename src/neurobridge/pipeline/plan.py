@@ -65,7 +65,7 @@ def plan(
         units: Units of a session.
         rate: Mean rate of a unit in Hz.
         recordings: Sessions in all, each with so many units.
-        gpus: Devices that share the work; each takes pretrain.windows windows a step.
+        gpus: Devices that share the pretrain.windows windows of a step.
         peak_tflops: What a device can do at most, in 10^12 operations a second, in the precision that is trained in.
         utilisation: Share of that which training reaches.
     """
@@ -81,7 +81,7 @@ def plan(
     weights = weights_of(task, units * recordings)
     batcher = make_batcher(task.model, sessions, settings)
     measured = np.array([measure(task, batcher, count) for count in SIZES])
-    windows = max(1, settings.pretrain.windows // groups)
+    windows = max(1, settings.pretrain.windows // groups // gpus)
     flops, activations = (extrapolated(SIZES, column, windows) for column in measured.T)
     total = sum(weights.values())
     seconds = flops / (peak_tflops * 1e12 * utilisation)

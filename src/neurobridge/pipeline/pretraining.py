@@ -21,7 +21,8 @@ def pretrain(run: RunFolder) -> None:
     """Pretraining on all sessions but the held-out ones, of all folders of the mixture -> run/pretrain."""
     settings = run.settings
     sessions = mixture_sessions(settings)
-    leaks = audit_splits(run)
+    for number, session in enumerate(sessions if settings.pretrain.share < 1 else ()):
+        session.thin(settings.pretrain.share, np.random.default_rng([settings.seed, number]))
     data, features = image_side(settings, sessions)
     torch.manual_seed(settings.seed)
     maps = None if data is None or features is None else make_maps(features, np.flatnonzero(data.train))
@@ -44,7 +45,7 @@ def pretrain(run: RunFolder) -> None:
         units=len(model.units),
         parameters=parameter_count(model.encoder) + parameter_count(model.decoder),
         windows=int(sum(len(s.rows("train")) for s in sessions)),
-        leaks=leaks,
+        leaks=audit_splits(run),
     )
 
 

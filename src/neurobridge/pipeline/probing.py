@@ -26,7 +26,7 @@ from neurobridge.pipeline.spike_scores import OURS
 from neurobridge.pipeline.spikes import held_out_sessions, make_batcher, pretraining_sessions
 
 MOST, FEWEST, FOLDS, CELL_MS = 20_000, 200, 5, 50
-LAGS = (-4, -3, -2, -1, 0, 1, 2, 3, 4)  # in chunks: behaviour so much later than spikes
+LAGS = tuple(range(-8, 9))  # in chunks: behaviour so much later than spikes
 WIDTHS = (0, 1, 2, 4, 8, 15)  # of the smoothing of counts, in cells
 REACHES, MOST_INPUTS = (0, 2, 4, 8), 1500  # chunks to either side of a Wiener filter; of its counts in all
 UNTRAINED, SMOOTHED, WIENER = "untrained latents", "smoothed counts", "Wiener filter"

@@ -20,6 +20,7 @@ from neurobridge.evaluation.spikes import (
     gaussian_r2_interval,
     gaussian_r2_per_unit,
 )
+from neurobridge.neuro.losses import expected_counts
 from neurobridge.neuro.masking import Masker, MaskPlan, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.neuro.modes import MODES
@@ -27,6 +28,7 @@ from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.spikes import held_out_sessions, make_batcher, pretraining_sessions
 
 WINDOWS, UNITS, GLM_SAMPLES = 300, 20, 30_000
+WIDTHS_S = (0.02, 0.05, 0.2, 0.5, 1.0)  # of the smoothing of a GLM where windows know no onset: to a quarter of one
 GLM = {"sigmas_s": (0.02, 0.05), "lags_s": ((0.0,), (-0.05, 0.0, 0.05)), "alphas": (0.1, 1.0, 3.0), "folds": 2}
 OURS, PSTH = "NeuroBridge", "time course of the unit (PSTH)"
 CO_SMOOTHING = "co-smoothing, leave one out"
@@ -193,11 +195,15 @@ def rival_predictions(
         return {"ridge on the other units": np.moveaxis(predicted, 1, 2)}
     bin_s = bin_ms / 1000
     options = {"bin_s": bin_s, "units": units, "max_samples": samples}
+    onsets = (session.stimulus_row >= 0).all()
+    if not onsets:  # of a grid, which may be long and slow
+        wide = tuple(width for width in WIDTHS_S if width * 4000 <= session.window_ms)
+        options["sigmas_s"] = wide or GLM["sigmas_s"][:1]
     rivals = {
         "population coupling": fit_predict_population_coupling(train, truth, bin_s=bin_s)[:, units],
-        "leave-one-out GLM": fit_predict_glm(train, truth, **GLM, **options),
+        "leave-one-out GLM": fit_predict_glm(train, truth, **GLM | options),
     }
-    if (session.stimulus_row < 0).any():  # windows of a grid know no onset
+    if not onsets:
         return rivals
     return rivals | {
         PSTH: fit_predict_psth(train, truth, bin_s=bin_s)[:, units],
@@ -216,7 +222,7 @@ def predict(model: NeuroBridge, batcher: Batcher, index: int, rows: np.ndarray, 
     """Expected counts (or values) [W, N, T] under ``plan(batch)``."""
     batch = batcher.batch([(index, rows)])
     prediction = model(batch, plan(batch))
-    return (prediction if batcher.sessions[index].valued else prediction.exp()).numpy()
+    return (prediction if batcher.sessions[index].valued else expected_counts(prediction)).numpy()
 
 
 def hide_unit(unit: int) -> Callable:

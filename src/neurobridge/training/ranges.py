@@ -55,6 +55,7 @@ RANGES: dict[str, Range] = {
     "pretrain.unit_learning_rate": ZERO,
     "pretrain.weight_decay": ZERO,
     "pretrain.unit_weight_decay": ZERO,
+    "pretrain.share": Range(0, 1, above=True),
     "pretrain.masked_weight": ZERO,
     "pretrain.encode_weight": ZERO,
     "pretrain.decode_weight": ZERO,

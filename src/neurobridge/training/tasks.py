@@ -223,7 +223,7 @@ def plan_of(masker: Masker, batch: SpikeBatch, rng: np.random.Generator, share: 
     if share.of == 1:
         return masker.draw(batch, rng)
     whole = replace(batch, target=batch.target[:1].expand(share.of * batch.windows, -1, -1))
-    rows = torch.arange(whole.windows).unflatten(0, (batch.groups, share.of, -1))[:, share.number].flatten()
+    rows = torch.arange(share.number, whole.windows, share.of)
     return masker.draw(whole, rng).rows(rows.to(batch.target.device))
 
 
