@@ -15,7 +15,6 @@ from rich.text import Text
 
 from neurobridge.errors import printable
 
-
 WIDE = 160  # columns of what goes to a file or another program, where no line has to be folded
 
 

@@ -86,7 +86,7 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
     Trainer.
     """
     check_ranges(settings)
-    if settings.devices != 1 and process_rank() != 0:
+    if settings.devices * settings.nodes != 1 and process_rank() != 0:
         if settings.advise:
             settings, _ = import_module("neurobridge.pipeline.advice").advised(settings)
         help_with(settings.out)

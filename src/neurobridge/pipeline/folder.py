@@ -31,7 +31,7 @@ TELLING = ("evaluate", "report")  # stages that tell of whatever others have lef
 DATA = "data"  # a run's own data folder, where its recordings came from memory or from several folders
 GROWS = "pretrain.steps"  # the option that may be raised in a folder
 
-VOLATILE = ("out", "resume", "wandb", "accelerator", "devices", "image.batch", "image.device")
+VOLATILE = ("out", "resume", "wandb", "accelerator", "devices", "nodes", "image.batch", "image.device")
 STARTED_BY = {
     "adapt": "adapt",
     "align.steps": "align",

@@ -282,6 +282,7 @@ def fit_here(task, stage: str, run: RunFolder) -> None:
         out=run.path,
         accelerator=s.accelerator,
         devices=s.devices,
+        nodes=s.nodes,
         precision=s.precision,
         wandb=s.wandb,
     )

@@ -113,6 +113,7 @@ RANGES: dict[str, Range] = {
     "reconstruct.inversion_steps": ZERO,
     "seed": Range(0, 2**31, below=True),
     "devices": ONE,
+    "nodes": ONE,
 }
 
 

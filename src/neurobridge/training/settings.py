@@ -193,7 +193,8 @@ class RunSettings:
         resume: auto goes on where an interrupted run stopped; never refuses a folder that is in use.
         wandb: Log to Weights & Biases too: off, offline or online.
         accelerator: Where to train: auto, cpu, gpu.
-        devices: Number of devices.
+        devices: Number of devices, of each node.
+        nodes: Number of nodes that a scheduler has started this command on.
         precision: Numerical precision of training.
     """
 
@@ -219,4 +220,5 @@ class RunSettings:
     wandb: Literal["off", "offline", "online"] = "off"
     accelerator: str = "auto"
     devices: int = 1
+    nodes: int = 1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"

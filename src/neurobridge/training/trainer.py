@@ -43,6 +43,7 @@ def fit(
     out: Path,
     accelerator: str = "auto",
     devices: int = 1,
+    nodes: int = 1,
     precision: str = "32-true",
     wandb: Literal["off", "offline", "online"] = "off",
 ) -> None:
@@ -75,8 +76,9 @@ def fit(
         max_epochs=last["epoch"] + 1 + task.stretches(done),
         accelerator=accelerator,
         devices=devices,
+        num_nodes=nodes,
         precision=precision,  # pyright: ignore
-        strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if devices != 1 else "auto",
+        strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if devices * nodes != 1 else "auto",
         plugins=[SealedIO()],
         gradient_clip_val=1.0,
         logger=loggers,
