@@ -249,6 +249,10 @@ def test_two_way_is_the_share_of_wrong_images_further_away():
         (["time", "RUN", "--width_ms", "25"], "multiple of the step"),
         (["units", "RUN", "--smallest", "0"], "--smallest is 0"),
         (["drift", "RUN", "--blocks", "1"], "--blocks is 1"),
+        (["areas", "RUN", "--draws", "0"], "--draws is 0"),
+        (["units", "RUN", "--draws", "-1"], "--draws is -1"),
+        (["time", "RUN", "--step_ms", "0"], "--step_ms is 0"),
+        (["retention", "RUN", "--seed", "-1"], "--seed is -1"),
         (["areas", "RUN", "--repeats", "0"], "--repeats is 0"),
     ],
 )
