@@ -249,6 +249,10 @@ def test_two_way_is_the_share_of_wrong_images_further_away():
         (["time", "RUN", "--width_ms", "25"], "multiple of the step"),
         (["units", "RUN", "--smallest", "0"], "--smallest is 0"),
         (["drift", "RUN", "--blocks", "1"], "--blocks is 1"),
+        (["areas", "RUN", "--draws", "0"], "--draws is 0"),
+        (["units", "RUN", "--draws", "-1"], "--draws is -1"),
+        (["time", "RUN", "--step_ms", "0"], "--step_ms is 0"),
+        (["retention", "RUN", "--seed", "-1"], "--seed is -1"),
         (["areas", "RUN", "--repeats", "0"], "--repeats is 0"),
     ],
 )
@@ -260,7 +264,7 @@ def test_bad_input_is_one_sentence(aligned, command, sentence, capsys):
 def test_a_foreign_configuration_is_one_sentence(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("data: somewhere\nlearning: fast\n")
     assert main(["analyse", "areas", str(tmp_path)]) == 2
-    assert "config.yaml is not the configuration of a run" in capsys.readouterr().err
+    assert "config.yaml is spoilt" in capsys.readouterr().err
 
 
 def test_the_report_shows_what_there_is(aligned, tmp_path):

@@ -89,6 +89,9 @@ def test_a_session_that_came_after_the_run(tiny_config, tmp_path, capsys):
     command = ["adapt", str(run), "--data", str(later), "--labels", "5", "--steps", "4", "--sessions"]
     assert main([*command, "[monkeyB_9]"]) == 2
     assert "session 'monkeyB_9' is not in" in capsys.readouterr().err
+    assert main(["adapt", str(run), "--data", str(later), "--steps", "-4", "--sessions", "[monkeyB_2]"]) == 2
+    assert "adapt.steps is -4: give 0 or more" in capsys.readouterr().err
+    assert not (run / "later").exists()
     assert main([*command, "[monkeyB_2]"]) == 0
     assert "units carried over" in capsys.readouterr().out
     assert (run / "pretrain" / "model.safetensors").read_bytes() == before

@@ -9,7 +9,7 @@ from typing import Literal
 
 from rich.table import Table as RichTable
 
-from neurobridge.errors import atomic_path
+from neurobridge.errors import UserError, atomic_path
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.terminal import console
 
@@ -40,6 +40,7 @@ def areas(
     from neurobridge.pipeline.analyses.areas import contributions
 
     shared = {"label": label, "split": split, "repeats": repeats, "seed": seed, "order": order or ()}
+    check(1, draws=draws)
     analyse(run, lambda material: contributions(material, draws=draws), **shared)
 
 
@@ -69,6 +70,7 @@ def time(
     from neurobridge.pipeline.analyses.time_course import time_map
 
     shared = {"label": label, "split": split, "repeats": repeats, "seed": seed, "order": order or ()}
+    check(1, step_ms=step_ms, width_ms=width_ms)
     analyse(run, lambda material: time_map(material, width_ms=width_ms, step_ms=step_ms), **shared)
 
 
@@ -98,6 +100,7 @@ def units(
     from neurobridge.pipeline.analyses.unit_number import curves
 
     shared = {"label": label, "split": split, "repeats": repeats, "seed": seed, "order": order or ()}
+    check(1, draws=draws)
     analyse(run, lambda material: curves(material, draws=draws, smallest=smallest), **shared)
 
 
@@ -148,6 +151,8 @@ def probe(run: Path, *, target: str, session: str | None = None, folds: int = 5,
     from neurobridge.pipeline.probe_report import drawn
     from neurobridge.pipeline.probing import probe_session, session_of
 
+    check(2, folds=folds)
+    check(0, seed=seed)
     folder = RunFolder.existing(run)
     chosen = session_of(folder, target, session)
     blocks = drawn(folder, probe_session(folder, chosen, target, folds=folds, seed=seed))
@@ -162,12 +167,20 @@ def probe(run: Path, *, target: str, session: str | None = None, folds: int = 5,
     write_again(folder)
 
 
+def check(least: int, **options: int) -> None:
+    """Raise UserError for the first option below ``least``."""
+    for name, value in options.items():
+        if value < least:
+            raise UserError(f"--{name} is {value}: give {least} or more")
+
+
 def analyse(run: Path, compute: Callable, **options) -> dict:
     """Compute in the run folder, keep result and figures, show the tables, write the report again if there is one."""
     from neurobridge.evaluation.report import Figure, Table
     from neurobridge.pipeline.analyses.drawing import blocks
     from neurobridge.pipeline.analyses.material import Material
 
+    check(0, seed=options["seed"])
     folder = RunFolder.existing(run)
     result = compute(Material.of(folder, **options))
     name = result["analysis"]

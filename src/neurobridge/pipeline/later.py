@@ -10,8 +10,10 @@ from typing import Literal
 from neurobridge.errors import UserError
 from neurobridge.pipeline.adaptation import adapt
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.pipeline.inputs import session_names
+from neurobridge.pipeline.inputs import check_numbers, session_names
+from neurobridge.pipeline.spikes import held_out_sessions
 from neurobridge.terminal import console
+from neurobridge.training.ranges import check_ranges
 
 
 def adapt_later(
@@ -50,12 +52,15 @@ def adapt_later(
     changed = replace(
         options, start=start, method=method, labels=labels, steps=options.steps if steps is None else steps
     )
-    folder = RunFolder(
-        replace(
-            old.settings, data=data, out=out or run / "later" / sessions[0], sessions=[], held_out=list(sessions),
-            picture_sessions=[], adapt=changed,
-        )
+    settings = replace(
+        old.settings, data=data, out=out or run / "later" / sessions[0], sessions=[], held_out=list(sessions),
+        picture_sessions=[], adapt=changed,
     )  # fmt: skip
+    check_ranges(settings)
+    for name in sessions:
+        check_numbers(data / "sessions" / f"{name}.h5")
+    held_out_sessions(settings)
+    folder = RunFolder(settings)
     if folder.done("adapt"):
         console.print(f"{folder.path}: done before", markup=False)
         return folder

@@ -80,14 +80,16 @@ def check_images(session: Session, there: set[str], path: Path) -> None:
 
 
 def check_encoders(settings: RunSettings) -> None:
-    """Make the image encoders that the stages make. Raises UserError for a layer or a network that is not there."""
+    """Make the small image encoders that stages make. Raises UserError for a layer or a network that is not there."""
     from neurobridge.neuro.model import PRESETS
     from neurobridge.pipeline.generators import shipped_weights, tiny_autoencoder
     from neurobridge.pipeline.image_data import feature_stack, image_encoder
+    from neurobridge.vision.efficientnet import EfficientNetTrunk
 
     encoder = image_encoder(settings)
-    feature_stack(settings, settings.encoding.layers)
-    feature_stack(settings, settings.reconstruct.feature_layers, option="reconstruct.feature_layers")
+    if isinstance(encoder.trunk, EfficientNetTrunk):  # others are loaded anew for each of their layers
+        feature_stack(settings, settings.encoding.layers)
+        feature_stack(settings, settings.reconstruct.feature_layers, option="reconstruct.feature_layers")
     model, level = settings.model, settings.align.level
     depth = model.depth if model.preset == "none" else PRESETS[model.preset]["depth"]
     if level is not None and level > depth:

@@ -213,7 +213,8 @@ class MaskedTask(Task):
         self.eval()
         with torch.no_grad():
             for batch, plan in self.validation:
-                for mode, value in masked(self.model, batch.to(self.device), plan, unit=self.unit(batch)).items():
+                batch, unit = batch.to(self.device), self.unit(batch)
+                for mode, value in masked(self.model, batch, plan, unit=unit, shared=torch.clone).items():
                     self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1, rank_zero_only=True)
         self.train()
 
@@ -237,15 +238,24 @@ def mean_losses(parts: Sequence[dict[str, Tensor]], windows: Sequence[int]) -> d
 
 
 def masked(
-    model: NeuroBridge, batch: SpikeBatch, plan: MaskPlan, *, unit: Tensor | None = None, cells: int | None = None
+    model: NeuroBridge,
+    batch: SpikeBatch,
+    plan: MaskPlan,
+    *,
+    unit: Tensor | None = None,
+    cells: int | None = None,
+    shared: Callable[[Tensor], Tensor] = mean_over_ranks,
 ) -> dict[str, Tensor]:
-    """Loss of each mode in the plan; of ``cells`` sampled cells a window if the decoder asks for a query a cell."""
+    """Loss of each mode in the plan; of ``cells`` sampled cells a window if the decoder asks for a query a cell.
+
+    ``shared``: as in :func:`masked_losses`; by default the batch is this process's part of one.
+    """
     scored, target, asked = plan.scored(batch), batch.target, None
     if cells is not None and isinstance(model.decoder, GridDecoder):
         asked, scored = sample_cells(scored, target, cells)
         target = target.flatten(1).gather(1, asked)
     prediction = model(batch, plan, unit=unit, cells=asked)
-    return masked_losses(prediction, target, plan, scored, poisson=batch.event_value is None, shared=mean_over_ranks)
+    return masked_losses(prediction, target, plan, scored, poisson=batch.event_value is None, shared=shared)
 
 
 class IdentityTask(Task):

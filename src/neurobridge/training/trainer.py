@@ -31,6 +31,7 @@ EXPECTED = (
     r"isinstance\(treespec",
     "broadcast_buffers",
     "logging interval",
+    "recommended to use",
     "exists and is not empty",
     "in eval mode at the start of training",
 )  # warnings of the Trainer that say nothing to a user
