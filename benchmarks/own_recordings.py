@@ -5,7 +5,7 @@ behaviour), a sorting of Neuropixels by phy (the good clusters), an NWB file of 
 and a manifest of the `lab` source. Scored on the test split: leave-one-out co-smoothing in bits/spike beside the best
 of GLM, population coupling and (with onsets) PSTH; and R2 of behaviour by ridge from frozen latents beside smoothed
 counts. The bars: co-smoothing above the best rival on each recording, R2 above smoothed counts where there is
-behaviour. What is made is kept in --out and taken up again. About 3 to 15 minutes a recording on one thread.
+behaviour. What is made is kept in --out and taken up again. Two to eight minutes a recording on one thread.
 
     python benchmarks/own_recordings.py [--data ../shared/data] [--recordings motor_cortex hippocampus] [--size tiny]
 """

@@ -125,10 +125,15 @@ def test_what_cannot_be_is_one_sentence(lab, tmp_path, text, sentence):
         ({"a/b": CSV}, "the behaviour 'a/b' needs another name"),
         ({"v": {**CSV, "rate": 3}}, "behaviour: v: unknown key 'rate'"),
         ({"v": {"format": "csv"}}, "'behaviour: v: path' is missing"),
-        ({"v": {**CSV, "values": []}}, "values is empty"),
+        ({"v": {**CSV, "values": []}}, "names no column in 'values'"),
+        ({"v": {"format": "nwb", "path": "a.nwb"}}, "no time series in 'table'"),
+        ({"v": {**CSV, "values": ["time"]}}, "names no column in 'values'"),
+        ({"v": {**CSV, "columns": {"time": "t", "x": "vx"}}}, "name 'x', which nothing reads"),
+        ({"v": {**CSV, "format": "phy"}}, "cannot have the format phy"),
         ({"v": {**CSV, "sampling_rate": 0}}, "sampling_rate is 0"),
         ({"v": {**CSV, "sampling_rate": 10}}, "no time column is read"),
         ({"v": {**CSV, "format": "tsgroup"}}, "cannot have the format tsgroup"),
+        ({"v": {**CSV, "time_unit": "samples"}}, "give the manifest's sampling_rate"),
         ([CSV], "behaviour is a list, expected keys and values"),
     ],
 )
@@ -155,3 +160,35 @@ def test_behaviour_at_a_moment():
     np.testing.assert_allclose(at[[0, 4]], [5, 44])
     assert defect_of(Series(timestamps=np.array([1.0, 0.0]), values=np.zeros(2))) != ""
     assert described(Series(timestamps=np.array([1.0]), values=np.zeros((1, 3)))) == "3 dimensions, 1 samples"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"time": np.arange(5.0), "value": np.zeros((2, 5))}, "5 of 'time', 2 of 'value, column 0'"),
+        ({"time": np.arange(5.0), "value": np.zeros((5, 2, 2))}, "'value' has the shape (5, 2, 2)"),
+        ({"time": np.zeros((5, 2)), "value": np.zeros(5)}, "'time' has the shape (5, 2)"),
+        ({"time": np.float64(3), "value": np.zeros(5)}, "1 of 'time', 5 of 'value'"),
+        ({"time": np.arange(3.0), "value": np.array([1j, 2, 3])}, "expected a number"),
+        (
+            {"time": np.arange(3.0), "value": np.array(["left", "right", "left"])},
+            "'value' is 'left', expected a number",
+        ),
+        ({"time": np.array(["2024-05-01"] * 3, "M8[D]"), "value": np.zeros(3)}, "expected numbers"),
+    ],
+)
+def test_arrays_of_another_shape_or_kind_are_one_sentence(lab, tmp_path, arrays, sentence):
+    manifest = lab({"v": {"format": "npz", "path": "v.npz"}}, v_npz=lambda path: np.savez(path, **arrays))
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        imported(manifest, tmp_path)
+
+
+def test_a_matrix_is_several_dimensions_and_a_row_is_a_list(lab, tmp_path):
+    arrays = {"t": np.arange(6.0)[None], "XY": np.arange(12).reshape(6, 2), "lick": np.array([True, False] * 3)}
+    behaviour = {
+        "place": {"format": "npz", "path": "v.npz", "values": ["XY"], "columns": {"time": "t"}},
+        "lick": {"format": "npz", "path": "v.npz", "values": ["on"], "columns": {"time": "t", "on": "lick"}},
+    }
+    r = imported(lab(behaviour, v_npz=lambda path: np.savez(path, **arrays)), tmp_path)
+    np.testing.assert_array_equal(r.behaviour["place"].values, arrays["XY"])
+    np.testing.assert_array_equal(r.behaviour["lick"].values, [1, 0] * 3)

@@ -106,5 +106,15 @@ def test_no_unit_left_is_one_sentence_with_counts_and_mend():
 def test_no_snr_known_is_said_and_text_is_refused():
     after = select_units(recording(unit_columns={}), QualitySettings(min_snr=2.0))
     assert "SNR: not judged (the source knows none)" in after.provenance["quality"]
+    assert after.provenance[
+        "kept"
+    ] == "kept 2 of 4 units: 1 below 0.5 Hz, 1 with more than 0.01 of their intervals " + (
+        "below 1.5 ms; `--quality.min_rate null` and `--quality.max_isi_violations null` keep them; "
+        "SNR not judged (the source knows none)"
+    )
+    some = select_units(
+        recording(unit_columns={"snr": np.array([3.0, np.nan, 3.0, np.nan])}), QualitySettings(min_snr=2.0)
+    )
+    assert some.provenance["kept"].endswith("keep them; 2 without SNR stay")
     with pytest.raises(UserError, match="'snr' is not one number a unit"):
         select_units(recording(unit_columns={"SNR": np.array(["a", "b", "c", "d"])}), QualitySettings(min_snr=2.0))

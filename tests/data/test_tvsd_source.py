@@ -360,7 +360,7 @@ DEFECTS = {
         "1023 of them different",
     ),
     "map elsewhere": (MAPPING, save_map(lambda m: {"map": m}), "mapping", "absent"),
-    "map truncated": (MAPPING, lambda p: p.write_bytes(p.read_bytes()[:3000]), "file", "is not a readable file"),
+    "map truncated": (MAPPING, lambda p: p.write_bytes(p.read_bytes()[:3000]), "file", "is cut off, a MATLAB file"),
 }
 
 

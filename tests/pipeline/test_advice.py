@@ -45,7 +45,7 @@ def test_sparse_recordings_get_long_windows_and_short_ones_shorter(tmp_path, rat
     assert advice.random_starts
     assert advice.modes == ["neuron"]
     assert 16 <= advice.windows <= 128
-    assert 400 <= advice.steps <= 3000
+    assert 1000 <= advice.steps <= 3000
 
 
 def test_windows_follow_presentations_and_values_get_no_advice(tmp_path):

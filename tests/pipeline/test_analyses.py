@@ -264,7 +264,7 @@ def test_bad_input_is_one_sentence(aligned, command, sentence, capsys):
 def test_a_foreign_configuration_is_one_sentence(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("data: somewhere\nlearning: fast\n")
     assert main(["analyse", "areas", str(tmp_path)]) == 2
-    assert "config.yaml is not the configuration of a run" in capsys.readouterr().err
+    assert "config.yaml is spoilt" in capsys.readouterr().err
 
 
 def test_the_report_shows_what_there_is(aligned, tmp_path):

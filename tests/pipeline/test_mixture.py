@@ -11,7 +11,8 @@ import yaml
 from safetensors.torch import load_file
 
 from neurobridge.cli import main
-from neurobridge.data.recording import Recording, Stimuli, write_recording
+from neurobridge.data.datamodule import Share
+from neurobridge.data.recording import Recording, Stimuli, read_recording, write_recording
 from neurobridge.data.simulate import simulate
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.pretraining import pretrain
@@ -30,7 +31,10 @@ from neurobridge.training.trainer import read_metrics
 @pytest.fixture(scope="module")
 def other(tmp_path_factory) -> Path:
     sizes = {"images": 30, "test_images": 5, "test_repeats": 2, "valid_images": 5, "sessions": 1, "electrodes": 12}
-    return simulate(tmp_path_factory.mktemp("mixture") / "other", seed=8, **sizes)
+    out = simulate(tmp_path_factory.mktemp("mixture") / "other", seed=8, **sizes)
+    for file in (out / "sessions").glob("*.h5"):  # another brain than tiny_data's, so of another data set
+        write_recording(replace(read_recording(file), dataset="other"), file)
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +125,7 @@ def test_a_mixed_step_is_the_mean_over_its_windows(mixed):
     model = make_model(mixed)
     add_units(model, sessions, mixed)
     task = spike_task(model, sessions, mixed, only_units=False)
-    step = next(parts for parts in task.loader(0, 20, 0) if len(parts) == 2)
+    step = next(parts for parts in task.loader(0, 20, Share()) if len(parts) == 2)
     assert {(part.window_ms, part.event_value is None) for part in step} == {(300, True), (100, False)}
     mean = task.step_losses(step, np.random.default_rng(0))["loss"]
     rng = np.random.default_rng(0)
@@ -141,6 +145,9 @@ def test_folders_that_cannot_be_mixed(capsys, tiny_config, tiny_data, valued, tm
     wrong = tiny_config(mixture={"data": [str(valued)], "windows": {tiny_data.name: {"window_ms": 100}}})
     assert run(wrong, tmp_path / "two") == 2
     assert f"mixture.windows names '{tiny_data.name}'" in capsys.readouterr().err
+    shutil.copytree(valued, tmp_path / "copy")
+    assert run(tiny_config(mixture={"data": [str(valued), str(tmp_path / "copy")]}), tmp_path / "four") == 2
+    assert "copy/monkeyA_1 and valued/monkeyA_1 are one session, counts/s/monkeyA_1" in capsys.readouterr().err
     wrong = tiny_config(mixture={"data": [str(valued)], "weights": {"nobody": [[0, 1]]}})
     assert run(wrong, tmp_path / "three") == 2
     assert "mixture.weights names 'nobody'" in capsys.readouterr().err

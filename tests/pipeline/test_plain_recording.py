@@ -122,6 +122,8 @@ def test_after_pretrain_alone_there_is_a_report_with_behaviour(run, capsys):
     assert all(low <= mean <= high for mean, low, high in r2.values())
     assert "day1, decoded and true" in text_of(run / "report.html")
 
+    assert main(["evaluate", str(run.parent / "nowhere")]) == 2
+    assert "holds no run" in capsys.readouterr().err
     assert main(["probe", str(run), "--target", "hnad"]) == 2
     assert "has a behaviour 'hnad'; do you mean 'hand'?" in capsys.readouterr().err
     assert main(["probe", str(run), "--target", "hand", "--session", "day9"]) == 2

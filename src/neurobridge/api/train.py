@@ -23,6 +23,7 @@ def pretrain(
     recordings: object,
     *,
     model: str | Mapping[str, Any] = "none",
+    window: Literal["auto"] | None = None,
     seed: int = 0,
     accelerator: str = "auto",
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
@@ -36,6 +37,7 @@ def pretrain(
         recordings: What :func:`open` returns or takes.
         model: Size: tiny, small, base, plan, large (1 to 100 million weights), none (0.8 million), or a mapping of
             sizes (width, depth, heads, latents, unit_width, ...).
+        window: auto chooses window, bin, chunk, windows a batch and steps by rates and durations, where not given.
         seed: Seed of everything that is drawn.
         accelerator: Where to train: auto, cpu, gpu.
         precision: Numerical precision of training.
@@ -62,6 +64,7 @@ def pretrain(
         seed=seed,
         accelerator=accelerator,
         precision=precision,
+        advise=window == "auto",
     )
     return do(settings, ["pretrain"], progress=progress)
 

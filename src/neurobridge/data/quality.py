@@ -33,6 +33,9 @@ class QualitySettings:
     min_snr: float | None = None
 
 
+DEFAULTS = QualitySettings()
+
+
 def select_units(recording: Recording, settings: QualitySettings) -> Recording:
     """``recording`` without the units that miss a threshold; ``provenance['quality']`` says what each one dropped,
     ``provenance['kept']`` the same in a line for the user.
@@ -48,13 +51,17 @@ def select_units(recording: Recording, settings: QualitySettings) -> Recording:
     rate, isi, presence = (measured.get(name) for name in COLUMNS)
     snr = next((column for name, column in recording.unit_columns.items() if name.lower() == "snr"), None)
     keep = np.ones(len(recording.unit_ids), dtype=bool)
-    told, dropped = [], {}
+    told, dropped, beside = [], {}, []
 
     def judge(option: str, name: str, missing: str, values: np.ndarray | None, unjudged: str) -> None:
         threshold, sense = getattr(settings, option), "at most" if option.startswith("max") else "at least"
         if threshold is None or values is None:
             told.append(f"{name}: {'off' if threshold is None else unjudged}")
+            if threshold is not None and threshold != getattr(DEFAULTS, option):  # asked for, and not done
+                beside.append(f"{name} {unjudged}")
             return
+        if (unknown := np.isnan(values)).any():
+            beside.append(f"{int(unknown.sum())} without {name} stay")
         missed = values < threshold if sense == "at least" else values > threshold  # False for NaN
         keep[missed] = False
         told.append(f"{name} {sense} {threshold:g}: dropped {int(missed.sum())}")
@@ -78,6 +85,7 @@ def select_units(recording: Recording, settings: QualitySettings) -> Recording:
     if dropped:
         verb = "keeps" if len(dropped) == 1 else "keep"
         kept += f": {', '.join(dropped.values())}; {' and '.join(dropped)} {verb} them"
+    kept = "; ".join([kept, *beside])
     if not keep.any():
         raise UserError(
             f"session {recording.session}: no unit is left after the quality filters ({summary}); relax the thresholds "

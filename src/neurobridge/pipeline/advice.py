@@ -24,7 +24,7 @@ WINDOWS = 60  # that a recording has at least
 LATENCY_MS, ROUND_MS, MOST_MS = 50, 50, 1000  # of windows that follow presentations
 BATCH_MS, FEWEST, MOST = 38_400, 16, 128  # length of all windows of a batch together; windows
 HIDDEN = (0.05, 0.3)  # share of the units that are hidden, where there are no onsets: the others tell of them
-PASSES, STEPS = 40, (400, 3000)  # how often a training second is seen; fewest and most steps
+PASSES, STEPS = 80, (1000, 3000)  # how often a training second is seen; fewest and most steps
 
 
 @dataclass(frozen=True, kw_only=True)

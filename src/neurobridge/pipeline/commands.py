@@ -114,7 +114,7 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
         if folder.done(name) and not folder.outdated(name):
             console.print(f"[{number}/{len(stages)}] {name}: done before")
             continue
-        if reason := folder.spoilt(name):
+        if reason := folder.spoilt(name) or ("others were done since" if folder.outdated(name) else ""):
             console.print(f"[{number}/{len(stages)}] {name}: {reason}, so it is done again", markup=False)
         keep_inputs(settings, folder.path)
         console.print(f"[{number}/{len(stages)}] {name} ...", markup=False)

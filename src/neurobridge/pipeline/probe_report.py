@@ -13,13 +13,20 @@ from neurobridge.pipeline.spike_scores import OURS
 
 def probes(run: RunFolder) -> list[Block]:
     """All that 'neurobridge probe' and stage evaluate left in run/probes of the model that the run has now."""
-    try:
-        folder = run.model()
-        digest = run.facts(folder.name)["files"][f"{folder.name}/model.safetensors"]
-    except ValueError:
-        return []
+    return [block for result in probed(run) for block in drawn(run, result)]
+
+
+def cards(run: RunFolder) -> dict[str, tuple[float, float, float]]:
+    """R2 of each behaviour by ridge from the latents, for the head of the report."""
+    return {f"R2 of {result['target']}, ridge on latents": tuple(result["rows"][0]["r2"]) for result in probed(run)}
+
+
+def probed(run: RunFolder) -> list[dict]:
+    """What lies in run/probes of the model that the run has now."""
+    folder = run.model()
+    digest = run.facts(folder.name)["files"][f"{folder.name}/model.safetensors"]
     found = [json.loads(path.read_text()) for path in sorted((run / "probes").glob("*.json"))]
-    return [block for result in found if result["model"] == digest for block in drawn(run, result)]
+    return [result for result in found if result["model"] == digest]
 
 
 def drawn(run: RunFolder, result: dict) -> list[Block]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from neurobridge.pipeline.folder import DONE, RunFolder
 from neurobridge.pipeline.spike_scores import OURS
 from neurobridge.pipeline.spikes import held_out_sessions, make_batcher, pretraining_sessions
 
-MOST, FEWEST, FOLDS, CELL_MS = 20_000, 200, 5, 50
+MOST, FEWEST, FOLDS, CELL_MS, MOST_CELLS = 20_000, 200, 5, 50, 10**8
 LAGS = tuple(range(-8, 9))  # in chunks: behaviour so much later than spikes
 WIDTHS = (0, 1, 2, 4, 8, 15)  # of the smoothing of counts, in cells
 REACHES, MOST_INPUTS = (0, 2, 4, 8), 1500  # chunks to either side of a Wiener filter; of its counts in all
@@ -79,9 +79,10 @@ def probe_session(run: RunFolder, session: Session, target: str, *, folds: int =
         )
     times, wanted, latents = times[known], wanted[known], latents[known]
     untrained, _ = chunk_latents(untrained_like(model, seed), batcher, 0, most=MOST)
-    counts, rows = count_grid(session, times, model.options["chunk_ms"])
+    cell_ms = cell_of(session, model.options["chunk_ms"])
+    counts, rows = count_grid(session, times, cell_ms)
     smooth = [x[:, rows].T for x in smoothed(counts)]
-    step = max(1, round(model.options["chunk_ms"] / cell_of(model.options["chunk_ms"])))
+    step = model.options["chunk_ms"] // cell_ms
     reaches = [reach for reach in REACHES if reach == 0 or (2 * reach + 1) * session.units <= MOST_INPUTS]
     still = wanted[:, [LAGS.index(0)]]
     asked: list[tuple[str, Method, Sequence[np.ndarray], np.ndarray]] = [
@@ -132,14 +133,17 @@ def untrained_like(model: NeuroBridge, seed: int) -> NeuroBridge:
     return drawn.eval()
 
 
-def cell_of(chunk_ms: int) -> int:
-    """Length in ms of a cell of the count grid: what divides a chunk and is at most :data:`CELL_MS`."""
-    return next(cell for cell in range(min(chunk_ms, CELL_MS), 0, -1) if chunk_ms % cell == 0)
+def cell_of(session: Session, chunk_ms: int) -> int:
+    """Length in ms of a cell of the count grid: a whole chunk, or what divides it and is at most :data:`CELL_MS`, if
+    the grid then has :data:`MOST_CELLS` at most."""
+    fine = next(cell for cell in range(min(chunk_ms, CELL_MS), 0, -1) if chunk_ms % cell == 0)
+    length_ms = 1000 * (session.recording.duration[1] - session.recording.duration[0])
+    return fine if session.units * length_ms / fine <= MOST_CELLS else chunk_ms
 
 
-def count_grid(session: Session, times: np.ndarray, chunk_ms: int) -> tuple[np.ndarray, np.ndarray]:
+def count_grid(session: Session, times: np.ndarray, cell_ms: int) -> tuple[np.ndarray, np.ndarray]:
     """Counts (or summed values) [N, T] of a session from its start on, and the cell [I] of each of ``times``."""
-    cell_s, start = cell_of(chunk_ms) / 1000, session.recording.duration[0]
+    cell_s, start = cell_ms / 1000, session.recording.duration[0]
     count = int(np.ceil((session.recording.duration[1] - start) / cell_s)) + 1
     at = ((session.source.times - start) / cell_s).astype(np.int64)
     counts = np.zeros((session.units, count), np.float32)
@@ -147,7 +151,8 @@ def count_grid(session: Session, times: np.ndarray, chunk_ms: int) -> tuple[np.n
     return counts, ((times - start) / cell_s).astype(np.int64)
 
 
-def smoothed(counts: np.ndarray) -> list[np.ndarray]:
+def smoothed(counts: np.ndarray) -> Iterator[np.ndarray]:
     """Square roots of counts (values as they are) under Gaussians of all :data:`WIDTHS`."""
     root = np.sqrt(counts) if counts.min() >= 0 else counts
-    return [gaussian_filter1d(root, width, axis=1) if width else root for width in WIDTHS]
+    for width in WIDTHS:
+        yield gaussian_filter1d(root, width, axis=1) if width else root

@@ -17,7 +17,7 @@ from neurobridge.pipeline.analyses.drawing import blocks as drawn
 from neurobridge.pipeline.folder import DONE, RunFolder, as_yaml
 from neurobridge.pipeline.identification_report import OURS, identification
 from neurobridge.pipeline.pictures import WINDOWED
-from neurobridge.pipeline.probe_report import probes
+from neurobridge.pipeline.probe_report import cards, probes
 from neurobridge.pipeline.spike_report import spikes
 from neurobridge.pipeline.views import maps_view, spikes_view
 from neurobridge.training.trainer import read_metrics
@@ -78,7 +78,7 @@ def report(run: RunFolder) -> None:
         subtitle=f"{run.settings.data} · seed {run.settings.seed} · version {__version__}",
         blocks=blocks,
         sections=sections,
-        summary=summary(results),
+        summary=summary(results) | cards(run),
     )
     run.finish("report", outputs=["report.html"])
 

@@ -70,13 +70,17 @@ def latent_map(run: RunFolder, model: NeuroBridge, session: Session) -> dict[str
 def rates_view(run: RunFolder, model: NeuroBridge, session: Session, split: str) -> dict[str, np.ndarray]:
     """Some windows of a split: their spikes, and the rate of each unit predicted from all the others.
 
-    The busiest units, by area; windows that follow each other, where there are any.
+    The units that fire most, by area, in windows that come after each other and hold most spikes.
     """
     batcher = make_batcher(model, [session], run.settings)
     bin_ms, window_s = batcher.bin_ms, session.window_ms / 1000
-    rows = session.rows(split)[: max(1, min(SHOWN_WINDOWS, int(SHOWN_S / window_s)))]
+    rows, shown = session.rows(split), max(1, min(SHOWN_WINDOWS, int(SHOWN_S / window_s)))
+    events = np.cumsum(np.concatenate([[0], session.event_counts(session.starts[rows])]))
+    first = int(np.argmax(events[shown:] - events[:-shown])) if len(rows) > shown else 0
+    rows = rows[first : first + shown]
     counts = session.binned(rows, bin_ms)
-    busiest = np.argsort(counts.sum((0, 2)), kind="stable")[::-1][:SHOWN_UNITS]
+    fired = counts.sum((0, 2))
+    busiest = np.argsort(fired, kind="stable")[::-1][: min(SHOWN_UNITS, max(1, int((fired > 0).sum())))]
     regions = session.recording.regions
     units = np.array(sorted(busiest.tolist(), key=lambda u: (str(regions[u]), -counts[:, u].sum())))
     rates = np.stack([predict(model, batcher, 0, rows, hide_unit(u))[:, u] for u in units.tolist()])  # [N, W, T]
@@ -117,7 +121,7 @@ def spikes_view(arrays: dict[str, np.ndarray]) -> list[Block]:
         arrays["view_time"], arrays["view_unit"], arrays["view_rates"], arrays["view_area"].tolist(),
         edges=arrays["view_edges"], breaks=arrays["view_breaks"].tolist(),
     )  # fmt: skip
-    caption = "Held-out windows; the busiest units. Dashed: windows that do not follow each other."
+    caption = "The held-out windows with most spikes, the busiest units. Dashed: windows that do not follow each other."
     return [Figure("Spikes and predicted rates", figure, caption)]
 
 

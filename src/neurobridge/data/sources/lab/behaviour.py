@@ -37,12 +37,19 @@ def behaviour_columns(table: BehaviourTable) -> tuple[str, ...]:
 
 def _series(manifest: Manifest, name: str, table: BehaviourTable) -> tuple[Frame, np.ndarray, np.ndarray]:
     """Times [T] in s and values [T, D] of a table."""
-    file, raw = read_arrays(manifest, table, behaviour_columns(table), ("session_id",))
+    needed = behaviour_columns(table)
+    foreign = sorted(set(table.columns) - {*needed, "session_id"})
+    if foreign:
+        raise UserError(
+            f"{manifest.file}: columns of the behaviour '{name}' name '{foreign[0]}', which nothing reads; known are "
+            f"{', '.join(needed)}"
+        )
+    file, raw = read_arrays(manifest, table, needed, ("session_id",))
     columns: dict[str, np.ndarray] = {}
     for key in ("time", "session_id", *table.values):
         if key not in raw.columns or (key == "time" and table.sampling_rate is not None):
             continue
-        column = raw.columns[key]
+        column = np.atleast_1d(raw.columns[key])
         column = column.ravel() if column.ndim == 2 and 1 in column.shape else column
         if column.ndim > 2 or (column.ndim == 2 and key not in table.values):
             raise UserError(f"{file}: '{key}' has the shape {column.shape}, expected a list, or [time, dimension]")

@@ -20,8 +20,7 @@ TableFormat = Literal["csv", "parquet", "npz", "mat", "nwb", "tsgroup", "spikein
 Layout = Literal["labels", "indices", "trains", "binned", "continuous"]
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 MOST_BYTES = 1_000_000
-TABLES = ("spikes", "units", "stimuli", "domain", "observed_domain", "train_domain", "valid_domain", "test_domain",
-          "session", "subject", "brainset")  # fmt: skip
+TABLES = "spikes units stimuli domain observed_domain train_domain valid_domain test_domain session subject brainset"
 VALUED = ("binned_count", "mua_envelope")
 LAYOUTS = {
     "csv": ("labels", "indices"),
@@ -267,23 +266,25 @@ def _check(m: Manifest) -> None:
 
 
 def _check_behaviour(m: Manifest, name: str, table: BehaviourTable) -> None:
-    where = f"{m.file}: the behaviour '{name}'"
-    defect = "it is a table of ours" if name in TABLES else name_defect(name)
+    where, rate = f"{m.file}: the behaviour '{name}'", table.sampling_rate
+    defect = "it is a table of ours" if name in TABLES.split() else name_defect(name)
     if defect or not NAME.fullmatch(name):
         told = defect or "use letters, digits, '.', '_' and '-' only"
         raise UserError(f"{where} needs another name ({told})")
-    if table.format in ("tsgroup", "spikeinterface"):
+    if table.format in ("tsgroup", "spikeinterface", "phy"):
         raise UserError(f"{where} cannot have the format {table.format}, which holds spikes; write a CSV or NPZ")
-    if table.format == "nwb" and (table.sampling_rate is not None or table.time_unit not in (None, "s")):
+    if not table.values or "time" in table.values or (table.format == "nwb" and not table.table):
+        raise UserError(f"{where} names no column in 'values', or (format nwb) no time series in 'table'; name it")
+    if table.format == "nwb" and (rate is not None or table.time_unit not in (None, "s")):
         raise UserError(f"{where} is an NWB series, which has its times in s: remove sampling_rate and time_unit")
-    if table.sampling_rate is not None and not 0 < table.sampling_rate < float("inf"):
-        raise UserError(f"{where}: sampling_rate is {table.sampling_rate:g}; give samples a second, above 0")
-    if table.sampling_rate is not None and (table.time_unit is not None or "time" in table.columns):
+    if rate is not None and not 0 < rate < float("inf"):
+        raise UserError(f"{where}: sampling_rate is {rate:g}; give samples a second, above 0")
+    if rate is not None and (table.time_unit is not None or "time" in table.columns):
         raise UserError(f"{where} has a sampling_rate, so no time column is read: remove time_unit and 'time'")
+    if m.time_unit == "samples" and table.time_unit is None and rate is None and table.format != "nwb":
+        raise UserError(f"{where}: spikes have times in samples; declare the time_unit of this one too")
     if table.time_unit == "samples" and m.sampling_rate is None:
         raise UserError(f"{where} has times in samples; give the manifest's sampling_rate in Hz")
-    if not table.values:
-        raise UserError(f"{where}: values is empty; name the columns that hold it")
 
 
 def stimulus_unit(m: Manifest) -> TimeUnit:
