@@ -156,6 +156,8 @@ def test_a_typo_is_answered_by_what_was_meant(capsys):
         (["data", "lst"], "did you mean 'list'?"),
         (["run", "--modle.width", "3"], "did you mean --model.width?"),
         (["pretrain", "--pretrain.step", "3"], "did you mean --pretrain.steps?"),
+        (["pretrain", "--pretrain.steps", "few"], "--pretrain.steps: expected int, got few ('"),
+        (["data", "import", "lab", "x", "--quality.min_rate", "high"], "min_rate: expected float or null, got high ('"),
         (["run", "--model.preset", "huge"], "--model.preset: expected one of 'none', 'tiny'"),
     ):
         assert main(argv) == 2

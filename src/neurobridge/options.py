@@ -23,6 +23,11 @@ READ_BY = {
 }  # stage -> the groups of options that its --help shows
 
 
+UNION = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*? Given value: (.*)"
+)
+
+
 def call_with(function: Callable, argv: list[str], name: str) -> object:
     """Call ``function`` with the options in ``argv``. Raises UserError, in one sentence, for those it does not take."""
     usage = {"usage": f"neurobridge {name} [options]"} if name in READ_BY else {}
@@ -51,7 +56,9 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", None) or self
         told = re.sub(r'Parser key "([\w.]+)"', r"--\1", " ".join(message.split()))
+        told = re.sub(r"Expected a <class '(\w+)'>\. Got value:", r"expected \1, got", told)
         told = re.sub(r"Expected a typing.Literal\[(.*?)\]\. Got value:", r"expected one of \1, got", told)
+        told = UNION.sub(lambda found: f"expected {_kinds(found[1])}, got {found[2]}", told)
         names = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
         for word in re.findall(r"--[\w.]+|(?<=Key ')[\w.]+(?=')", told):
             near = difflib.get_close_matches(f"--{word.removeprefix('--')}", names, n=1, cutoff=0.7)
@@ -59,3 +66,9 @@ class Parser(ArgumentParser):
                 told += f"; did you mean {near[0]}?"
                 break
         raise UserError(f"{told.rstrip('.')} ('{parser.prog} --help' shows the options)") from ex
+
+
+def _kinds(subtypes: str) -> str:
+    """'float or null' of "<class 'float'>, <class 'NoneType'>"."""
+    plain = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", subtypes)
+    return plain.replace("NoneType", "null").replace(", ", " or ")

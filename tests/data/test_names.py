@@ -77,6 +77,14 @@ def test_a_picture_outside_of_its_folder_is_not_read(write_lab, lab_tables, tmp_
         import_lab(manifest, tmp_path / "out")
 
 
+def test_a_name_that_looks_like_a_content_id_is_refused(write_lab, lab_tables, tmp_path):
+    shown = lab_tables["stimuli"]
+    shown["image_id"] = ["0123456789abcdef" if name == "im2" else name for name in shown["image_id"]]
+    manifest = write_lab(tmp_path / "raw", lab_tables, image_root=None)
+    with pytest.raises(UserError, match=r"stimuli\.csv, line 4: image_id '0123456789abcdef' is written .* 'im_0123"):
+        import_lab(manifest, tmp_path / "out")
+
+
 def test_names_beyond_ascii_come_back(tmp_path):
     path = write_session(small(subject="Änne"), tmp_path)
     assert read_recording(path).stimuli.image_id.tolist() == ["grün", "絵"]

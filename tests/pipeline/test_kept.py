@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from neurobridge.errors import UserError
 from neurobridge.pipeline.kept import (
@@ -47,6 +48,16 @@ def test_one_copy_makes_the_other_again(tmp_path, capsys, how):
     spoilt(hidden(path), how)
     assert read_twice(path, unsealed_json) == {"a": 1}
     assert capsys.readouterr().err == ""
+
+
+def test_a_text_that_is_cut_off_and_still_reads_is_found(tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    write_twice(path, "seed: 1\nsteps: 4\n")
+    path.write_text("seed: 1\n")
+    assert read_twice(path, yaml.safe_load) == {"seed": 1, "steps": 4}
+    assert "it is cut off" in capsys.readouterr().err
+    path.write_text("seed: 2\n")
+    assert read_twice(path, yaml.safe_load) == {"seed": 2}, "whoever edits it is heard"
 
 
 def test_without_a_sound_copy_it_is_a_sentence_and_without_any_there_is_nothing(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from neurobridge.errors import help_with, helping
 from neurobridge.pipeline.folder import DONE, METRICS, STAGES, RunFolder, begun
-from neurobridge.pipeline.inputs import keep_inputs, shows_pictures
+from neurobridge.pipeline.inputs import keep_inputs, read_inputs, shows_pictures
 from neurobridge.pipeline.kept import mend_from_copy
 from neurobridge.pipeline.preflight import check_run
 from neurobridge.terminal import console
@@ -109,6 +109,7 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
         steps, again = settings.pretrain.steps, ", ".join(folder.reopened)
         console.print(f"pretrain.steps is now {steps}: no longer done: {again}", markup=False, soft_wrap=True)
     mend_from_copy(folder / METRICS)
+    read_inputs(folder.path)  # which mends it
     for number, name in enumerate(stages, 1):
         if folder.done(name) and not folder.outdated(name):
             console.print(f"[{number}/{len(stages)}] {name}: done before")

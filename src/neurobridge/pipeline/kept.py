@@ -53,6 +53,8 @@ def read_twice(path: Path, parse: Callable[[str], T]) -> T | None:
     for place in (path, hidden(path)):
         try:
             text = place.read_text(encoding="utf-8")
+            if place == path and cut_off(text, hidden(path)):
+                raise ValueError("it is cut off")
             found = parse(text)
         except FileNotFoundError:
             reasons.append("it is gone")
@@ -67,6 +69,12 @@ def read_twice(path: Path, parse: Callable[[str], T]) -> T | None:
     if reasons == ["it is gone", "it is gone"]:
         return None
     raise UserError(f"{path} is spoilt ({reasons[0]}), and so is its copy: mend it, or choose another --out")
+
+
+def cut_off(text: str, copy: Path) -> bool:
+    """Whether ``text`` is the beginning of what lies at ``copy``, and not all of it."""
+    whole = copy.read_bytes() if copy.is_file() else b""
+    return whole.startswith(text.encode()) and len(whole) > len(text.encode())
 
 
 def keep_copy(path: Path) -> None:

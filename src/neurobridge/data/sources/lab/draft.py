@@ -28,9 +28,9 @@ from neurobridge.data.sources.lab.trains import read_trains
 from neurobridge.errors import UserError, atomic_path, reading
 
 MOST_KEYS = 200
-TIME = re.compile(r"(^|[._/])(t|times?|spike_?times?|timestamps?|samples?)$", re.IGNORECASE)
+TIME = re.compile(r"(^|[._/])(t|times?|spike_?times?|timestamps?|(time_?)?samples?)$", re.IGNORECASE)
 UNIT = re.compile(
-    r"(^|[._/])(units?|unit_?ids?|clusters?|cluster_?ids?|clu|labels?|neurons?|cells?|ids?)$", re.IGNORECASE
+    r"(^|[._/])(units?|unit_?ids?|clusters?([._/]main)?|cluster_?ids?|clu|labels?|neurons?|cells?|ids?)$", re.IGNORECASE
 )
 TRAINS = re.compile(r"spike|train|unit|cell|neuron", re.IGNORECASE)
 CHECK = "check"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neurobridge.data.checks import STIMULUS_FIELDS
-from neurobridge.data.images import content_id
+from neurobridge.data.images import content_id, is_content_id
 from neurobridge.data.importing import refuse_pointer, repeats
 from neurobridge.data.pictures import read_picture
 from neurobridge.data.recording import SPLITS
@@ -130,6 +130,13 @@ def _check_presentations(frame: Frame, onset: np.ndarray, offset: np.ndarray, ma
 def _pictures(frame: Frame, names: np.ndarray, manifest: Manifest) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Content id [P] of each presentation's picture (empty without an image_root), and the pictures."""
     if manifest.image_root is None:
+        frame.refuse(
+            np.array([is_content_id(name) for name in names.tolist()], dtype=bool),
+            lambda row: (
+                f"image_id '{names[row]}' is written like the content ids of pictures at hand (16 hex digits); give "
+                f"it another name, such as 'im_{names[row]}'"
+            ),
+        )
         return np.full(len(frame), "", dtype="U16"), {}
     root = resolve(manifest, manifest.image_root)
     if not root.is_dir():
