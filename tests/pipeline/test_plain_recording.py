@@ -158,7 +158,7 @@ def test_a_wrong_option_makes_nothing_and_blocks_nothing(data, tmp_path, capsys,
 def test_a_start_that_came_to_nothing_does_not_bind_the_data(data, tmp_path, monkeypatch):
     """The folder was made, and the stage failed before it left anything: other data and options are taken."""
     out, other = tmp_path / "run", tmp_path / "other"
-    monkeypatch.setattr("neurobridge.pipeline.pretraining.audit_splits", lambda run: 1 / 0)
+    monkeypatch.setattr("neurobridge.pipeline.pretraining.add_units", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["pretrain", *options(data, out)])
     monkeypatch.undo()

@@ -170,7 +170,9 @@ def check_numbers(path: Path) -> None:
         rows = events.units[first : first + EVENTS_AT_ONCE]
         check_events(np.zeros(len(rows)), rows, units, str(path), first=first)
     for what, numbers in (("time", events.times), ("value", events.values)):
-        for first in range(0, 0 if numbers is None else len(numbers), EVENTS_AT_ONCE):
+        if numbers is None:
+            continue
+        for first in range(0, len(numbers), EVENTS_AT_ONCE):
             bad = np.flatnonzero(~np.isfinite(numbers[first : first + EVENTS_AT_ONCE]))
             if len(bad):
                 raise UserError(
