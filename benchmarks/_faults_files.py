@@ -65,6 +65,8 @@ def spoilt(bench: Bench, name: str, how: str) -> Fault:
     same = all((out / part).is_file() and (out / part).read_bytes() == (whole / part).read_bytes() for part in SAME)
     scores = [scores_of(folder) for folder in (out, whole)]
     right = found.code == 0 and not found.traceback and named and same and scores[0] == scores[1]
+    if (name, how) == ("config.yaml", "flipped"):  # what still reads may be what somebody wrote there
+        right = right or found.refused("config.yaml", "another")
     said = next((line for line in found.text.splitlines() if name in line), found.said)
     shutil.rmtree(out)
     return fault(f"{name} {how}", found, right, "" if found.traceback else said)

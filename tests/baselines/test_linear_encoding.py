@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from neurobridge.baselines.linear_encoding import LinearEncoding, library_posterior_mean, stacking_weights
+from neurobridge.baselines.noise import GaussianNoise
 from neurobridge.baselines.ridge import RidgeDecoder, ridge
 
 
@@ -114,3 +115,13 @@ def test_library_posterior_mean_averages_the_best_explanations() -> None:
     np.testing.assert_allclose(drawn[0], pixels[[1, 3]].mean(0) / 255)
     np.testing.assert_allclose(drawn[1], pixels[[0, 4]].mean(0) / 255)
     np.testing.assert_allclose(library_posterior_mean(likelihood, pixels, top=1)[1], pixels[0] / 255)
+
+
+def test_silent_units_have_noise_of_their_own_and_break_nothing():
+    rng = np.random.default_rng(0)
+    residual = 1e-17 * rng.normal(size=(26, 13))  # what rounding leaves of units that never fired
+    residual[3, 0] = 1.0
+    for part in (residual, 0 * residual, residual[:, 1:]):
+        noise = GaussianNoise(part)
+        assert np.isfinite(noise.whiten).all()
+        assert np.isfinite(noise.log_likelihood(part[:2], part[:3])).all()
