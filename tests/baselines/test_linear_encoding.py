@@ -121,7 +121,8 @@ def test_silent_units_have_noise_of_their_own_and_break_nothing():
     rng = np.random.default_rng(0)
     residual = 1e-17 * rng.normal(size=(26, 13))  # what rounding leaves of units that never fired
     residual[3, 0] = 1.0
-    for part in (residual, 0 * residual, residual[:, 1:]):
+    alike = np.tile(1e-17 * rng.choice([-1.0, 1.0], size=(26, 1)), (1, 5))
+    for part in (residual, 0 * residual, residual[:, 1:], alike):
         noise = GaussianNoise(part)
         assert np.isfinite(noise.whiten).all()
         assert np.isfinite(noise.log_likelihood(part[:2], part[:3])).all()

@@ -23,6 +23,7 @@ class GaussianNoise:
         scale = np.where(varies, scale, 1.0)
         shrunk, self.shrinkage = ledoit_wolf(np.where(varies, residual / scale, 0.0), assume_centered=True)
         shrunk[~varies, ~varies] = 1.0
+        shrunk[np.diag_indices_from(shrunk)] += 1e-9  # units that are exactly alike leave it singular
         self.covariance = shrunk * scale[:, None] * scale
         self.whiten = np.linalg.inv(np.linalg.cholesky(self.covariance)).T
 
