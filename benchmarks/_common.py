@@ -13,8 +13,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # but not at once: between sma
 
 import numpy as np
 import torch
-import yaml
-from jsonargparse import ArgumentParser
 from torch.utils.data import IterableDataset
 
 from neurobridge.cli import keep_memory
@@ -23,6 +21,7 @@ from neurobridge.neuro.masking import Masker
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.neuro.readout import chunk_sequence
 from neurobridge.pipeline.chunk_latents import cover
+from neurobridge.pipeline.folder import settings_of as options_of
 from neurobridge.training.settings import RunSettings
 from neurobridge.training.tasks import MaskedTask, Task
 from neurobridge.training.trainer import fit
@@ -42,9 +41,7 @@ def need(path: Path) -> Path:
 
 def settings_of(config: Path) -> RunSettings:
     """The options of a shipped configuration."""
-    parser = ArgumentParser()
-    parser.add_class_arguments(RunSettings, "run")
-    return parser.instantiate_classes(parser.parse_object({"run": yaml.safe_load(config.read_text())})).run
+    return options_of(config.read_text())
 
 
 def last_line(name: str, value: float, bar: object, ok: bool, **more: object) -> int:

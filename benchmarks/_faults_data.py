@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -22,6 +23,13 @@ def faults(bench: Bench) -> Iterator[Fault]:
     yield from same_data(bench)
     yield from unsound(bench)
     yield from odd(bench)
+
+
+def emptied(recording: Recording, *, split: str) -> None:
+    """Presentations of ``split`` belong to none."""
+    stimuli = recording.stimuli
+    assert stimuli is not None, "the simulation shows images"
+    stimuli.split = np.where(stimuli.split == split, "none", stimuli.split)
 
 
 def rewritten(path: Path, change: Callable[[Recording], None]) -> None:
@@ -111,27 +119,12 @@ def unsound(bench: Bench) -> Iterator[Fault]:
             found = command("pretrain", *bench.options(out, data=data))
             where = "held-out session" if which else "session"
             yield fault(f"{where}: {name}", found, found.refused(path.name) and not out.exists())
-    data, out = bench.copied(bench.data, "data"), bench.folder() / "run"
-    for path in sessions(data):
-        rewritten(
-            path, lambda r: setattr(r.stimuli, "split", np.where(r.stimuli.split == "train", "none", r.stimuli.split))
-        )
-    found = command("pretrain", *bench.options(out, data=data))
-    yield fault("no train split", found, found.refused("train split") and not out.exists())
-    data, out = bench.copied(bench.data, "data"), bench.folder() / "run"
-    for path in sessions(data):
-        rewritten(
-            path, lambda r: setattr(r.stimuli, "split", np.where(r.stimuli.split == "test", "none", r.stimuli.split))
-        )
-    found = command("run", *bench.options(out, data=data))
-    yield fault("no test split", found, found.refused() and not out.exists())
-    data, out = bench.copied(bench.data, "data"), bench.folder() / "run"
-    for path in sessions(data):
-        rewritten(
-            path, lambda r: setattr(r.stimuli, "split", np.where(r.stimuli.split == "valid", "none", r.stimuli.split))
-        )
-    found = command("run", *bench.options(out, data=data))
-    yield fault("no valid split", found, found.refused() and not out.exists())
+    for split, stage, words in (("train", "pretrain", ["train split"]), ("test", "run", []), ("valid", "run", [])):
+        data, out = bench.copied(bench.data, "data"), bench.folder() / "run"
+        for path in sessions(data):
+            rewritten(path, partial(emptied, split=split))
+        found = command(stage, *bench.options(out, data=data))
+        yield fault(f"no {split} split", found, found.refused(*words) and not out.exists())
     data, out = bench.copied(bench.data, "data"), bench.folder() / "run"
     truncate(data / "images.h5")
     found = command("pretrain", *bench.options(out, data=data))

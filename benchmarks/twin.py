@@ -26,7 +26,7 @@ from rich.table import Table
 
 import neurobridge as nb
 from neurobridge.api.model import Model
-from neurobridge.api.twin import AT_ONCE, Twin, tensors
+from neurobridge.api.twin import AT_ONCE, Twin, correlations, tensors
 from neurobridge.baselines.linear_encoding import LinearEncoding
 from neurobridge.data.images import ImageSet
 from neurobridge.data.simulate import render_scenes, simulate
@@ -49,12 +49,6 @@ def trained(folder: Path) -> tuple[Model, StoredRecording]:
     return nb.adapt(pretrained, recordings[-1:], out=folder / "adapted"), recordings[-1]
 
 
-def correlations(expected: np.ndarray, recorded: np.ndarray) -> np.ndarray:
-    """[N] over images."""
-    a, b = (x - x.mean(0) for x in (expected, recorded))
-    return (a * b).sum(0) / np.maximum(np.sqrt((a**2).sum(0) * (b**2).sum(0)), 1e-12)
-
-
 def first_question(twin: Twin) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Correlation over ceiling [units above CEILING] of each method; which units these are."""
     session, images = twin.session, twin.images
@@ -70,7 +64,7 @@ def first_question(twin: Twin) -> tuple[dict[str, np.ndarray], np.ndarray]:
     good = ceiling > CEILING
     turned = np.roll(ours, 1, axis=0)
     found = {"NeuroBridge": ours, "linear encoding, stacked": linear, "control: images exchanged": turned}
-    return {name: (correlations(x, mean) / ceiling)[good] for name, x in found.items()}, good
+    return {name: correlations(x, mean)[good] / ceiling[good] for name, x in found.items()}, good
 
 
 def truth(pixels: np.ndarray, images: ImageSet, session: str, units: list[str]) -> np.ndarray:

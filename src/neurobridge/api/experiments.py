@@ -18,7 +18,7 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from neurobridge.api.judge import _identified, _picture_row
+from neurobridge.api.judge import identified, picture_row
 from neurobridge.api.model import settings_with
 from neurobridge.data.simulate import simulate
 from neurobridge.errors import UserError, atomic_path, needs
@@ -171,9 +171,9 @@ def do_cell(question: Mapping[str, Any], cell: Cell, data: Path) -> None:
     if "spikes" in question["measures"]:
         rows += spike_rows(folder)
     if "identification" in question["measures"]:
-        rows += _identified(folder)
+        rows += identified(folder)
     if "pictures" in question["measures"]:
-        rows += [_picture_row(row, held[0]) for row in score_images(folder)["pictures"]]
+        rows += [picture_row(row, held[0]) for row in score_images(folder)["pictures"]]
     facts = folder.facts("pretrain")
     common = {"cell": cell.name, "seed": cell.seed, "weights": facts["parameters"], "windows": facts["windows"]}
     common |= {"sessions": len(facts["sessions"]), "minutes": (time.monotonic() - start) / 60}

@@ -93,10 +93,11 @@ def identify(model: Model, recording: object, *, images: int = 100, progress: bo
     """
     run = asked(model, recording, {"reconstruct": {"images": images}})
     with shown(progress):
-        return table(_identified(run))
+        return table(identified(run))
 
 
-def _identified(run: RunFolder) -> list[dict]:
+def identified(run: RunFolder) -> list[dict]:
+    """Rows of :func:`identify` for the sessions whose pictures the run asks for."""
     features = stack_features(run.settings, load_images(run).images)
     decoded = decode_sessions(run)
     closed = closed_forms(decoded, features)
@@ -181,15 +182,16 @@ def score(model: Model, recording: object, *, pictures: Pictures | None = None, 
             one_row = {"session": session.name, "role": role, "low": low, "high": high}
             rows.append({key: found[key] for key in ("task", "method", "value", "unit")} | one_row | {"chance": 0.0})
         if model.stage == "align" and session.recording.has_stimuli and session.name in _aligned(model):
-            rows += _identified(asked(model, r, {}))
+            rows += identified(asked(model, r, {}))
         if pictures is not None:
             if pictures.session != session.name:
                 raise UserError(f"the pictures are of session {pictures.session}, not of {session.name}")
-            rows += [_picture_row(row, session.name) for row in score_images(pictures.model.folder)["pictures"]]
+            rows += [picture_row(row, session.name) for row in score_images(pictures.model.folder)["pictures"]]
     return table(rows)
 
 
-def _picture_row(row: dict, session: str) -> dict:
+def picture_row(row: dict, session: str) -> dict:
+    """A row of stage evaluate's pictures as one of :func:`score`."""
     value, low, high = row["value"]
     name = row["name"]
     role = "ours"

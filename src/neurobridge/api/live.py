@@ -22,7 +22,7 @@ from neurobridge.api.recordings import open_recordings
 from neurobridge.data.continuous import EPSILON, TICK
 from neurobridge.data.datamodule import region_codes
 from neurobridge.errors import UserError, needs
-from neurobridge.neuro.batch import SpikeBatch
+from neurobridge.neuro.batch import collate_windows
 from neurobridge.terminal import console
 
 
@@ -67,10 +67,9 @@ class Live:
         self.model, self.units = model, found.unit_ids.tolist()
         self.column = {unit: i for i, unit in enumerate(self.units)}
         self.window, self.chunk = session.window_ms, model.net.encoder.chunk_ms
-        rows = model.net.units.rows_of(found.unit_keys)
+        self.rows = model.net.units.rows_of(found.unit_keys)
         codes = region_codes([session])
-        self.rows = torch.tensor([rows])
-        self.region = torch.tensor([[codes.get(region, -1) for region in found.regions.tolist()]])
+        self.regions = [codes.get(region, -1) for region in found.regions.tolist()]
         self.ticks, self.columns = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self.next: int | None = None  # ms: the end of the chunk that comes next
         self.done: int | None = None  # ms: the end of the last chunk that was given
@@ -124,26 +123,17 @@ class Live:
         start = end - self.window
         inside = (self.ticks >= start) & (self.ticks < end)
         order = np.argsort(self.ticks[inside], kind="stable")
-        count, bin_ms = len(self.units), self.model.settings.window.bin_ms
-        batch = SpikeBatch(
-            unit_row=self.rows,
-            unit_mask=torch.ones(1, count, dtype=torch.bool),
-            region=self.region,
-            event_window=torch.zeros(int(inside.sum()), dtype=torch.int64),
-            event_unit=torch.from_numpy(self.columns[inside][order]),
-            event_tick=torch.from_numpy(self.ticks[inside][order] - start),
-            event_value=None,
-            target=torch.zeros(1, count, self.window // bin_ms),
+        bin_ms = self.model.settings.window.bin_ms
+        batch = collate_windows(
+            unit_rows=[self.rows],
+            regions=[self.regions],
+            windows=[[(self.columns[inside][order], self.ticks[inside][order] - start, None)]],
             window_ms=self.window,
             bin_ms=bin_ms,
-            stimulus=torch.tensor([-1]),
-            locked=torch.tensor([False]),
-            session=torch.tensor([0]),
-            row=torch.tensor([-1]),
         )
         net, bridge = self.model.net, self.model.bridge
         latent = net.encode(batch)
-        rates = net(batch)[0, :, -max(1, self.chunk // bin_ms) :].exp().mean(-1) * (1000 / bin_ms)
+        rates = net.decode(latent, batch)[0, :, -max(1, self.chunk // bin_ms) :].exp().mean(-1) * (1000 / bin_ms)
         embedding = image = cosine = None
         if bridge is not None:
             read = latent if bridge.head.level is None else net.encode(batch, level=bridge.head.level)

@@ -170,14 +170,18 @@ def grown(
         part = out / ".pretrain.part"
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(model.path / "pretrain", part, ignore=shutil.ignore_patterns(DONE))
-        for path in (model.path / model.stage).glob("*"):
-            if path.name.startswith(("model.", "head.")):
-                shutil.copy2(path, part / path.name)
+        for path in weights_in(model.path / model.stage):
+            shutil.copy2(path, part / path.name)
         shutil.rmtree(out / "pretrain", ignore_errors=True)
         part.rename(out / "pretrain")
         facts = {k: v for k, v in model.folder.facts("pretrain").items() if k != "files"}
         folder.finish("pretrain", **facts | {"sessions": sessions, "units": len(model.net.units)})
     return settings
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """What a stage left of the model: network and image head."""
+    return sorted(path for path in folder.glob("*") if path.name.startswith(("model.", "head.")))
 
 
 def names_in(data: Path, recordings: Sequence[StoredRecording]) -> list[str]:

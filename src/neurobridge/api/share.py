@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from neurobridge import __version__
-from neurobridge.api.model import STAGES, Model, load
+from neurobridge.api.model import STAGES, Model, load, weights_in
 from neurobridge.api.scratch import new_folder
 from neurobridge.errors import UserError, needs
 from neurobridge.neuro.model import parameter_count
@@ -20,7 +20,6 @@ from neurobridge.terminal import console
 
 SHIPPED = {"neurobridge/demo": "demo"}  # name -> folder among the package's own weights
 CARD = "README.md"
-WEIGHTS = ("model.", "head.")
 TOLD = ("NeuroBridge, decoding", "NeuroBridge, likelihood", "NeuroBridge, decoding and likelihood")
 FLOORS = ("ridge decoding, same target", "linear encoding likelihood, stacked", "windowed encoding likelihood")
 
@@ -49,12 +48,11 @@ def export(run: Path, *, out: Path, licence: str = "other", name: str = "") -> P
     write_config(settings, part)
     folder = RunFolder.existing(part)
     for stage in STAGES[: STAGES.index(model.stage) + 1]:
-        keep = (*WEIGHTS, "prior.") if stage == "pretrain" == model.stage else ()
-        keep = keep or (WEIGHTS if stage == model.stage else ("prior.",))
         (part / stage).mkdir()
-        for path in sorted((model.path / stage).glob("*")):
-            if path.name.startswith(keep):
-                shutil.copy2(path, part / stage / path.name)
+        kept = weights_in(model.path / stage) if stage == model.stage else []
+        kept += (model.path / stage).glob("prior.*") if stage == "pretrain" else []
+        for path in kept:
+            shutil.copy2(path, part / stage / path.name)
         facts = {k: v for k, v in model.folder.facts(stage).items() if k not in ("files", "after")}
         folder.finish(stage, **facts)
     for path in part.rglob(".*"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neurobridge.api.keywords import takes
-from neurobridge.api.model import Model, do, grown, names_in, settings_with
+from neurobridge.api.model import Model, do, grown, names_in, settings_with, weights_in
 from neurobridge.api.recordings import IMAGES, data_folder, open_recordings
 from neurobridge.api.scratch import new_folder, place
 from neurobridge.data.images import ImageSet
@@ -101,9 +101,8 @@ def adapt(
         return do(settings, ["align"], progress=progress)
     folder = adapted.folder  # no image is at hand: the head is kept as it is
     (folder / "align").mkdir(exist_ok=True)
-    for path in (folder / "adapt").glob("*"):
-        if path.name.startswith(("model.", "head.")):
-            place(path, folder / "align" / path.name)
+    for path in weights_in(folder / "adapt"):
+        place(path, folder / "align" / path.name)
     folder.finish("align", sessions=[], encoder=settings.image.encoder)
     return Model(settings.out)
 

@@ -29,6 +29,7 @@ from neurobridge.evaluation.spikes import split_half_reliability
 from neurobridge.neuro.losses import expected_counts
 from neurobridge.neuro.masking import everything_hidden
 from neurobridge.pipeline.alignment import average_by_image
+from neurobridge.pipeline.decoding import first_presentations
 from neurobridge.pipeline.image_data import feature_stack
 from neurobridge.pipeline.joint_encoding import counted_bins, expected_rates, expected_responses, responses
 from neurobridge.terminal import console
@@ -187,14 +188,11 @@ class Twin:
         images, mean = average_by_image(counts, shown)
         maps = torch.cat([self.maps_of(part) for part in tensors(self.images.pixels[images]).split(AT_ONCE)])
         expected = expected_responses(self.model.net, self.batcher, 0, maps, np.arange(len(maps)))
-        a, b = (x - x.mean(0) for x in (expected, mean.astype(np.float64)))
-        length = np.sqrt((a**2).sum(0) * (b**2).sum(0))
-        correlation = np.where(length > 0, (a * b).sum(0) / np.where(length > 0, length, 1), np.nan)
+        correlation = correlations(expected, mean.astype(np.float64))
         repeats = int(np.unique(shown, return_counts=True)[1].min())
         if repeats < 2:
             return correlation, unknown
-        by_image = np.stack([counts[shown == image][:repeats] for image in images])
-        reliability = split_half_reliability(by_image, seed=0)
+        reliability = split_half_reliability(counts[first_presentations(shown, repeats)], seed=0)
         return correlation, np.sqrt(np.clip(reliability, 0, 1))
 
     def library(self, seed: int) -> torch.Tensor:
@@ -247,6 +245,13 @@ class Twin:
             drawn = coder.decode(origin + scale * change)
             better = self.drive(drawn, columns) > self.drive(start, columns)
             return torch.where(better[:, None, None, None], drawn, start)
+
+
+def correlations(expected: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+    """[N] over images of responses [I, N]; NaN for a unit of which one of the two never varies."""
+    a, b = (x - x.mean(0) for x in (expected, recorded))
+    length = np.sqrt((a**2).sum(0) * (b**2).sum(0))
+    return np.where(length > 0, (a * b).sum(0) / np.where(length > 0, length, 1), np.nan)
 
 
 def pictures_of(images: Path | str | np.ndarray) -> tuple[list[str], np.ndarray]:

@@ -89,7 +89,7 @@ def write_npz(out: Path, sets: Mapping[str, Dataset], model: Model) -> None:
 def write_zarr(out: Path, sets: Mapping[str, Dataset], model: Model) -> None:
     """One group a session. Raises UserError where there is something already."""
     with needs("zarr"):
-        import zarr  # noqa: F401
+        import zarr  # noqa: F401  # pyright: ignore
     if out.exists():
         raise UserError(f"{out} is there already: remove it, or choose another --out")
     part = out.with_name(f".{out.name}.part")

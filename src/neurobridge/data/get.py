@@ -77,6 +77,14 @@ def get_nlb(
     return _get_dandiset(dandiset, out, lambda p: p.endswith(".nwb"), (), version=version, list_only=list_only, api=api)
 
 
+def _fetch_whole(items: list[Item], out: Path, *, list_only: bool) -> Path:
+    """Fetch ``items`` from a git server, which may give a pointer to a file in its place: that is refused."""
+    fetch(items, out, list_only=list_only)
+    for item in () if list_only else items:
+        refuse_pointer(out / item.path)
+    return out
+
+
 def get_tvsd(
     out: Path = Path("downloads/tvsd"),
     *,
@@ -103,11 +111,7 @@ def get_tvsd(
     names += ["THINGS_MUA_trials.mat"] if trials else []
     paths = [f"monkey{monkey}/{name}" for monkey in monkeys for name in names]
     items = [Item(url=f"{gin}/paolo_papale/TVSD/raw/master/{path}", path=path) for path in paths]
-    fetch(items, Path(out), list_only=list_only)
-    if not list_only:
-        for item in items:
-            refuse_pointer(Path(out) / item.path)
-    return Path(out)
+    return _fetch_whole(items, Path(out), list_only=list_only)
 
 
 def get_retina(out: Path = Path("downloads/retina"), *, list_only: bool = False, gin: str = GIN) -> Path:
@@ -123,11 +127,7 @@ def get_retina(out: Path = Path("downloads/retina"), *, list_only: bool = False,
     repository = "gollischlab/Liu_Gollisch_2021_RGC_spiketrains_spatial_contrast_model"
     names = ("responses2naturalimages.h5", "trialnumbers.txt")
     items = [Item(url=f"{gin}/{repository}/raw/master/{name}", path=name) for name in names]
-    fetch(items, Path(out), list_only=list_only)
-    if not list_only:
-        for item in items:
-            refuse_pointer(Path(out) / item.path)
-    return Path(out)
+    return _fetch_whole(items, Path(out), list_only=list_only)
 
 
 def get_v4(
@@ -161,11 +161,7 @@ def get_v4(
                 items.append(Item(url=url, path=path, size=int(entry["size"]), checksum=f"git-blob:{entry['sha']}"))
     if not items:
         raise UserError(f"{api} lists no V4 responses on the branch '{branch}': the repository may have changed")
-    fetch(items, Path(out), list_only=list_only)
-    if not list_only:
-        for item in items:
-            refuse_pointer(Path(out) / item.path)
-    return Path(out)
+    return _fetch_whole(items, Path(out), list_only=list_only)
 
 
 def get_ibl(

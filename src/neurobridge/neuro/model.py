@@ -119,6 +119,13 @@ class NeuroBridge(nn.Module):
         """
         unit = self.units(batch.unit_row) if unit is None else unit
         latent = self.encode(batch, plan, unit=unit, memory=memory)
+        return self.decode(latent, batch, unit=unit, cells=cells)
+
+    def decode(
+        self, latent: Tensor, batch: SpikeBatch, *, unit: Tensor | None = None, cells: Tensor | None = None
+    ) -> Tensor:
+        """:meth:`forward` from the last latents [B, M, D], where these are known already."""
+        unit = self.units(batch.unit_row) if unit is None else unit
         time = self.encoder.latent_times(batch.window_ms, latent.device)
         bins, baseline = batch.target.shape[-1], self.baseline(batch)
         if cells is None:

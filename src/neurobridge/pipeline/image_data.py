@@ -159,10 +159,17 @@ def new_bridge(settings: RunSettings, model: NeuroBridge, data: ImageData, featu
         dimensions=settings.image.dimensions,
         whitening=settings.image.whitening,
     )
-    head = ImageHead(
+    head = new_head(settings, model, space.components.shape[1])
+    return Bridge(head=head, space=space, maps=make_maps(features, train))
+
+
+def new_head(settings: RunSettings, model: NeuroBridge, dimensions: int) -> ImageHead:
+    """An untrained head from the model's latents to ``dimensions`` of the embedding space."""
+    options = settings.align
+    return ImageHead(
         tokens=len(model.encoder.latent_times(settings.window.window_ms)),
         width=model.width,
-        dimensions=space.components.shape[1],
+        dimensions=dimensions,
         queries=options.queries,
         hidden=options.hidden,
         dropout=options.dropout,
@@ -170,7 +177,6 @@ def new_bridge(settings: RunSettings, model: NeuroBridge, data: ImageData, featu
         in_front=model.encoder.in_front,
         level=options.level,
     )
-    return Bridge(head=head, space=space, maps=make_maps(features, train))
 
 
 def make_maps(features: StackFeatures, train: np.ndarray) -> ImageMaps:

@@ -5,11 +5,11 @@ Nothing is fetched or imported before a judge is asked for.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib import import_module
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from neurobridge.evaluation.networks import OFFLINE, JudgeNetwork
 from neurobridge.vision.embedding_cache import chosen_device
 from neurobridge.vision.encoders import ImageEncoder, embed_together
 from neurobridge.vision.transformers_encoders import IMAGENET_MEAN, IMAGENET_STD
+
+Answer = TypeVar("Answer")
 
 SWAV = "facebookresearch/swav:main"
 STAND_IN = {"efficientnet-lite1": "efficientnet-lite0"}  # where the judge was the decoding target
@@ -117,26 +119,37 @@ def _network(judge: JudgeNetwork) -> nn.Module:
 
 def _in_one_pass(encoders: Sequence[nn.Module], batch_size: int) -> list[Callable[[np.ndarray], np.ndarray]]:
     """:func:`_on_pictures` of layers of one network: what one of them is asked, all of them have answered."""
-    answers: dict[str, list[np.ndarray]] = {}
 
+    @remembering
     @torch.inference_mode()
-    def ask(pictures: np.ndarray, which: int) -> np.ndarray:
+    def ask(pictures: np.ndarray) -> list[np.ndarray]:
+        place = next(encoders[0].parameters()).device
+        batches = torch.from_numpy(pictures).permute(0, 3, 1, 2).split(batch_size)
+        found = [embed_together(encoders, batch.to(place)) for batch in batches]
+        return [torch.cat(layer).cpu().numpy() for layer in zip(*found, strict=True)]
+
+    return [lambda pictures, which=which: ask(pictures)[which] for which in range(len(encoders))]
+
+
+def remembering(features: Callable[[np.ndarray], Answer]) -> Callable[[np.ndarray], Answer]:
+    """The same function, that answers a second time from memory."""
+    known: dict[str, Answer] = {}
+
+    def answer(pictures: np.ndarray) -> Answer:
         pictures = np.ascontiguousarray(pictures, np.float32)
         key = hashlib.sha1(pictures.data).hexdigest()
-        if key not in answers:
-            place = next(encoders[0].parameters()).device
-            batches = torch.from_numpy(pictures).permute(0, 3, 1, 2).split(batch_size)
-            found = [embed_together(encoders, batch.to(place)) for batch in batches]
-            answers[key] = [torch.cat(layer).cpu().numpy() for layer in zip(*found, strict=True)]
-        return answers[key][which]
+        if key not in known:
+            known[key] = features(pictures)
+        return known[key]
 
-    return [functools.partial(ask, which=which) for which in range(len(encoders))]
+    return answer
 
 
 def _on_pictures(network: nn.Module, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Pictures [I, H, W, 3] in [0, 1] -> features [I, D], in batches, on the network's device."""
+    """Pictures [I, H, W, 3] in [0, 1] -> features [I, D], in batches, on the network's device; asked once each."""
     place = next(network.parameters()).device
 
+    @remembering
     @torch.inference_mode()
     def features(pictures: np.ndarray) -> np.ndarray:
         batches = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().split(batch_size)

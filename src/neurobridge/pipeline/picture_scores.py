@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 
@@ -14,12 +11,11 @@ from neurobridge.evaluation.distributions import MINIMUM, kernel_distance
 from neurobridge.evaluation.images import Evaluator, sample_diversity, score_pictures
 from neurobridge.evaluation.judging import DECOY, HOG, fitness, judge_of
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.pipeline.judges import load_judges, offline_judges
+from neurobridge.pipeline.judges import load_judges, offline_judges, remembering
 from neurobridge.training.settings import RunSettings
 from neurobridge.vision.captions import Captioner, SentenceEncoder
 from neurobridge.vision.encoders import full_name
 
-Answer = TypeVar("Answer")
 SAMPLES = "samples"  # [S, I, H, W, 3]: several pictures of each image, if the run kept them
 
 
@@ -37,7 +33,6 @@ def score_images(run: RunFolder) -> dict[str, list[dict]]:
     pictures = {name: array for name, array in arrays.items() if array.shape == targets.shape}
     target_network = full_name(run.settings.image.encoder)
     nets = load_judges(offline_judges(target_network), device=run.settings.image.device)
-    nets = {name: replace(net, features=remembering(net.features)) for name, net in nets.items()}
     captioner, speaking = caption_judge(run.settings)
     scores = score_pictures(
         pictures, targets, feature_nets={"HOG": HOG, **nets, **speaking}, seed=run.settings.seed,
@@ -111,20 +106,6 @@ def score_sets(
             value = [*bootstrap_interval(diversity, seed=seed, share=False)]
             rows.append(_set_row(f"diversity {judge}", SAMPLES, value, len(diversity), net.network))
     return rows
-
-
-def remembering(features: Callable[[np.ndarray], Answer]) -> Callable[[np.ndarray], Answer]:
-    """The same function, that answers a second time from memory."""
-    known: dict[str, Answer] = {}
-
-    def answer(pictures: np.ndarray) -> Answer:
-        pictures = np.ascontiguousarray(pictures, np.float32)
-        key = hashlib.sha1(pictures.data).hexdigest()
-        if key not in known:
-            known[key] = features(pictures)
-        return known[key]
-
-    return answer
 
 
 def _set_row(metric: str, name: str, value: list[float], items: int, network: str) -> dict:

@@ -11,16 +11,17 @@ import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from neurobridge.bridge.alignment import ImageHead
+from neurobridge.bridge.alignment import EmbeddingSpace
+from neurobridge.bridge.image_maps import ImageMaps
 from neurobridge.data.datamodule import Batcher
 from neurobridge.data.recording import Recording, Stimuli
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError
-from neurobridge.neuro.model import PRESETS, NeuroBridge, parameter_count
-from neurobridge.pipeline.image_data import MAP_SIDE, MAP_WIDTH
-from neurobridge.pipeline.spikes import add_units, joint_options, make_batcher, spike_task
+from neurobridge.neuro.model import parameter_count
+from neurobridge.pipeline.image_data import MAP_SIDE, MAP_WIDTH, Bridge, new_head
+from neurobridge.pipeline.spikes import add_units, make_batcher, make_model, spike_task
 from neurobridge.terminal import console
-from neurobridge.training.joint_task import JointTask, Seen
+from neurobridge.training.joint_task import Seen
 from neurobridge.training.settings import RunSettings
 from neurobridge.training.tasks import MaskedTask
 
@@ -146,33 +147,17 @@ def made_up(number: int, units: int, rate: float, settings: RunSettings) -> Sess
 
 def task_of(settings: RunSettings, sessions: Sequence[Session]) -> MaskedTask:
     """The task of a pretraining on ``sessions``, with images of which nothing is known but their number."""
-    options = asdict(settings.model)
-    preset = options.pop("preset")
-    options |= PRESETS[preset] if preset != "none" else {}
-    if settings.pretrain.images:
-        options |= {"memory_width": MAP_WIDTH, "memory_side": MAP_SIDE}
-    model = NeuroBridge(**options)
+    seen = settings.pretrain.images
+    maps = ImageMaps(grids=[MAP_SIDE], channels=[MAP_WIDTH], side=MAP_SIDE, components=MAP_WIDTH) if seen else None
+    model = make_model(settings, maps=maps)
     add_units(model, sessions, settings)
-    if not settings.pretrain.images:
+    if maps is None:
         return spike_task(model, sessions, settings, only_units=False)
-    align = settings.align
-    head = ImageHead(
-        tokens=len(model.encoder.latent_times(settings.window.window_ms)),
-        width=model.width,
-        dimensions=settings.image.dimensions,
-        queries=align.queries,
-        hidden=align.hidden,
-        dropout=align.dropout,
-        readout=align.readout,
-        in_front=model.encoder.in_front,
-        level=align.level,
-    )
-    masked = spike_task(model, sessions, settings, only_units=False)
-    maps = torch.zeros(IMAGES, MAP_SIDE**2, MAP_WIDTH)
-    seen = Seen(maps=maps, targets=torch.randn(IMAGES, settings.image.dimensions))
-    course = {name: getattr(masked, name) for name in ("loader", "steps", "checkpoint_every", "learning_rate")}
-    course |= {name: getattr(masked, name) for name in ("masker", "cells", "augmentation", "weight_decay", "seed")}
-    return JointTask(model, head, seen=seen, learns="all", **joint_options(settings), **course)
+    dimensions = settings.image.dimensions
+    space = EmbeddingSpace(width=dimensions, dimensions=dimensions)
+    bridge = Bridge(head=new_head(settings, model, dimensions), space=space, maps=maps)
+    shown = Seen(maps=torch.zeros(IMAGES, MAP_SIDE**2, MAP_WIDTH), targets=torch.randn(IMAGES, dimensions))
+    return spike_task(model, sessions, settings, only_units=False, bridge=bridge, seen=shown)
 
 
 def weights_of(task: MaskedTask, units: int) -> dict[str, int]:

@@ -13,7 +13,7 @@ from neurobridge.errors import UserError, atomic_path
 from neurobridge.evaluation.probes import project_2d
 from neurobridge.evaluation.spikes import fano_factor, split_half_reliability
 from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
-from neurobridge.pipeline.decoding import Decoded
+from neurobridge.pipeline.decoding import Decoded, first_presentations
 from neurobridge.pipeline.encodings import closed_forms
 from neurobridge.pipeline.folder import DONE, RunFolder
 from neurobridge.pipeline.identification import both_ways, gather_evidence, layer_rows, rows_of
@@ -107,7 +107,7 @@ def noise(run: RunFolder) -> dict[str, np.ndarray]:
     repeats = min(np.unique(shown, return_counts=True)[1])
     if repeats < 4:
         return {}
-    by_image = np.stack([counts[shown == image][:repeats] for image in np.unique(shown)])
+    by_image = counts[first_presentations(shown, repeats)]
     binned = session.binned(some_rows(session, "test", 200), 10)
     observed = merged(session.recording.observed_time)
     inside = elapsed(session.source.times, observed)[0] >= 0

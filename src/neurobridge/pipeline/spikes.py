@@ -144,7 +144,7 @@ def frozen_validation(batcher: Batcher, masker: Masker) -> list[tuple[SpikeBatch
 
 
 def make_model(settings: RunSettings, *, maps: ImageMaps | None = None) -> NeuroBridge:
-    """A new model of the size that the settings ask for; with ``maps`` its backbone reads images."""
+    """A new model of the size that the settings ask for; with ``maps``, fitted or not, its backbone reads images."""
     options = asdict(settings.model)
     preset = options.pop("preset")
     if maps is not None:
