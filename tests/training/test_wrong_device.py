@@ -10,12 +10,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from neurobridge.bridge.generator_training import train_condition
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
 from neurobridge.bridge.adapter import Adapter
 from neurobridge.bridge.alignment import ImageHead
-from neurobridge.bridge.generator_training import train_condition
 from neurobridge.neuro.batch import SpikeBatch, collate_windows
 from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.masking import Masker
@@ -23,7 +23,8 @@ from neurobridge.neuro.model import NeuroBridge
 from neurobridge.neuro.prior import NewUnits
 from neurobridge.training.joint_task import JointTask, Seen
 from neurobridge.training.optimiser import RowAdamW
-from neurobridge.training.tasks import IdentityTask, MaskedTask, Task
+from neurobridge.training.task import Task
+from neurobridge.training.tasks import IdentityTask, MaskedTask
 from neurobridge.vision.autoencoder import PatchPCA
 from neurobridge.vision.generator import Generator
 

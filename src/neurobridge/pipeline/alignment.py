@@ -10,6 +10,7 @@ from neurobridge.bridge.alignment import ImageHead
 from neurobridge.data.datamodule import Batcher, Share, StepBatches
 from neurobridge.data.store import Session
 from neurobridge.neuro.model import NeuroBridge
+from neurobridge.pipeline.device import device
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.image_data import (
     Bridge,
@@ -89,11 +90,11 @@ def align(run: RunFolder) -> None:
 
 
 def load_aligned(run: RunFolder) -> tuple[NeuroBridge, Bridge]:
-    """The aligned encoder and its image side, ready for use."""
+    """The aligned encoder and its image side, ready for use on the run's device (space and maps on the CPU)."""
     run.need("align")
-    bridge = Bridge.load(run / "align")
-    bridge.head.eval()
-    return NeuroBridge.load(run / "align").eval(), bridge
+    bridge, there = Bridge.load(run / "align"), device(run.settings)
+    bridge.head.eval().to(there)
+    return NeuroBridge.load(run / "align").eval().to(there), bridge
 
 
 @torch.no_grad()
@@ -102,7 +103,8 @@ def predict_windows(model: NeuroBridge, head: ImageHead, batcher: Batcher, index
     model.eval()
     head.eval()
     batches = batcher.sequence(index, rows, 256)
-    return torch.cat([F.normalize(head(model.encode(batch, level=head.level)), dim=-1) for batch in batches]).numpy()
+    found = [F.normalize(head(model.encode(batch, level=head.level)), dim=-1).cpu() for batch in batches]
+    return torch.cat(found).numpy()
 
 
 def average_by_image(values: np.ndarray, image_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -50,7 +50,7 @@ def expected_rates(
         some = images[at : at + AT_ONCE]
         batch = batcher.batch([(index, np.repeat(row, len(some)))])
         with torch.no_grad():
-            rates = model(batch, everything_hidden(batch), memory=maps[some].float())
+            rates = model(batch, everything_hidden(batch), memory=maps[some].float().to(batch.target.device)).cpu()
         yield rates if session.valued else expected_counts(rates)
 
 

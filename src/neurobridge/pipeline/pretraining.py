@@ -33,7 +33,8 @@ def pretrain(run: RunFolder) -> None:
         bridge = new_bridge(settings, model, data, features)
         seen = seen_by(bridge, data, features)
     if settings.pretrain.steps:
-        fit_here(spike_task(model, sessions, settings, only_units=False, bridge=bridge, seen=seen), "pretrain", run)
+        task = spike_task(model, sessions, settings, only_units=False, bridge=bridge, seen=seen)
+        fit_here(task, "pretrain", run, average=settings.pretrain.average)
     model.save(run / "pretrain")
     vectors = model.units(torch.arange(len(model.units))).detach()
     UnitPrior.fit(vectors, known_regions(model, sessions)).save(run / "pretrain")

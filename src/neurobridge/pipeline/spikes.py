@@ -29,6 +29,7 @@ from neurobridge.pipeline.image_data import (
 from neurobridge.pipeline.inputs import pretrained_elsewhere
 from neurobridge.training.joint_task import JointTask, Seen
 from neurobridge.training.settings import AdaptSettings, MixtureSettings, PretrainSettings, RunSettings
+from neurobridge.training.task import Task
 from neurobridge.training.tasks import MaskedTask
 from neurobridge.training.trainer import fit
 
@@ -97,10 +98,16 @@ def bin_of(session: Session, settings: RunSettings) -> int:
 def make_batcher(
     model: NeuroBridge, sessions: Sequence[Session], settings: RunSettings, *, by_area: bool = False
 ) -> Batcher:
-    """Batches of ``sessions``; ``by_area``: each area in its window of align.area_windows."""
+    """Batches of ``sessions`` where the model is; ``by_area``: each area in its window of align.area_windows."""
     rows = {s.name: model.units.rows_of(s.recording.unit_keys) for s in sessions}
     windows = area_windows(sessions, settings) if by_area else None
-    return Batcher(sessions, rows_of_units=rows, bin_ms=[bin_of(s, settings) for s in sessions], area_windows=windows)
+    return Batcher(
+        sessions,
+        rows_of_units=rows,
+        bin_ms=[bin_of(s, settings) for s in sessions],
+        area_windows=windows,
+        device=model.units.bias.device,
+    )
 
 
 def area_windows(sessions: Sequence[Session], settings: RunSettings) -> dict[str, tuple[int, int]]:
@@ -273,16 +280,8 @@ def image_side(settings: RunSettings, sessions: Sequence[Session]) -> tuple[Imag
     return embedded_images(settings, images, sessions), stack_features(settings, images)
 
 
-def fit_here(task, stage: str, run: RunFolder) -> None:
-    """Train in the run folder, with the devices and loggers that the settings ask for."""
+def fit_here(task: Task, stage: str, run: RunFolder, **more) -> None:
+    """Train in the run folder, with the devices and loggers that the settings ask for; ``more``: of :func:`fit`."""
     s = run.settings
-    fit(
-        task,
-        stage=stage,
-        out=run.path,
-        accelerator=s.accelerator,
-        devices=s.devices,
-        nodes=s.nodes,
-        precision=s.precision,
-        wandb=s.wandb,
-    )
+    where = {name: getattr(s, name) for name in ("accelerator", "devices", "nodes", "precision", "wandb")}
+    fit(task, stage=stage, out=run.path, **asdict(s.train), **where, **more)

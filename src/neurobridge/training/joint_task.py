@@ -81,14 +81,20 @@ class JointTask(MaskedTask):
         model.units.bias.requires_grad_(learns != "head")
         if learns == "head":
             model.requires_grad_(False)
-        self.unfrozen: list[nn.Parameter] = []
-        if learns == "joint" and joint_blocks:
-            blocks = model.encoder.blocks[-joint_blocks:]
-            parts = [*blocks, model.encoder.norm] if joint_blocks < len(model.encoder.blocks) else [model.encoder]
-            self.unfrozen = [p for part in parts for p in part.parameters()]
-            for parameter in self.unfrozen:
-                parameter.requires_grad_(True)
+        self.joint_blocks = joint_blocks if learns == "joint" else 0
+        for parameter in self.unfrozen():
+            parameter.requires_grad_(True)
         self.train()
+
+    def unfrozen(self) -> list[nn.Parameter]:
+        """Weights of the encoder that learn in the joint stage."""
+        encoder = self.model.encoder
+        if not self.joint_blocks:
+            return []
+        parts = [encoder]
+        if self.joint_blocks < len(encoder.blocks):
+            parts = [*encoder.blocks[-self.joint_blocks :], encoder.norm]
+        return [p for part in parts for p in part.parameters()]
 
     def train(self, mode: bool = True) -> JointTask:
         """What is frozen keeps its statistics, and nothing of it drops out."""
@@ -103,8 +109,8 @@ class JointTask(MaskedTask):
 
     def groups(self) -> list[dict]:
         groups = [] if self.learns == "head" else super().groups()
-        if self.unfrozen:
-            groups.append({"params": self.unfrozen, "lr": self.joint_learning_rate})
+        if unfrozen := self.unfrozen():
+            groups.append({"params": unfrozen, "lr": self.joint_learning_rate})
         if self.learns != "units":
             common = {"weight_decay": self.head_weight_decay}
             groups.append({"params": self.head.fast(), "lr": self.head_learning_rate} | common)
