@@ -69,7 +69,8 @@ def fit(
     is answered by KeyboardInterrupt; SIGTERM by a checkpoint, then SystemExit with code 143 (0 in processes that help).
     """
     warnings.filterwarnings("ignore", f".*({'|'.join(EXPECTED)}).*")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     folder = folder or out / "checkpoints" / stage
     checkpoints = Checkpoints(folder, origin=task.origin(stage), steps=task.steps)
     path, last = checkpoints.newest() or (None, {"epoch": -1, "global_step": 0})
