@@ -4,8 +4,10 @@ import copy
 import os
 import signal
 
+import lightning
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import IterableDataset
 
 from neurobridge.data.datamodule import Batcher, Share, StepBatches
@@ -104,6 +106,28 @@ def test_the_largest_norm_is_an_option(tmp_path):
     courses = [torch.cat(train(tmp_path / str(clip), Line(), clip=clip).course) for clip in (0.0, 1.0, 30.0)]
     assert not torch.equal(courses[0], courses[1])
     assert torch.equal(courses[0], courses[2]), "below 30 nothing is clipped"
+
+
+def test_a_step_that_overflows_in_float16_is_left_out_and_the_next_ones_are_scaled_down(tmp_path):
+    task, scaler = Line(), torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    trainer = lightning.Trainer(
+        max_epochs=task.stretches(0),
+        accelerator="cpu",
+        plugins=[MixedPrecision("16-mixed", "cpu", scaler)],
+        gradient_clip_val=1.0,
+        reload_dataloaders_every_n_epochs=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(task)
+    assert scaler.get_scale() < 2.0**127
+    assert torch.isfinite(torch.cat(task.course)).all()
+    moved = torch.cat(task.course).diff() != 0
+    assert moved[-1], "it learns once the scale fits"
+    assert not moved.all(), "and did not before"
 
 
 def spike_task(seed: int = 0) -> MaskedTask:
