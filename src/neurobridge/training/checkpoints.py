@@ -9,7 +9,9 @@ import lightning
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from neurobridge.errors import UserError
 from neurobridge.sealed import forget_old, newest, read_sealed, write_sealed
+from neurobridge.training.task import Task
 
 
 class SealedIO(CheckpointIO):
@@ -36,6 +38,14 @@ class Checkpoints(Checkpoint):
 
     def __init__(self, folder: Path, *, origin: str, steps: int) -> None:
         self.folder, self.origin, self.steps = folder, origin, steps
+
+    def on_fit_start(self, trainer: lightning.Trainer, task: Task) -> None:
+        mine = [self.origin, task.names()]
+        if not trainer.strategy.reduce_boolean_decision(trainer.strategy.broadcast(mine) == mine):
+            raise UserError(
+                "the processes of this training see different units or options: let all nodes read the same data "
+                "folder and the same --config"
+            )
 
     def on_save_checkpoint(self, trainer: object, task: object, checkpoint: dict[str, Any]) -> None:
         checkpoint["origin"] = self.origin

@@ -59,6 +59,10 @@ class Task(lightning.LightningModule):
         weights = [(name, list(value.shape)) for name, value in self.state_dict().items()]
         return sha256(json.dumps([course, weights]).encode()).hexdigest()
 
+    def names(self) -> list[str]:
+        """What rows of the weights belong to: the same on all processes, or they would train something else."""
+        return []
+
     def stretches(self, done: int) -> int:
         """How many stretches are left after ``done`` steps; they end at multiples of checkpoint_every."""
         return -(-self.steps // self.checkpoint_every) - done // self.checkpoint_every
