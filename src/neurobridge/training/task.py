@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -71,8 +72,8 @@ class Task(lightning.LightningModule):
         first = self.global_step
         last = min((first // self.checkpoint_every + 1) * self.checkpoint_every, self.steps)
         batches = [self.loader(first, last, self.share_of(part)) for part in range(self.parts)]
-        pinned = self.device.type == "cuda"
-        return InParts(DataLoader(Steps(batches), batch_size=None, num_workers=self.workers, pin_memory=pinned))
+        options = {"num_workers": self.workers, "pin_memory": self.device.type == "cuda", "worker_init_fn": deaf}
+        return InParts(DataLoader(Steps(batches), batch_size=None, **options))
 
     @property
     def share(self) -> Share:
@@ -173,6 +174,12 @@ class Steps(IterableDataset):
     def __iter__(self) -> Iterator[list]:
         for parts in zip(*self.batches, strict=True):
             yield list(parts)
+
+
+def deaf(number: int) -> None:
+    """A process that reads batches leaves it to the one that trains to answer Ctrl-C and SIGTERM."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
 
 
 class InParts:
