@@ -273,10 +273,10 @@ def image_side(settings: RunSettings, sessions: Sequence[Session]) -> tuple[Imag
     return embedded_images(settings, images, sessions), stack_features(settings, images)
 
 
-def fit_here(task, stage: str, run: RunFolder) -> None:
-    """Train in the run folder, with the devices and loggers that the settings ask for."""
+def fit_here(task, stage: str, run: RunFolder) -> int:
+    """Train in the run folder, with the devices and loggers that the settings ask for; the step that was kept."""
     s = run.settings
-    fit(
+    return fit(
         task,
         stage=stage,
         out=run.path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -53,6 +54,7 @@ class Task(lightning.LightningModule):
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
         self.stopping = False
         self.current: dict[str, Tensor] = {}  # losses of this step
+        self.valid_loss: float | None = None  # at the last checkpoint, of a task that is to end with its lowest
 
     def origin(self, stage: str) -> str:
         """What tells this training from others: its stage, its course but for its length, and the weights it has."""
@@ -144,7 +146,8 @@ class MaskedTask(Task):
     unit_weight_decay: of unit embeddings, in steps that draw them; ``cells``: with a grid decoder, queries a window in
     training; ``augmentation``: options of :func:`augment`. unfreeze_every: in adaptation, one more backbone block from
     the top learns after each such number of steps, at a tenth of the rate (0: the body stays frozen). validation:
-    batches with frozen plans, scored at every checkpoint. new_units: vectors that learn in the place of the
+    batches with frozen plans, scored at every checkpoint; pretraining ends with the weights that did best there.
+    new_units: vectors that learn in the place of the
     vocabulary's, with a decay of new_unit_decay towards their prior.
     """
 
@@ -171,6 +174,7 @@ class MaskedTask(Task):
         self.unit_weight_decay = unit_weight_decay
         self.unfreeze_every, self.cells, self.augmentation = unfreeze_every, cells, augmentation or {}
         self.validation = list(validation)
+        self.ends_with_best = not only_units
         for parameter in model.body():
             parameter.requires_grad_(not only_units)
         if only_units and unfreeze_every:
@@ -211,12 +215,16 @@ class MaskedTask(Task):
         if self.global_rank:
             return  # validation windows are the same on all ranks
         self.eval()
+        by_mode: dict[str, list[float]] = defaultdict(list)
         with torch.no_grad():
             for batch, plan in self.validation:
                 batch, unit = batch.to(self.device), self.unit(batch)
                 for mode, value in masked(self.model, batch, plan, unit=unit, shared=torch.clone).items():
                     self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1, rank_zero_only=True)
+                    by_mode[mode].append(value.item())
         self.train()
+        if self.validation and self.ends_with_best:
+            self.valid_loss = float(np.mean([np.mean(values) for values in by_mode.values()]))
 
 
 def plan_of(masker: Masker, batch: SpikeBatch, rng: np.random.Generator, share: Share) -> MaskPlan:

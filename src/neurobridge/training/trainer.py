@@ -47,8 +47,10 @@ def fit(
     nodes: int = 1,
     precision: str = "32-true",
     wandb: Literal["off", "offline", "online"] = "off",
-) -> None:
+) -> int:
     """Train ``task`` to its last step, from the newest sound checkpoint under out/checkpoints/stage, if there is one.
+
+    Returns the step whose weights it has then: the last, or that of the lowest valid loss where the task has one.
 
     Raises UserError where a loss or a gradient is no finite number: checkpoints are kept, nothing is made of it. Ctrl-C
     is answered by KeyboardInterrupt; SIGTERM by a checkpoint, then SystemExit with code 143 (0 in processes that help).
@@ -59,10 +61,11 @@ def fit(
     checkpoints = Checkpoints(folder, origin=task.origin(stage), steps=task.steps)
     path, last = checkpoints.newest() or (None, {"epoch": -1, "global_step": 0})
     done = last["global_step"]
+    checkpoints.best(done)
     loggers: list[Logger] = [MetricsCSV(out / "metrics.csv", stage=stage, keep_below=done)]
     if done >= task.steps:
         task.load_state_dict(last["state_dict"])
-        return
+        return with_best(task, checkpoints)
     if done and not helping():
         console.print(f"{stage}: goes on from step {done} of {task.steps}")
     loggers.append(TensorBoardLogger(out / "tensorboard", name=stage, version=""))
@@ -104,6 +107,16 @@ def fit(
         if not helping():
             print("neurobridge: terminated; run the same command again to go on from here", file=sys.stderr)
         sys.exit(0 if helping() else 143)
+    return with_best(task, checkpoints)
+
+
+def with_best(task: Task, checkpoints: Checkpoints) -> int:
+    """Give ``task`` the weights of its lowest valid loss, if some were kept; the step they are of."""
+    best = checkpoints.best(task.steps)
+    if best is None:
+        return task.steps
+    task.load_state_dict(best["state_dict"])
+    return best["step"]
 
 
 class Stops(Callback):
