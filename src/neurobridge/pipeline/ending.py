@@ -103,8 +103,8 @@ def course(run: RunFolder) -> str:
     steps = run.settings.pretrain.steps
     if (best := run.facts("pretrain").get("step", steps)) < steps:
         return (
-            f"the valid loss was lowest at step {best} of {steps} and no lower since: the model has the weights of step "
-            f"{best} (training would go on from step {steps})"
+            f"the valid loss was lowest at step {best} of {steps} and no lower since: the model has the weights of "
+            f"step {best} (training would go on from step {steps})"
         )
     if (share := still_falling(run)) is None:
         return "too few checkpoints with a valid split to tell whether more steps would help"

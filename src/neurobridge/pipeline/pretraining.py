@@ -34,7 +34,8 @@ def pretrain(run: RunFolder) -> None:
         seen = seen_by(bridge, data, features)
     step = 0
     if settings.pretrain.steps:
-        step = fit_here(spike_task(model, sessions, settings, only_units=False, bridge=bridge, seen=seen), "pretrain", run)
+        task = spike_task(model, sessions, settings, only_units=False, bridge=bridge, seen=seen)
+        step = fit_here(task, "pretrain", run)
     model.save(run / "pretrain")
     vectors = model.units(torch.arange(len(model.units))).detach()
     UnitPrior.fit(vectors, known_regions(model, sessions)).save(run / "pretrain")

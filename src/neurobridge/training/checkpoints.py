@@ -34,8 +34,10 @@ class SealedIO(CheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """Saves at the end of every stretch, as folder/step=N.ckpt; keeps the last two. Of a task that has a ``valid_loss``
-    the weights at its lowest are kept beside them, as folder/best.ckpt: training goes on from the last, ends with these.
+    """Saves at the end of every stretch, as folder/step=N.ckpt; keeps the last two.
+
+    Of a task that has a ``valid_loss`` the weights at its lowest are kept beside them, as folder/best.ckpt: training
+    goes on from the last state and ends with these.
 
     ``origin``: what the training is; a checkpoint of another origin is not taken up, nor one beyond its ``steps``. One
     of a shorter training is: it goes on.
