@@ -280,8 +280,11 @@ def image_side(settings: RunSettings, sessions: Sequence[Session]) -> tuple[Imag
     return embedded_images(settings, images, sessions), stack_features(settings, images)
 
 
-def fit_here(task: Task, stage: str, run: RunFolder, **more) -> None:
-    """Train in the run folder, with the devices and loggers that the settings ask for; ``more``: of :func:`fit`."""
+def fit_here(task: Task, stage: str, run: RunFolder, **more) -> int:
+    """Train in the run folder, with the devices and loggers that the settings ask for; the step that was kept.
+
+    ``more``: of :func:`fit`.
+    """
     s = run.settings
     where = {name: getattr(s, name) for name in ("accelerator", "devices", "nodes", "precision", "wandb")}
-    fit(task, stage=stage, out=run.path, **asdict(s.train), **where, **more)
+    return fit(task, stage=stage, out=run.path, **asdict(s.train), **where, **more)

@@ -68,6 +68,7 @@ class JointTask(MaskedTask):
     ) -> None:
         super().__init__(model, only_units=learns != "all", **options)
         self.head, self.learns = head, learns
+        self.ends_with_best = False  # validation tells of the spikes alone
         self.masked_weight, self.encode_weight, self.decode_weight = masked_weight, encode_weight, decode_weight
         self.head_learning_rate, self.projector_learning_rate = head_learning_rate, projector_learning_rate
         self.head_weight_decay, self.unit_dropout = head_weight_decay, unit_dropout
