@@ -126,8 +126,10 @@ def write_recording(recording: Recording, path: Path | str) -> None:
     spikes = {"unit_index": recording.spike_units[order].astype(np.int64)}
     if recording.spike_values is not None:
         spikes["value"] = recording.spike_values[order].astype(np.float32)
+    times = times[order].astype(np.float64, copy=False)
+    del order  # as large as the times
     parts: dict = {
-        "spikes": IrregularTimeSeries(timestamps=times[order].astype(np.float64, copy=False), domain=domain, **spikes),
+        "spikes": IrregularTimeSeries(timestamps=times, domain=domain, **spikes),
         "units": ArrayDict(
             id=storable(recording.unit_ids.astype(str)),
             brain_region=storable(recording.regions.astype(str)),

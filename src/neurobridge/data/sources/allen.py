@@ -78,7 +78,9 @@ def import_allen(
             with open_nwb(file) as nwb:
                 look, found = look_at(nwb, tables)
                 look.refuse()
-                recording = select_units(_recording(nwb, found, identity, frames, unusable, seed), quality)
+                recording = _recording(nwb, found, identity, frames, unusable, seed)
+                del found  # its spikes are as large as the recording
+            recording = select_units(recording, quality)
             recording.provenance["signature"] = mark
             write_session(recording, out)
     return out
