@@ -9,11 +9,12 @@ import numpy as np
 from rich.progress import track
 
 from neurobridge.baselines.linear_encoding import LinearEncoding
-from neurobridge.baselines.windowed_encoding import Encoding, WindowedEncoding
+from neurobridge.baselines.windowed_encoding import WindowedEncoding
 from neurobridge.pipeline.decoding import Decoded
 from neurobridge.pipeline.image_data import StackFeatures
+from neurobridge.terminal import console
 
-MOST_ROWS = 4000
+MOST_ROWS = 4000  # training images of the windowed model: it holds kernels [P, P]
 
 
 @dataclass(kw_only=True)
@@ -23,12 +24,25 @@ class SeenImages:
     images: np.ndarray
     responses: np.ndarray
 
+    @classmethod
+    def of(cls, decoded: Decoded, *, seed: int = 0) -> SeenImages:
+        """The session's training images; of more than :data:`MOST_ROWS` so many, drawn by ``seed``, and said."""
+        images, responses = decoded.train_images, decoded.train_responses
+        if len(images) <= MOST_ROWS:
+            return cls(images=images, responses=responses)
+        told = f"session {decoded.session}: the windowed encoding, a rival, is fitted to {MOST_ROWS:,} of its"
+        console.print(f"{told} {len(images):,} training images, drawn at random", markup=False, soft_wrap=True)
+        some = np.sort(np.random.default_rng(seed).permutation(len(images))[:MOST_ROWS])
+        return cls(images=images[some], responses=responses[some])
+
 
 @dataclass(kw_only=True)
 class ClosedForm:
-    """expected: of the windowed model [I, N], training images out of fold; stacked: a ridge a layer."""
+    """windowed: expectations [I, N] of that model, out of fold for the images that it was fitted to, which are
+    ``fitted`` in number; stacked: a ridge a layer, on all training images."""
 
     windowed: np.ndarray
+    fitted: int
     stacked: LinearEncoding
 
 
@@ -36,28 +50,27 @@ def closed_forms(decoded: Sequence[Decoded], features: StackFeatures) -> dict[st
     """Session -> its closed-form encodings."""
     out = {}
     for d in track(decoded, "encoding, closed form", transient=True):
-        seen = SeenImages(images=d.train_images, responses=d.train_responses)
+        seen = SeenImages.of(d)
         out[d.session] = ClosedForm(
             windowed=windowed_expectation(seen, features),
+            fitted=len(seen.images),
             stacked=LinearEncoding().fit(features.of(d.train_images), d.train_responses),
         )
     return out
 
 
-def closed_form(seen: SeenImages, features: StackFeatures) -> Encoding:
-    """The windowed model; beyond MOST_ROWS training images its kernels are too large, and a ridge a layer stands in."""
-    wide = len(seen.images) > MOST_ROWS
-    model = LinearEncoding() if wide else WindowedEncoding(grids=features.grids)
-    return model.fit(features.of(seen.images), seen.responses)
+def closed_form(seen: SeenImages, features: StackFeatures) -> WindowedEncoding:
+    """The windowed model of a session."""
+    return WindowedEncoding(grids=features.grids).fit(features.of(seen.images), seen.responses)
 
 
-def expected_by(model: Encoding, features: StackFeatures, images: np.ndarray) -> np.ndarray:
+def expected_by(model: WindowedEncoding, features: StackFeatures, images: np.ndarray) -> np.ndarray:
     """[I, N]: what the model expects of some images, by row, a part at a time."""
     return np.concatenate([model.predict(features.of(part)) for part in np.array_split(images, len(images) // 512 + 1)])
 
 
 def windowed_expectation(seen: SeenImages, features: StackFeatures) -> np.ndarray:
-    """[I, N]: the closed-form model's expectations of all images, out of fold for the session's training images."""
+    """[I, N]: the windowed model's expectations of all images, out of fold for those that it was fitted to."""
     model = closed_form(seen, features)
     expected = expected_by(model, features, np.arange(len(features.layers[0])))
     expected[seen.images] = model.out_of_fold

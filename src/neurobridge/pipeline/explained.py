@@ -167,13 +167,14 @@ def windowed_readings(
 ) -> Readings:
     """The rival: mean counts, and the closed-form encoding that dreams them for ``library`` [L], rows of the images.
 
-    It is fitted on the session's training images, one presentation each. Its errors do not shrink with repeats of a
-    test image, the scatter of presentations does; valid images that were shown twice or more tell the two apart.
+    It is fitted on training images of the session (:class:`SeenImages`), one presentation each. Its errors do not
+    shrink with repeats of a test image, the scatter of presentations does; valid images that were shown twice or more
+    tell the two apart.
     """
-    seen = SeenImages(images=decoded.train_images, responses=decoded.train_responses)
+    seen = SeenImages.of(decoded)
     encoding, test, several = closed_form(seen, features), decoded.test, decoded.valid.presentations
     differences = None if several is None else np.diff(several.responses, axis=1).reshape(-1, test.responses.shape[1])
-    residual = decoded.train_responses - encoding.out_of_fold
+    residual = seen.responses - encoding.out_of_fold
     noise = ResponseNoise.of(residual, repeats=1.0, differences=differences)
     expected, observed = expected_by(encoding, features, library), test.responses.astype(np.float64)
     stack = looking(feature_stack(settings, settings.encoding.layers), device(settings))

@@ -30,10 +30,11 @@ def counted_bins(session: Session, bin_ms: int) -> slice:
 
 
 def responses(session: Session, rows: np.ndarray) -> np.ndarray:
-    """[len(rows), N]: counts between 30 and 280 ms after the onset, or the values of the window."""
-    if session.valued:
-        return session.binned(rows, session.window_ms)[:, :, 0]
-    return session.binned(rows, 10)[:, :, counted_bins(session, 10)].sum(-1)
+    """[len(rows), N]: counts between 30 and 280 ms after the onset, or the values of the window; binned in parts."""
+    bin_ms = session.window_ms if session.valued else 10
+    bins = slice(1) if session.valued else counted_bins(session, bin_ms)
+    parts = [rows[at : at + AT_ONCE] for at in range(0, max(1, len(rows)), AT_ONCE)]
+    return np.concatenate([session.binned(part, bin_ms)[:, :, bins].sum(-1) for part in parts])
 
 
 def expected_rates(
