@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from neurobridge.errors import atomic_path
@@ -93,6 +93,14 @@ def write_report(
             ]
         entries.append(entry)
     cards = [(name, *_card(value)) for name, value in (summary or {}).items()]
+    html = page("report.html.j2").render(title=title, subtitle=subtitle, entries=entries, cards=cards)
+    with atomic_path(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return Path(path)
+
+
+def page(name: str) -> Template:
+    """The template of a page; whatever is put into it is escaped."""
     environment = Environment(
         loader=PackageLoader("neurobridge.evaluation", "."),
         autoescape=True,
@@ -100,12 +108,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template("report.html.j2").render(
-        title=title, subtitle=subtitle, entries=entries, cards=cards
-    )
-    with atomic_path(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return Path(path)
+    return environment.get_template(name)
 
 
 def score_table(title: str, scores: Sequence[Score], *, note: str = "", ours: str = "reconstruction") -> Table:
