@@ -49,10 +49,10 @@ from neurobridge.data.store import Session
 from neurobridge.evaluation.controls import bootstrap_difference, bootstrap_interval
 from neurobridge.evaluation.judging import DECOY
 from neurobridge.evaluation.networks import OFFLINE
-from neurobridge.pipeline.alignment import average_by_image
-from neurobridge.pipeline.encodings import SeenImages, closed_form, expected_by
+from neurobridge.pipeline.closed_form import SeenImages, closed_form, expected_by
 from neurobridge.pipeline.explained import Drawer, Guess, Photographs, dreams_of, guess
 from neurobridge.pipeline.image_data import StackFeatures
+from neurobridge.pipeline.joint_encoding import average_by_image
 from neurobridge.pipeline.pictures import WINDOWED, cosine, paint
 from neurobridge.training.generator_training import train_generator
 from neurobridge.training.settings import EncodingSettings, ReconstructSettings
