@@ -73,7 +73,17 @@ def adapt_units(
     if options.steps:
         data, features = image_side(settings, sessions) if bridge is not None else (None, None)
         seen = None if bridge is None or data is None else seen_by(bridge, data, features)
-        task = spike_task(model, sessions, settings, only_units=True, bridge=bridge, seen=seen, new_units=new_units)
+        all_known = settings.adapt.labels is None and data is not None and features is not None
+        task = spike_task(
+            model,
+            sessions,
+            settings,
+            only_units=True,
+            bridge=bridge,
+            seen=seen,
+            lessons=(data, features) if all_known else None,
+            new_units=new_units,
+        )
         fit_here(task, "adapt", run)
     rows = list(range(first, len(model.units)))
     model.units.set_vectors(rows, new_units(torch.tensor(rows)).detach())

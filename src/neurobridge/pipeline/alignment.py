@@ -30,6 +30,7 @@ from neurobridge.pipeline.spikes import (
     make_masker,
     pretraining_sessions,
 )
+from neurobridge.pipeline.teaching import lessons_of
 from neurobridge.training.joint_task import JointTask
 
 
@@ -62,6 +63,7 @@ def align(run: RunFolder) -> None:
     common = joint_options(settings) | {
         "seen": seen_by(bridge, data, features if model.memory is not None else None),
         "masker": make_masker(settings),
+        "lessons": lessons_of(settings, batcher, data, features),
         "decode_weight": 1.0,
         "loader": loader,
         "checkpoint_every": options.checkpoint_every,
@@ -105,11 +107,3 @@ def predict_windows(model: NeuroBridge, head: ImageHead, batcher: Batcher, index
     batches = batcher.sequence(index, rows, 256)
     found = [F.normalize(head(model.encode(batch, level=head.level)), dim=-1).cpu() for batch in batches]
     return torch.cat(found).numpy()
-
-
-def average_by_image(values: np.ndarray, image_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of ``values`` [W, ...] over the windows of each image -> (image rows sorted [I], means [I, ...])."""
-    rows, inverse, counts = np.unique(image_rows, return_inverse=True, return_counts=True)
-    total = np.zeros((len(rows), *values.shape[1:]), dtype=np.float64)
-    np.add.at(total, inverse, values)
-    return rows, (total / counts.reshape(-1, *[1] * (values.ndim - 1))).astype(np.float32)

@@ -102,6 +102,11 @@ def better_windows(settings: RunSettings) -> str:
 def course(run: RunFolder) -> str:
     """Whether the valid loss still fell when training ended, in a sentence, from run/metrics.csv."""
     steps = run.settings.pretrain.steps
+    if (best := run.facts("pretrain").get("step", steps)) < steps:
+        return (
+            f"the valid loss was lowest at step {best} of {steps} and no lower since: the model has the weights of "
+            f"step {best} (training would go on from step {steps})"
+        )
     if (share := still_falling(run)) is None:
         return "too few checkpoints with a valid split to tell whether more steps would help"
     if share > RISING:

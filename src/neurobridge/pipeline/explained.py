@@ -17,9 +17,9 @@ from neurobridge.bridge.features import DecodedFeatures, FeatureTarget, blend
 from neurobridge.bridge.inversion import invert, latent_scale
 from neurobridge.bridge.latent_posterior import Dream, LatentPosterior
 from neurobridge.bridge.response_noise import ResponseNoise
+from neurobridge.pipeline.closed_form import SeenImages, closed_form, expected_by
 from neurobridge.pipeline.decoding import Decoded
 from neurobridge.pipeline.device import device
-from neurobridge.pipeline.encodings import SeenImages, closed_form, expected_by
 from neurobridge.pipeline.image_data import ImageData, StackFeatures, feature_stack
 from neurobridge.training.settings import RunSettings
 from neurobridge.vision.autoencoder import PatchPCA
@@ -167,13 +167,14 @@ def windowed_readings(
 ) -> Readings:
     """The rival: mean counts, and the closed-form encoding that dreams them for ``library`` [L], rows of the images.
 
-    It is fitted on the session's training images, one presentation each. Its errors do not shrink with repeats of a
-    test image, the scatter of presentations does; valid images that were shown twice or more tell the two apart.
+    It is fitted on training images of the session (:class:`SeenImages`), one presentation each. Its errors do not
+    shrink with repeats of a test image, the scatter of presentations does; valid images that were shown twice or more
+    tell the two apart.
     """
-    seen = SeenImages(images=decoded.train_images, responses=decoded.train_responses)
+    seen = SeenImages.of(decoded.session, decoded.train_images, decoded.train_responses)
     encoding, test, several = closed_form(seen, features), decoded.test, decoded.valid.presentations
     differences = None if several is None else np.diff(several.responses, axis=1).reshape(-1, test.responses.shape[1])
-    residual = decoded.train_responses - encoding.out_of_fold
+    residual = seen.responses - encoding.out_of_fold
     noise = ResponseNoise.of(residual, repeats=1.0, differences=differences)
     expected, observed = expected_by(encoding, features, library), test.responses.astype(np.float64)
     stack = looking(feature_stack(settings, settings.encoding.layers), device(settings))

@@ -15,12 +15,11 @@ from neurobridge.data.datamodule import Batcher
 from neurobridge.errors import UserError
 from neurobridge.neuro.counted import latents_of_counts
 from neurobridge.neuro.model import NeuroBridge
-from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.decoding import Decoded
 from neurobridge.pipeline.device import device
 from neurobridge.pipeline.explained import BATCH, Readings, channels_first, looking
 from neurobridge.pipeline.image_data import Bridge, feature_stack
-from neurobridge.pipeline.joint_encoding import AT_ONCE, expected_rates, expected_responses
+from neurobridge.pipeline.joint_encoding import AT_ONCE, average_by_image, expected_rates, expected_responses
 from neurobridge.training.settings import RunSettings
 
 ALIKE = 1.5  # splits whose repeats differ by more than this factor say little of each other's sizes

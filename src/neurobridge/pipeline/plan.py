@@ -106,7 +106,7 @@ def plan(
         hours=seconds * settings.pretrain.steps / 3600,
         gpu_hours=gpus * seconds * settings.pretrain.steps / 3600,
         spikes_per_second=spikes * gpus / seconds,
-        disk=BYTES * total * (3 * KEPT_CHECKPOINTS + 1),
+        disk=BYTES * total * (3 * KEPT_CHECKPOINTS + 2),  # and the best weights, and the model
         assumed={"peak_tflops": peak_tflops, "utilisation": utilisation, "gpus": gpus, "units": units, "rate": rate},
     )
     if console.as_json:
@@ -217,7 +217,6 @@ def tell(found: Plan, settings: RunSettings) -> None:
     table.add_row("spikes a second", f"{found.spikes_per_second:,.0f}", f"{found.spikes_per_step:,.0f} a step")
     told = f"{settings.pretrain.steps:,} steps on {assumed['gpus']:g} devices: {found.gpu_hours:.3g} device hours"
     table.add_row("time", f"{found.hours:.3g} h", told)
-    table.add_row(
-        "disk", f"{found.disk / 2**30:.2f} GiB", f"{KEPT_CHECKPOINTS} checkpoints and the model, without data"
-    )
+    kept = f"{KEPT_CHECKPOINTS} checkpoints, the best weights and the model, without data"
+    table.add_row("disk", f"{found.disk / 2**30:.2f} GiB", kept)
     console.print(table)

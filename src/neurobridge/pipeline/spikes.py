@@ -27,6 +27,7 @@ from neurobridge.pipeline.image_data import (
     stack_features,
 )
 from neurobridge.pipeline.inputs import pretrained_elsewhere
+from neurobridge.pipeline.teaching import lessons_of
 from neurobridge.training.joint_task import JointTask, Seen
 from neurobridge.training.settings import AdaptSettings, MixtureSettings, PretrainSettings, RunSettings
 from neurobridge.training.task import Task
@@ -178,11 +179,13 @@ def spike_task(
     only_units: bool,
     bridge: Bridge | None = None,
     seen: Seen | None = None,
+    lessons: tuple[ImageData, StackFeatures] | None = None,
     new_units: NewUnits | None = None,
 ) -> MaskedTask:
     """Pretraining, or adaptation (``only_units``): masked prediction, both ways with ``bridge`` and ``seen`` images.
 
-    new_units: vectors that learn in the place of the vocabulary's.
+    lessons: what they are made of, where they are asked for; new_units: vectors that learn in the place of the
+    vocabulary's.
     """
     batcher, masker = make_batcher(model, sessions, settings), make_masker(settings)
     options = settings.pretrain
@@ -210,6 +213,7 @@ def spike_task(
         seen=seen,
         learns="units" if only_units else "all",
         labelled=labelled_images(sessions, settings, len(seen.targets)) if only_units else None,
+        lessons=None if lessons is None else lessons_of(settings, batcher, *lessons),
         **joint_options(settings),
         **common,
     )
@@ -225,6 +229,8 @@ def joint_options(settings: RunSettings) -> dict:
         "projector_learning_rate": settings.align.projector_learning_rate,
         "head_weight_decay": settings.align.weight_decay,
         "unit_dropout": settings.align.unit_dropout,
+        "taught_weight": settings.encoding.taught,
+        "dreamt": settings.encoding.dreamt,
     }
 
 
@@ -280,8 +286,11 @@ def image_side(settings: RunSettings, sessions: Sequence[Session]) -> tuple[Imag
     return embedded_images(settings, images, sessions), stack_features(settings, images)
 
 
-def fit_here(task: Task, stage: str, run: RunFolder, **more) -> None:
-    """Train in the run folder, with the devices and loggers that the settings ask for; ``more``: of :func:`fit`."""
+def fit_here(task: Task, stage: str, run: RunFolder, **more) -> int:
+    """Train in the run folder, with the devices and loggers that the settings ask for; the step that was kept.
+
+    ``more``: of :func:`fit`.
+    """
     s = run.settings
     where = {name: getattr(s, name) for name in ("accelerator", "devices", "nodes", "precision", "wandb")}
-    fit(task, stage=stage, out=run.path, **asdict(s.train), **where, **more)
+    return fit(task, stage=stage, out=run.path, **asdict(s.train), **where, **more)

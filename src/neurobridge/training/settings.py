@@ -49,6 +49,7 @@ class ModelSettings:
         dropout: Dropout in the backbone.
         cls: Put a [CLS] token in front of the latents, for that readout.
         prompts: Tell the model its masking mode by a learnt token (ablation).
+        memory_features: Features of an image's map that every second block reads.
         mask_latents: Hide whole chunks behind the Perceiver in temporal mode, not spikes before it (ablation).
     """
 
@@ -64,6 +65,7 @@ class ModelSettings:
     dropout: float = 0.0
     cls: bool = False
     prompts: bool = False
+    memory_features: int = 64
     mask_latents: bool = False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -29,7 +30,8 @@ class MaskedTask(Task):
     unit_weight_decay: of unit embeddings, in steps that draw them; ``cells``: with a grid decoder, queries a window in
     training; ``augmentation``: options of :func:`augment`. unfreeze_every: in adaptation, one more backbone block from
     the top learns after each such number of steps, at a tenth of the rate (0: the body stays frozen). validation:
-    batches with frozen plans, scored at every checkpoint. new_units: vectors that learn in the place of the
+    batches with frozen plans, scored at every checkpoint; pretraining ends with the weights that did best there.
+    new_units: vectors that learn in the place of the
     vocabulary's, with a decay of new_unit_decay towards their prior.
     """
 
@@ -58,6 +60,7 @@ class MaskedTask(Task):
         self.unit_weight_decay = unit_weight_decay
         self.unfreeze_every, self.cells, self.augmentation = unfreeze_every, cells, augmentation or {}
         self.validation = list(validation)
+        self.ends_with_best = not only_units
         for parameter in model.body():
             parameter.requires_grad_(not only_units)
         if only_units and unfreeze_every:
@@ -101,11 +104,15 @@ class MaskedTask(Task):
         if self.global_rank and self._device_mesh is None:
             return  # validation windows are the same on all ranks; where weights are cut, all help with them
         self.eval()
+        by_mode: dict[str, list[float]] = defaultdict(list)
         with torch.no_grad(), self.averaged():
             for batch, plan in self.validation:
                 for mode, value in self.valid_losses(batch.to(self.device), plan).items():
                     self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1, rank_zero_only=True)
+                    by_mode[mode].append(value.item())
         self.train()
+        if self.validation and self.ends_with_best:
+            self.valid_loss = float(np.mean([np.mean(values) for values in by_mode.values()]))
 
     def valid_losses(self, batch: SpikeBatch, plan: MaskPlan) -> dict[str, Tensor]:
         """Loss of each mode in the plan, of this batch alone."""

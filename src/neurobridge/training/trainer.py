@@ -59,11 +59,13 @@ def fit(
     compile: bool = False,
     average: float = 0.0,
     folder: Path | None = None,
-) -> None:
+) -> int:
     """Train ``task`` to its last step, from the newest sound checkpoint in ``folder``, if there is one.
 
     folder: out/checkpoints/stage if not given. strategy and what follows: see :class:`TrainSettings`. average: decay of
     a moving average of the weights, which ``task`` has at the end (0: none).
+
+    Returns the step whose weights it has then: the last, or that of the lowest valid loss where the task has one.
 
     Raises UserError where a loss or a gradient is no finite number, and where a worker dies: checkpoints are kept,
     nothing is made of it. Ctrl-C is answered by KeyboardInterrupt; SIGTERM by a checkpoint, then SystemExit with code
@@ -76,10 +78,11 @@ def fit(
     checkpoints = Checkpoints(folder, origin=task.origin(stage), steps=task.steps)
     path, last = checkpoints.newest() or (None, {"epoch": -1, "global_step": 0})
     done = last["global_step"]
+    checkpoints.best(done)
     loggers: list[Logger] = [MetricsCSV(out / "metrics.csv", stage=stage, keep_below=done)]
     if done >= task.steps:
         task.load_state_dict(last["state_dict"] | (last.get("average", {}) if average else {}))
-        return
+        return with_best(task, checkpoints)
     if done and not helping():
         console.print(f"{stage}: goes on from step {done} of {task.steps}")
     loggers.append(TensorBoardLogger(out / "tensorboard", name=stage, version=""))
@@ -141,6 +144,16 @@ def fit(
         mean.settle(running)
     if running is not task:
         task.load_state_dict({name: whole(value) for name, value in running.state_dict().items()})
+    return with_best(task, checkpoints)
+
+
+def with_best(task: Task, checkpoints: Checkpoints) -> int:
+    """Give ``task`` the weights of its lowest valid loss, if some were kept; the step they are of."""
+    best = checkpoints.best(task.steps)
+    if best is None:
+        return task.steps
+    task.load_state_dict(best["state_dict"])
+    return best["step"]
 
 
 class Stops(Callback):

@@ -10,9 +10,10 @@ import torch
 from neurobridge.data.datamodule import Batcher
 from neurobridge.data.store import Session
 from neurobridge.neuro.batch import SpikeBatch
-from neurobridge.pipeline.alignment import average_by_image, load_aligned, predict_windows
+from neurobridge.pipeline.alignment import load_aligned, predict_windows
 from neurobridge.pipeline.analyses.questions import two_way
 from neurobridge.pipeline.folder import RunFolder
+from neurobridge.pipeline.joint_encoding import average_by_image
 from neurobridge.pipeline.spikes import bin_of
 
 
