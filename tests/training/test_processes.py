@@ -2,9 +2,15 @@
 
 import json
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
+
+from neurobridge.sealed import checkpoints, read_sealed
 
 SCRIPT = """
 import json, os, sys
@@ -78,3 +84,86 @@ def test_two_processes_draw_masks_alike_and_noise_apart_and_refuse_other_units(t
     assert one["weight"] == two["weight"] != [[0, 0]] * 3
     for found in (one, two):
         assert "see different units or options" in found["said"]
+
+
+RESUME = """
+import os, shutil, sys
+from pathlib import Path
+
+import torch
+from torch.utils.data import IterableDataset
+
+from neurobridge.neuro.layers import Block
+from neurobridge.training.task import Task
+from neurobridge.training.trainer import fit
+
+
+class Rows(IterableDataset):
+    # of every step four rows, of which a share is asked for
+    def __init__(self, first, last, share):
+        self.first, self.last, self.share = first, last, share
+
+    def __len__(self):
+        return self.last - self.first
+
+    def __iter__(self):
+        for step in range(self.first, self.last):
+            rows = torch.randint(0, 5, (4,), generator=torch.Generator().manual_seed(step))
+            yield rows[self.share.number :: self.share.of]
+
+
+class Small(Task):
+    # a table of five units whose rows move alone, a block, and a scalar
+    def __init__(self):
+        plain = {"steps": 6, "checkpoint_every": 2, "learning_rate": 0.01, "weight_decay": 0.01, "seed": 0}
+        super().__init__(loader=Rows, **plain)
+        torch.manual_seed(0)
+        self.table, self.block = torch.nn.Parameter(torch.randn(5, 8)), Block(8, 2)
+        self.scale = torch.nn.Parameter(torch.tensor(1.0))
+
+    def groups(self):
+        rest = [self.scale, *self.block.parameters()]
+        return [{"params": [self.table], "rows": True, "lr": 0.1}, {"params": rest}]
+
+    def step_losses(self, batch, rng):
+        drawn = self.block(self.table[batch][:, None])[:, 0]
+        away = (drawn - batch[:, None]).square().mean()
+        return {"loss": away + (self.scale - 3.0).square()}
+
+
+def train(out, **options):
+    task = Small()
+    fit(task, stage="small", out=out, accelerator="cpu", average=0.9, **options)
+    return task
+
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]), devices=2, strategy="fsdp")
+"""
+
+
+def test_cut_weights_go_on_from_whole_ones_and_back(tmp_path: Path):
+    """Moments of rows, of blocks and of a scalar, and averages: all are whole in a checkpoint, and cut when read."""
+    script = tmp_path / "small.py"
+    script.write_text(RESUME)
+    train = runpy.run_path(str(script))["train"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    one = train(whole).state_dict()
+    assert [path.name for path in checkpoints(whole / "checkpoints" / "small")] == ["step=4.ckpt", "step=6.ckpt"]
+    shutil.copytree(whole, cut)
+    (cut / "checkpoints" / "small" / "step=6.ckpt").unlink()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run([sys.executable, str(script), str(cut)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    theirs, ours = (read_sealed(run / "checkpoints" / "small" / "step=6.ckpt") for run in (whole, cut))
+    assert theirs["state_dict"].keys() == ours["state_dict"].keys() == ours["average"].keys()
+    for group in ("state_dict", "average"):
+        for name, value in theirs[group].items():
+            torch.testing.assert_close(ours[group][name], value, rtol=1e-4, atol=1e-5)
+    for number, moments in theirs["optimizer_states"][0]["state"].items():
+        for name, value in moments.items():
+            found = ours["optimizer_states"][0]["state"][number][name]
+            assert type(found) is torch.Tensor
+            torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-5)
+    for name, value in train(cut).state_dict().items():
+        torch.testing.assert_close(value, one[name], rtol=1e-4, atol=1e-5)
