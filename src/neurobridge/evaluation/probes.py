@@ -165,7 +165,7 @@ def project_2d(x: ArrayLike, method: Literal["tsne", "pca", "umap"] = "tsne", se
     if x.shape[1] < 2:
         x = np.pad(x, ((0, 0), (0, 1)))
     components = min(2 if method == "pca" else 50, *x.shape)
-    if not x.any():  # which would send scikit-learn's t-SNE into a recursion without end
+    if np.abs(x).max() < 1e-9:  # nothing varies, and t-SNE would recurse without end
         return np.zeros((len(x), 2))
     x = PCA(components, random_state=seed).fit_transform(x)
     if method == "pca":
