@@ -41,7 +41,6 @@ from neurobridge.baselines.linear_encoding import library_posterior_mean
 from neurobridge.baselines.windowed_encoding import WindowedEncoding
 from neurobridge.bridge.adapter import Adapter
 from neurobridge.bridge.features import DecodedFeatures, blend
-from neurobridge.bridge.generator_training import train_generator
 from neurobridge.bridge.latent_posterior import Dream
 from neurobridge.data.images import ImageSet, content_id
 from neurobridge.data.sources.v4 import import_v4
@@ -50,11 +49,12 @@ from neurobridge.data.store import Session
 from neurobridge.evaluation.controls import bootstrap_difference, bootstrap_interval
 from neurobridge.evaluation.judging import DECOY
 from neurobridge.evaluation.networks import OFFLINE
-from neurobridge.pipeline.alignment import average_by_image
-from neurobridge.pipeline.encodings import SeenImages, closed_form, expected_by
+from neurobridge.pipeline.closed_form import SeenImages, closed_form, expected_by
 from neurobridge.pipeline.explained import Drawer, Guess, Photographs, dreams_of, guess
 from neurobridge.pipeline.image_data import StackFeatures
+from neurobridge.pipeline.joint_encoding import average_by_image
 from neurobridge.pipeline.pictures import WINDOWED, cosine, paint
+from neurobridge.training.generator_training import train_generator
 from neurobridge.training.settings import EncodingSettings, ReconstructSettings
 from neurobridge.vision.encoders import ImageEncoder, embed_images
 from neurobridge.vision.feature_stack import FeatureStack, embed_stack

@@ -92,7 +92,7 @@ def test_silent_sessions_have_a_noise_too() -> None:
 
 
 def test_of_many_training_images_the_windowed_rival_sees_some_and_says_so(monkeypatch, capsys) -> None:
-    monkeypatch.setattr("neurobridge.pipeline.encodings.MOST_ROWS", 30)
+    monkeypatch.setattr("neurobridge.pipeline.closed_form.MOST_ROWS", 30)
     rng = np.random.default_rng(6)
     features = StackFeatures(layers=[rng.normal(size=(80, 6)).astype(np.float16)], grids=[0])
     responses = features.layers[0].astype(float) @ rng.normal(size=(6, 4)) + 0.1 * rng.normal(size=(80, 4))
@@ -107,7 +107,7 @@ def test_of_many_training_images_the_windowed_rival_sees_some_and_says_so(monkey
     )  # fmt: skip
     closed = closed_forms([decoded], features)["s"]
     said = " ".join(capsys.readouterr().out.split())
-    assert "session s: the windowed encoding, a rival, is fitted to 30 of its 60 training images" in said
+    assert "session s: the windowed encoding is fitted to 30 of its 60 training images" in said
     assert closed.fitted == 30
     assert len(closed.stacked.out_of_fold) == 60
     assert np.corrcoef(closed.windowed[:20].ravel(), responses[:20].ravel())[0, 1] > 0.95

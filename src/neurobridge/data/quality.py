@@ -83,7 +83,9 @@ def select_units(recording: Recording, settings: QualitySettings) -> Recording:
         snr = _numbers(snr, recording)
     judge("min_snr", "SNR", "with an SNR below {:g}", snr, "not judged (the source knows none)")
     kept = f"kept {int(keep.sum())} of {len(keep)} units"
-    summary = f"{kept}; {'; '.join(told)}"
+    if measured and (twice := _coincident(recording)):
+        beside.append(f"{twice} spikes at the very time of another of their unit")
+    summary = "; ".join([kept, *told, *beside])
     if dropped:
         verb = "keeps" if len(dropped) == 1 else "keep"
         kept += f": {', '.join(dropped.values())}; {' and '.join(dropped)} {verb} them"
@@ -94,6 +96,13 @@ def select_units(recording: Recording, settings: QualitySettings) -> Recording:
             "(--quality.min_rate and its neighbours, null switches one off) or leave this session out"
         )
     return _with_units(recording, keep, measured, {"quality": summary, "kept": kept})
+
+
+def _coincident(recording: Recording) -> int:
+    """Spikes that share unit and time with another: a table was written twice, or a sorter found them twice."""
+    order = np.lexsort((recording.spike_times, recording.spike_units))
+    times, rows = recording.spike_times[order], recording.spike_units[order]
+    return int(((np.diff(times) == 0) & (np.diff(rows) == 0)).sum())
 
 
 def unit_quality(recording: Recording) -> dict[str, np.ndarray]:

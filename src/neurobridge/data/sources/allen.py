@@ -26,7 +26,7 @@ from neurobridge.data.nwb_observed import observed_by_all, seen_by_unit, split_i
 from neurobridge.data.quality import QualitySettings, select_units
 from neurobridge.data.recording import Recording, Stimuli, TimeSeries
 from neurobridge.data.sessions import Identity
-from neurobridge.data.sources.allen_file import SCENES, Found, look_at
+from neurobridge.data.sources.allen_file import LAST_FRAME, SCENES, Found, look_at
 from neurobridge.data.sources.v4 import split_of
 from neurobridge.errors import UserError
 
@@ -73,6 +73,11 @@ def import_allen(
             frames = {}
             if pending:
                 read = dict(progress.track(read_frames(Path(images)), description="pictures"))
+                if max(read, default=0) > LAST_FRAME:
+                    raise UserError(
+                        f"{images} holds a picture of frame {max(read)}, and natural scenes are 0 to {LAST_FRAME}: is "
+                        "it a stack with its frames last? Give [frames, H, W], or name the pictures by frame number"
+                    )
                 frames = dict(zip(read, add_images(out, read.values()), strict=True))
         for identity, file, mark in progress.track(pending, description="sessions"):
             with open_nwb(file) as nwb:
