@@ -83,15 +83,16 @@ def select_units(recording: Recording, settings: QualitySettings) -> Recording:
     kept = f"kept {int(keep.sum())} of {len(keep)} units"
     if measured and (twice := _coincident(recording)):
         beside.append(f"{twice} spikes at the very time of another of their unit")
-    summary = "; ".join([kept, *told, *beside])
+    summary = "; ".join([kept, *told])
     if dropped:
         verb = "keeps" if len(dropped) == 1 else "keep"
         kept += f": {', '.join(dropped.values())}; {' and '.join(dropped)} {verb} them"
     kept = "; ".join([kept, *beside])
     if not keep.any():
+        why = "; ".join([summary, *beside])
         raise UserError(
-            f"session {recording.session}: no unit is left after the quality filters ({summary}); relax the thresholds "
-            "(--quality.min_rate and its neighbours, null switches one off) or leave this session out"
+            f"session {recording.session}: no unit is left after the quality filters ({why}); relax the "
+            "thresholds (--quality.min_rate and its neighbours, null switches one off) or leave this session out"
         )
     return _with_units(recording, keep, measured, {"quality": summary, "kept": kept})
 
