@@ -9,7 +9,7 @@ import torch
 
 from neurobridge.errors import UserError
 from neurobridge.sealed import checkpoints, read_sealed
-from neurobridge.training.tasks import Task
+from neurobridge.training.task import Task
 from neurobridge.training.trainer import fit
 
 

@@ -13,6 +13,7 @@ from neurobridge.errors import atomic_path
 from neurobridge.evaluation.report import format_cell
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.advice import Advice, advice_for
+from neurobridge.pipeline.device import device
 from neurobridge.pipeline.folder import DONE, RunFolder
 from neurobridge.pipeline.inputs import shows_pictures
 from neurobridge.pipeline.kept import sealed_json, unsealed_json
@@ -58,7 +59,7 @@ def valid_scores(run: RunFolder, sessions: list[Session]) -> list[dict]:
         kept = unsealed_json(path.read_text())
         if kept["model"] == model_digest:
             return kept["rows"]
-    model = NeuroBridge.load(run / "pretrain").eval()
+    model = NeuroBridge.load(run / "pretrain").eval().to(device(run.settings))
     rows = []
     for session in [s for s in sessions if s.count("valid") and s.units > 1][:SESSIONS]:
         batcher = make_batcher(model, [session], run.settings)

@@ -21,6 +21,7 @@ from neurobridge.neuro.model import parameter_count
 from neurobridge.pipeline.image_data import MAP_SIDE, MAP_WIDTH, Bridge, new_head
 from neurobridge.pipeline.spikes import add_units, make_batcher, make_model, spike_task
 from neurobridge.terminal import console
+from neurobridge.training.blocks import blocks, rewrite
 from neurobridge.training.joint_task import Seen
 from neurobridge.training.settings import RunSettings
 from neurobridge.training.tasks import MaskedTask
@@ -81,19 +82,23 @@ def plan(
     task = task_of(settings, sessions)
     weights = weights_of(task, units * recordings)
     batcher = make_batcher(task.model, sessions, settings)
+    parts, cut = settings.train.accumulate, gpus if settings.train.strategy == "fsdp" else 1
+    rewrite(blocks(task), twice=settings.train.activation_checkpointing, compiled=False)
     measured = np.array([measure(task, batcher, count) for count in SIZES])
-    windows = max(1, settings.pretrain.windows // groups // gpus)
+    windows = max(1, settings.pretrain.windows // groups // gpus // parts)
     flops, activations = (extrapolated(SIZES, column, windows) for column in measured.T)
-    total = sum(weights.values())
+    flops, total = flops * parts, sum(weights.values())
+    held = BYTES * total / cut  # by a device
     seconds = flops / (peak_tflops * 1e12 * utilisation)
-    spikes = groups * windows * units * rate * settings.window.window_ms / 1000
+    spikes = groups * windows * parts * units * rate * settings.window.window_ms / 1000
     found = Plan(
         weights=weights,
         flops=flops,
         memory={
-            "weights": BYTES * total,
-            "gradients": BYTES * total,
-            "moments": 2.0 * BYTES * total,
+            "weights": held,
+            "gradients": held,
+            "moments": 2.0 * held,
+            **({"average": held} if settings.pretrain.average else {}),
             "activations": activations,
         },
         spikes_per_step=spikes * gpus,

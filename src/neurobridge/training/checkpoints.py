@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from neurobridge.errors import helping
 from neurobridge.sealed import forget_old, newest, read_sealed, write_sealed
-from neurobridge.training.tasks import Task
+from neurobridge.training.sharding import whole
+from neurobridge.training.task import Task
 
 BEST = "best.ckpt"
 
@@ -65,9 +66,11 @@ class Checkpoints(Checkpoint):
         if loss is None or not loss < self.lowest or (step % task.checkpoint_every and step != self.steps):
             return
         self.lowest = loss
-        if not helping():
-            kept = {"origin": self.origin, "step": step, "loss": loss, "state_dict": task.state_dict()}
-            write_sealed(self.folder / BEST, kept)
+        with task.averaged():
+            state = {name: whole(value) for name, value in task.state_dict().items()}
+            if not helping():
+                kept = {"origin": self.origin, "step": step, "loss": loss, "state_dict": state}
+                write_sealed(self.folder / BEST, kept)
 
     def best(self, done: int) -> dict[str, Any] | None:
         """What was kept at the lowest ``valid_loss`` up to step ``done``; what is later is made again by going on."""
