@@ -87,14 +87,14 @@ def write_npz(out: Path, sets: Mapping[str, Dataset], model: Model) -> None:
 
 
 def write_zarr(out: Path, sets: Mapping[str, Dataset], model: Model) -> None:
-    """One group a session. Raises UserError where there is something already."""
+    """One group a session, in format 2, for 3 has no text of fixed width. UserError where there is something."""
     with needs("zarr"):
         import zarr  # noqa: F401  # pyright: ignore
     if out.exists():
         raise UserError(f"{out} is there already: remove it, or choose another --out")
     part = out.with_name(f".{out.name}.part")
     for name, found in sets.items():
-        found.to_zarr(part, group=name, mode="a")
+        found.to_zarr(part, group=name, mode="a", zarr_format=2)
     part.rename(out)
 
 
