@@ -167,9 +167,9 @@ def test_a_score_file_for_brain_wide_bench_gets_the_score_that_we_compute(scored
 def reaching():
     """96 channels whose rates follow two velocities: times [S], channels [S], and the velocities [T, 2] at 20 ms."""
     rng = np.random.default_rng(0)
-    time = np.arange(0, 120, 0.02)
+    time = np.arange(0, 48, 0.02)
     velocity = np.stack([np.sin(2 * np.pi * time / 1.7), np.cos(2 * np.pi * time / 2.3)], axis=1)
-    rates = np.exp(2.3 + velocity @ rng.normal(size=(2, 96)) * 0.7)
+    rates = np.exp(2 + velocity @ rng.normal(size=(2, 96)) * 0.7)
     bins, channels = np.nonzero(counts := rng.poisson(rates * 0.02))
     number = counts[bins, channels]
     times = np.repeat(time[bins], number) + rng.uniform(0, 0.02, number.sum())
@@ -185,23 +185,23 @@ def test_falcon_evaluates_a_decoder_over_our_model(reaching, tmp_path: Path):
     from neurobridge.falcon import FalconDecoder
 
     times, channels, time, velocity = reaching
-    calibration, until = times < 100, int(np.searchsorted(time, 100))
+    calibration, until = times < 40, int(np.searchsorted(time, 40))
     series = {"finger_vel": (time[:until], velocity[:until])}
     order = np.argsort(times[calibration])
     recording = nb.recording(
         times[calibration][order],
         channels[calibration][order],
         unit_ids=range(96),
-        duration=(0.0, 100.0),
+        duration=(0.0, 40.0),
         behaviour=series,
         session="Run1_20201019",
     )
-    model = nb.pretrain(recording, steps=150, model="tiny", window_ms=200, images=False, windows=32, progress=False)
+    model = nb.pretrain(recording, steps=60, model=TINY, window_ms=200, images=False, windows=16, progress=False)
 
     path = tmp_path / "sub-MonkeyN-held-in-eval_ses-2020-10-19-Run1_behavior+ecephys.nwb"
     file = NWBFile(session_description="reaches", identifier="r", session_start_time=datetime(2020, 10, 19, tzinfo=UTC))
     for channel in range(96):
-        file.add_unit(spike_times=np.sort(times[(channels == channel) & (times >= 100)]))
+        file.add_unit(spike_times=np.sort(times[(channels == channel) & (times >= 40)]))
     fingers = BehavioralTimeSeries(name="finger_vel")
     for number, name in enumerate(("index", "mrs")):
         data = velocity[until:, number]
@@ -209,7 +209,7 @@ def test_falcon_evaluates_a_decoder_over_our_model(reaching, tmp_path: Path):
     file.add_acquisition(fingers)
     seen = np.ones(len(time) - until, bool)
     file.add_acquisition(TimeSeries(name="eval_mask", data=seen, unit="-", timestamps=time[until:]))
-    file.add_trial(start_time=105.0, stop_time=110.0)
+    file.add_trial(start_time=42.0, stop_time=45.0)
     with NWBHDF5IO(str(path), "w") as io:
         io.write(file)
 
