@@ -21,7 +21,7 @@ from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError, needs
 
 with needs("peers"):
-    from falcon_challenge.interface import BCIDecoder
+    from falcon_challenge.interface import BCIDecoder  # pyright: ignore
 
 PENALTIES = np.logspace(-2, 5, 8)
 
