@@ -34,9 +34,8 @@ from neurobridge.data.simulate.brain import build_array, record_from
 from neurobridge.data.simulate.simulation import ANIMALS
 from neurobridge.data.stored import StoredRecording
 from neurobridge.evaluation.controls import bootstrap_interval
-from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.image_data import stack_features
-from neurobridge.pipeline.joint_encoding import expected_responses, responses
+from neurobridge.pipeline.joint_encoding import average_by_image, expected_responses, responses
 
 SEED, ELECTRODES, SELECTIVITY = 0, 130, 0.36  # the defaults of the simulation
 CEILING, BEATEN = 0.3, 0.8
@@ -60,7 +59,7 @@ def first_question(twin: Twin) -> tuple[dict[str, np.ndarray], np.ndarray]:
     seen, trained_on = average_by_image(responses(session, rows["train"]), session.image_row[rows["train"]])
     ours = expected_responses(twin.model.net, twin.batcher, 0, maps, shown)
     linear = LinearEncoding().fit(features.of(seen), trained_on).predict(features.of(shown))
-    _, ceiling = twin.trust()
+    _, ceiling = twin.trust
     good = ceiling > CEILING
     turned = np.roll(ours, 1, axis=0)
     found = {"NeuroBridge": ours, "linear encoding, stacked": linear, "control: images exchanged": turned}
@@ -89,7 +88,7 @@ def truth(pixels: np.ndarray, images: ImageSet, session: str, units: list[str]) 
 def second_question(twin: Twin, library: np.ndarray, most: int) -> dict[str, np.ndarray]:
     """Ground-truth rates [U] of the drawn picture, of the best of the library, and of another unit's best."""
     recording = twin.recording
-    _, ceiling = twin.trust()
+    _, ceiling = twin.trust
     pixel = np.isin(recording.regions, ["V1", "V4"]) & (ceiling > CEILING)
     columns = np.flatnonzero(pixel)[:most]
     units = recording.unit_ids[columns].tolist()

@@ -27,6 +27,8 @@ _HOMES = {
     "reconstruct": "judge:reconstruct",
     "predict": "twin:predict",
     "exciting": "twin:exciting",
+    "movie": "movie:movie",
+    "film_scores": "movie:film_scores",
     "score": "judge:score",
     "Live": "live:Live",
     "save": "model:save",

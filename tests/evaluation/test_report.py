@@ -99,7 +99,7 @@ def test_it_is_well_formed_and_needs_nothing_else(page):
 
 
 def test_every_block_is_in_the_contents_and_every_link_leads_somewhere(page):
-    links = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"}
+    links = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"} - {"report"}
     sections = {attributes["id"] for tag, attributes in page.tags if tag == "section"}
     assert links == sections
     assert len(sections) == 10
@@ -111,6 +111,29 @@ def test_what_it_is_given_is_escaped_and_formatted(page):
     assert "0.123" in page.text
     assert "1,200" in page.text
     assert sum(attributes.get("class") == "ours" for tag, attributes in page.tags if tag == "tr") == 2
+
+
+def test_it_can_be_read_aloud_folded_and_printed(page):
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == len({attributes["alt"] for attributes in images}) == 7
+    assert any("bars. top-1; ours" in attributes["alt"] or "bars. top-1" in attributes["alt"] for attributes in images)
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("table") == tags.count("caption") == tags.count("details") == tags.count("summary") == 2
+    assert {"header", "nav", "main"} <= set(tags)
+    scopes = [attributes.get("scope") for tag, attributes in page.tags if tag == "th"]
+    assert set(scopes) == {"col", "row"}
+    labels = {attributes["aria-labelledby"] for tag, attributes in page.tags if tag == "section"}
+    assert labels == {attributes["id"] for tag, attributes in page.tags if tag == "h3"}
+    for wanted in ("prefers-color-scheme: dark", "@media print", "details::details-content"):
+        assert wanted in page.text
+
+
+def test_only_long_tables_are_folded(tmp_path):
+    tables = [report.Table(f"{n} rows", ["a"], [["x"]] * n) for n in (report.UNFOLDED, report.UNFOLDED + 1)]
+    path = report.write_report(tmp_path / "report.html", title="x", blocks=tables)
+    parsed = Page()
+    parsed.feed(path.read_text())
+    assert [("open" in attributes) for tag, attributes in parsed.tags if tag == "details"] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from neurobridge.api.keywords import takes
 from neurobridge.api.model import Model, holds, names_in, settings_with
 from neurobridge.api.train import folder_of
 from neurobridge.api.use import one
+from neurobridge.data.images import ImageSet
 from neurobridge.errors import UserError, needs
 from neurobridge.evaluation.images import FLOORS
 from neurobridge.evaluation.judging import DECOY
@@ -136,7 +137,6 @@ def reconstruct(
         UserError: The model is not aligned, the session shows no images, or options cannot be used.
     """
     wanted = asked(model, recording, {}).settings
-    r = one(recording)
     where = folder_of(out)
     changes = {"out": where, "data": wanted.data, "picture_sessions": wanted.picture_sessions}
     given: dict[str, dict[str, Any]] = options["options"]
@@ -149,11 +149,18 @@ def reconstruct(
             shutil.copytree(model.path / stage, where / stage, dirs_exist_ok=True)
     with shown(progress):
         run_stages(settings, ["adapter", "reconstruct"])
+    return drawn(Model(where))
+
+
+def drawn(model: Model) -> Pictures:
+    """The pictures that the run folder of ``model`` holds. Raises UserError where none are drawn."""
+    folder = model.folder
+    folder.need("reconstruct")
     arrays = folder.load_arrays("reconstruct/pictures.npz")
-    rows = arrays.pop("image_rows")
+    ids = ImageSet.read(folder.settings.data / "images.h5").ids[arrays.pop("image_rows")]
     target = arrays["target"]
     arrays = {name: array for name, array in arrays.items() if array.shape == target.shape or name == SAMPLES}
-    return Pictures(arrays=arrays, images=load_images(folder).images.ids[rows], session=r.path.stem, model=Model(where))
+    return Pictures(arrays=arrays, images=ids, session=folder.facts("reconstruct")["session"], model=model)
 
 
 def score(model: Model, recording: object, *, pictures: Pictures | None = None, progress: bool = True) -> DataFrame:

@@ -9,6 +9,7 @@ Letters: I images, U units, T bins.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,15 +25,19 @@ from neurobridge.data.datamodule import Batcher
 from neurobridge.data.images import ImageSet
 from neurobridge.data.pictures import read_picture
 from neurobridge.data.store import Session
-from neurobridge.errors import UserError, atomic_path, needs
+from neurobridge.errors import UserError, needs
 from neurobridge.evaluation.spikes import split_half_reliability
 from neurobridge.neuro.losses import expected_counts
 from neurobridge.neuro.masking import everything_hidden
-from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.decoding import first_presentations
 from neurobridge.pipeline.image_data import feature_stack
-from neurobridge.pipeline.joint_encoding import counted_bins, expected_rates, expected_responses, responses
-from neurobridge.terminal import console
+from neurobridge.pipeline.joint_encoding import (
+    average_by_image,
+    counted_bins,
+    expected_rates,
+    expected_responses,
+    responses,
+)
 from neurobridge.vision.autoencoder import PatchPCA
 from neurobridge.vision.feature_stack import FeatureStack
 
@@ -60,31 +65,7 @@ def predict(model: Model, recording: object, images: Path | str | np.ndarray) ->
     Raises:
         UserError: The model reads no images, or there are no pictures.
     """
-    with needs("data"):
-        from xarray import DataArray
-    names, pixels = pictures_of(images)
-    twin = Twin(model, recording)
-    maps = torch.cat([twin.maps_of(part) for part in tensors(pixels).split(AT_ONCE)])
-    rates = torch.cat(list(expected_rates(model.net, twin.batcher, 0, maps, np.arange(len(maps))))).numpy()
-    bin_ms = model.settings.window.bin_ms
-    session = twin.session
-    if not session.valued:
-        rates = rates * (1000 / bin_ms)
-    correlation, ceiling = twin.trust()
-    return DataArray(
-        rates,
-        dims=("image", "unit", "time"),
-        coords={
-            "image": names,
-            "unit": session.recording.unit_ids,
-            "time": (np.arange(rates.shape[2]) + 0.5) * bin_ms + session.offset_ms,
-            "region": ("unit", session.recording.regions),
-            "correlation": ("unit", correlation),
-            "ceiling": ("unit", ceiling),
-        },
-        name="expected rate",
-        attrs={"session": session.name, "units": "value" if session.valued else "Hz"},
-    )
+    return Twin(model, recording).predict(*pictures_of(images))
 
 
 def exciting(
@@ -134,7 +115,7 @@ def exciting(
     ]
     drawn = torch.cat(parts)
     reached = np.concatenate([twin.response(part, columns[i * AT_ONCE :][: len(part)]) for i, part in enumerate(parts)])
-    correlation, ceiling = twin.trust()
+    correlation, ceiling = twin.trust
     both = torch.stack([drawn, best], dim=1).permute(0, 1, 3, 4, 2).numpy()
     return DataArray(
         both,
@@ -177,6 +158,30 @@ class Twin:
         """What the backbone reads of ``pictures`` [I, 3, H, W] in [0, 1]."""
         return self.maps(self.stack(pictures)).half()
 
+    def predict(self, names: Sequence[str], pixels: np.ndarray) -> DataArray:
+        """What :func:`predict` returns, of pictures [I, H, W, 3] uint8."""
+        with needs("data"):
+            from xarray import DataArray
+        maps = torch.cat([self.maps_of(part) for part in tensors(pixels).split(AT_ONCE)])
+        rates = torch.cat(list(expected_rates(self.model.net, self.batcher, 0, maps, np.arange(len(maps))))).numpy()
+        bin_ms, session = self.batcher.bin_ms, self.session
+        correlation, ceiling = self.trust
+        return DataArray(
+            rates if session.valued else rates * (1000 / bin_ms),
+            dims=("image", "unit", "time"),
+            coords={
+                "image": list(names),
+                "unit": session.recording.unit_ids,
+                "time": (np.arange(rates.shape[2]) + 0.5) * bin_ms + session.offset_ms,
+                "region": ("unit", session.recording.regions),
+                "correlation": ("unit", correlation),
+                "ceiling": ("unit", ceiling),
+            },
+            name="expected rate",
+            attrs={"session": session.name, "units": "value" if session.valued else "Hz"},
+        )
+
+    @cached_property
     def trust(self) -> tuple[np.ndarray, np.ndarray]:
         """Correlation [N] of expected and recorded mean responses to test images, and its ceiling [N]; NaN: unknown."""
         unknown = np.full(self.session.units, np.nan)
@@ -275,41 +280,4 @@ def pictures_of(images: Path | str | np.ndarray) -> tuple[list[str], np.ndarray]
 
 def tensors(pixels: np.ndarray) -> torch.Tensor:
     """uint8 [I, H, W, 3] -> [I, 3, H, W] in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
-
-
-def predict_command(run: Path, *, images: Path, session: str, out: Path, data: Path | None = None) -> Path:
-    """Write what the units of a session are expected to answer to a folder of pictures (.csv, or .npz with time).
-
-    Args:
-        run: Folder of a run that was pretrained with images.
-        images: A folder of pictures.
-        session: The session whose units are asked.
-        out: File to write: .csv, a mean rate an image and unit; .npz, every bin.
-        data: Data folder of the session; empty: the run's own.
-    """
-    from neurobridge.api.model import load
-    from neurobridge.api.recordings import open_recordings
-
-    if out.suffix not in (".csv", ".npz"):
-        raise UserError(f"--out is {out}: its ending says what is written, .csv or .npz")
-    model = load(run)
-    (recording,) = (model.recordings if data is None else open_recordings(data)).named(session)
-    found = predict(model, recording, images)
-    with atomic_path(out) as temporary:
-        if out.suffix == ".csv":
-            table = found.mean("time").to_series().rename("expected").reset_index()
-            for name in ("region", "correlation", "ceiling"):
-                table[name] = table["unit"].map(dict(zip(found["unit"].values, found[name].values, strict=True)))
-            table.to_csv(temporary, index=False)
-        else:
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, expected=found.values, **{n: c.values for n, c in found.coords.items()})
-    trusted = np.nanmean(found["correlation"] / found["ceiling"])
-    console.print(
-        f"{len(found)} images, {found.sizes['unit']} units -> {out}; on test images the expected responses correlate "
-        f"with the recorded ones at {trusted:.2f} of what noise allows",
-        markup=False,
-        soft_wrap=True,
-    )
-    return out
+    return torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from neurobridge.data.intervals import merged
 from neurobridge.data.store import Session
 from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError, needs
+from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.losses import expected_counts
 from neurobridge.neuro.masking import MaskPlan, nothing_hidden
 
@@ -39,7 +40,9 @@ def embed(
     recording: object,
     *,
     into: Literal["latents", "image"] = "latents",
+    hide: Sequence[object] = (),
     split: Split | None = None,
+    windows: Sequence[int] | None = None,
     level: int | None = None,
 ) -> DataArray:
     """Latents of a recording, or what they say of the image that was seen.
@@ -49,27 +52,31 @@ def embed(
         recording: A recording whose units the model knows.
         into: latents: [window, time, latent, feature], one time a chunk; image: [window, feature], unit vectors in the
             space of the image embeddings, one a window.
+        hide: Units (ids) whose spikes are not seen.
         split: Windows of this split alone; empty: all.
+        windows: These windows alone, counted from 0 over all of the recording; empty: those of ``split``.
         level: Which latents: 0 those of the chunks, k those behind block k; empty: the last. For images the head's own.
 
     Returns:
         A DataArray; coordinates: start of each window (s), its split, image (id), and time (ms since its start).
 
     Raises:
-        UserError: The model does not know the units, or no images.
+        UserError: The model does not know the units, or no images; a unit to hide or a window is not there.
     """
     session = model.session(one(recording))
-    rows = rows_of(session, split)
+    rows = rows_of(session, split, windows)
+    plan = hiding(session, hide)
     bridge = model.bridge
     if into == "image" and bridge is None:
         raise UserError("the model knows no images: nb.align(model, recordings) with recordings that show some")
     parts = []
     with torch.no_grad():
         for batch in model.batcher(session).sequence(0, rows, AT_ONCE):
-            if into == "image":
-                parts.append(F.normalize(bridge.head(model.net.encode(batch, level=bridge.head.level)), dim=-1))  # pyright: ignore
+            if bridge is not None and into == "image":
+                read = model.net.encode(batch, plan(batch), level=bridge.head.level)
+                parts.append(F.normalize(bridge.head(read), dim=-1))
             else:
-                parts.append(model.net.encode(batch, level=level))
+                parts.append(model.net.encode(batch, plan(batch), level=level))
     values = torch.cat(parts)
     if into == "image":
         return labelled(values.numpy(), ("window", "feature"), session, rows, {}, "image embedding")
@@ -82,7 +89,14 @@ def embed(
     return labelled(values.numpy(), ("window", "time", "latent", "feature"), session, rows, {"time": time}, "latents")
 
 
-def rates(model: Model, recording: object, *, hide: Sequence[object] = (), split: Split | None = None) -> DataArray:
+def rates(
+    model: Model,
+    recording: object,
+    *,
+    hide: Sequence[object] = (),
+    split: Split | None = None,
+    windows: Sequence[int] | None = None,
+) -> DataArray:
     """What the model expects of every unit, from the spikes that it sees.
 
     Args:
@@ -90,6 +104,7 @@ def rates(model: Model, recording: object, *, hide: Sequence[object] = (), split
         recording: A recording whose units the model knows.
         hide: Units (ids) whose spikes are not seen: their rates follow from the others alone.
         split: Windows of this split alone; empty: all.
+        windows: These windows alone, counted from 0 over all of the recording; empty: those of ``split``.
 
     Returns:
         DataArray [window, unit, time] in Hz, or in the values of a recording that has values; time: centre of a bin, ms
@@ -99,20 +114,8 @@ def rates(model: Model, recording: object, *, hide: Sequence[object] = (), split
         UserError: The model does not know the units, or one to hide is not there.
     """
     session = model.session(one(recording))
-    rows = rows_of(session, split)
-    ids = session.recording.unit_ids.tolist()
-    missing = [unit for unit in hide if str(unit) not in ids]
-    if missing:
-        raise UserError(
-            f"there is no unit '{missing[0]}' to hide; session {session.name} has {', '.join(ids[:8])}, ..."
-        )
-    hidden = torch.tensor([unit in {str(u) for u in hide} for unit in ids])
-
-    def plan(batch: Any) -> MaskPlan:
-        made = nothing_hidden(batch)
-        made.hidden_unit |= hidden
-        return made
-
+    rows = rows_of(session, split, windows)
+    plan = hiding(session, hide)
     parts = []
     with torch.no_grad():
         for batch in model.batcher(session).sequence(0, rows, AT_ONCE):
@@ -121,13 +124,40 @@ def rates(model: Model, recording: object, *, hide: Sequence[object] = (), split
     bin_ms = model.settings.window.bin_ms
     values = values if session.valued else expected_counts(values) * (1000 / bin_ms)
     time = (np.arange(values.shape[2]) + 0.5) * bin_ms
-    coordinates = {"time": time, "unit": np.array(ids), "region": ("unit", session.recording.regions)}
+    coordinates = {"time": time, "unit": session.recording.unit_ids, "region": ("unit", session.recording.regions)}
     unit = "value" if session.valued else "Hz"
     return labelled(values.numpy(), ("window", "unit", "time"), session, rows, coordinates, "rates", units=unit)
 
 
-def rows_of(session: Session, split: str | None) -> np.ndarray:
-    """The windows of a split, or all. Raises UserError for one that is empty or of no such name."""
+def hiding(session: Session, hide: Sequence[object]) -> Callable[[SpikeBatch], MaskPlan]:
+    """The plan that hides the units ``hide`` in every window. Raises UserError for one that is not there."""
+    ids = session.recording.unit_ids.tolist()
+    wanted = {str(unit) for unit in hide}
+    missing = sorted(wanted - set(ids))
+    if missing:
+        raise UserError(
+            f"there is no unit '{missing[0]}' to hide; session {session.name} has {', '.join(ids[:8])}, ..."
+        )
+    hidden = torch.tensor([unit in wanted for unit in ids])
+
+    def plan(batch: SpikeBatch) -> MaskPlan:
+        made = nothing_hidden(batch)
+        made.hidden_unit |= hidden
+        return made
+
+    return plan
+
+
+def rows_of(session: Session, split: str | None, windows: Sequence[int] | None = None) -> np.ndarray:
+    """The windows asked for, those of a split, or all. UserError for a split or window that is empty or not there."""
+    if windows is not None:
+        rows = np.asarray(windows, dtype=np.int64).ravel()
+        there = len(session.starts)
+        wrong = rows[(rows < 0) | (rows >= there)]
+        if len(wrong) or not len(rows):
+            asked = f"window {wrong[0]} is asked for" if len(wrong) else "no window is asked for"
+            raise UserError(f"{asked}, and session {session.name} has windows 0 to {there - 1}")
+        return rows
     if split is None:
         return np.arange(len(session.starts))
     if split not in SPLITS:

@@ -1,4 +1,4 @@
-"""Command embed: latents and rates of sessions in one file, for tools that are not Python, or not ours."""
+"""Commands embed and predict: what a model says in one file, for tools that are not Python, or not ours."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from neurobridge import __version__
 from neurobridge.api.model import Model, load
 from neurobridge.api.recordings import Recordings, open_recordings
+from neurobridge.api.twin import predict as predict_images
 from neurobridge.api.use import embed as embed_recording
 from neurobridge.api.use import rates
 from neurobridge.data.stored import StoredRecording
@@ -134,3 +135,37 @@ def write_nwb(out: Path, sets: Mapping[str, Dataset], model: Model) -> None:
         warnings.filterwarnings("ignore", "The file path provided")  # its temporary name
         with NWBHDF5IO(str(temporary), "w") as io:
             io.write(file)
+
+
+def predict(run: Path, *, images: Path, session: str, out: Path, data: Path | None = None) -> Path:
+    """Write what the units of a session are expected to answer to a folder of pictures (.csv, or .npz with time).
+
+    Args:
+        run: Folder of a run that was pretrained with images.
+        images: A folder of pictures.
+        session: The session whose units are asked.
+        out: File to write: .csv, a mean rate an image and unit; .npz, every bin.
+        data: Data folder of the session; empty: the run's own.
+    """
+    if out.suffix not in (".csv", ".npz"):
+        raise UserError(f"--out is {out}: its ending says what is written, .csv or .npz")
+    model = load(run)
+    (recording,) = (model.recordings if data is None else open_recordings(data)).named(session)
+    found = predict_images(model, recording, images)
+    with atomic_path(out) as temporary:
+        if out.suffix == ".csv":
+            table = found.mean("time").to_series().rename("expected").reset_index()
+            for name in ("region", "correlation", "ceiling"):
+                table[name] = table["unit"].map(dict(zip(found["unit"].values, found[name].values, strict=True)))
+            table.to_csv(temporary, index=False)
+        else:
+            with temporary.open("wb") as file:
+                np.savez_compressed(file, expected=found.values, **{n: c.values for n, c in found.coords.items()})
+    trusted = np.nanmean(found["correlation"] / found["ceiling"])
+    console.print(
+        f"{len(found)} images, {found.sizes['unit']} units -> {out}; on test images the expected responses correlate "
+        f"with the recorded ones at {trusted:.2f} of what noise allows",
+        markup=False,
+        soft_wrap=True,
+    )
+    return out

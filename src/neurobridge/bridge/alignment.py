@@ -103,8 +103,16 @@ class ImageHead(nn.Module):
         x = self.standard(latent.flatten(1)).view_as(latent)
         if self.place is None or self.content is None:
             return x[:, 0] if self.kind == "cls" else x[:, self.first :].mean(1)
-        weight = (self.place + x @ self.content).softmax(1)
-        return torch.einsum("bmd,bmq->bqd", x, weight).flatten(1)
+        return torch.einsum("bmd,bmq->bqd", x, self._weight(x)).flatten(1)
+
+    def attention(self, latent: Tensor) -> Tensor:
+        """[B, M, Q]: the share of each latent that every query takes; of a readout with queries."""
+        return self._weight(self.standard(latent.flatten(1)).view_as(latent))
+
+    def _weight(self, x: Tensor) -> Tensor:
+        assert self.place is not None, "a readout with queries"
+        assert self.content is not None, "a readout with queries"
+        return (self.place + x @ self.content).softmax(1)
 
     def fast(self) -> list[nn.Parameter]:
         """Weights that may learn at a high rate: the readout's and the linear map's."""

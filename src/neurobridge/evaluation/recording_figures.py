@@ -5,13 +5,13 @@ Shapes: ``N`` units, ``T`` bins, ``S`` spikes, ``I`` moments, ``Y`` targets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from neurobridge.evaluation.figures import COLOURS, INK, PALETTE, styled
+from neurobridge.evaluation.figures import COLOURS, FAINT, INK, PALETTE, styled
 
 STRETCH_S = 60.0
 
@@ -85,3 +85,82 @@ def densest(times: np.ndarray) -> np.ndarray:
     until = np.searchsorted(times, times + STRETCH_S)
     first = int(np.argmax(until - np.arange(len(times))))
     return np.arange(first, until[first])
+
+
+@styled
+def trial(
+    spike_time: ArrayLike,
+    spike_unit: ArrayLike,
+    rates: Mapping[str, np.ndarray],
+    areas: Sequence[str],
+    *,
+    edges: ArrayLike,
+    hidden: Sequence[int] = (),
+    unit: str = "Hz",
+) -> Figure:
+    """One window: spikes ``spike_time`` [S] ms of ``spike_unit`` [S], and beside them every one of ``rates`` [N, T].
+
+    areas [N]: units are drawn area by area; edges [T + 1] ms; hidden: units that the model was not shown, shaded. All
+    rates have one scale, that of the first.
+    """
+    areas, edges = np.asarray(areas), np.asarray(edges, float)
+    order = np.argsort(areas, kind="stable")
+    place = np.empty(len(order), int)
+    place[order] = np.arange(len(order))
+    figure = Figure(figsize=(9.2, 4.2))
+    left, *panels = figure.subplots(1, 1 + len(rates), sharex=True, sharey=True)
+    names = list(dict.fromkeys(areas[order].tolist()))
+    for number, area in enumerate(names):
+        mine = areas[np.asarray(spike_unit, int)] == area
+        rows = place[np.asarray(spike_unit, int)[mine]]
+        left.vlines(np.asarray(spike_time)[mine], rows, rows + 0.9, color=PALETTE[number % len(PALETTE)], linewidth=1.1)
+    for row in place[np.asarray(hidden, int)]:
+        left.axhspan(row, row + 1, color=FAINT, linewidth=0, zorder=0)
+    left.set(title="spikes" + (" (shaded: hidden)" if len(hidden) else ""), ylim=(len(order), 0), xlabel="time (ms)")
+    starts = np.searchsorted(areas[order], names)
+    if len(names) <= 12:
+        middle = (starts + np.append(starts[1:], len(order))) / 2
+        left.set_yticks(middle, [f"{name}  " for name in names])
+        left.tick_params(axis="y", length=0)
+    else:
+        left.set_ylabel("unit, by area")
+    low, high = (float(np.quantile(next(iter(rates.values())), q)) for q in (0, 0.995))
+    for axes, (name, values) in zip(panels, rates.items(), strict=True):
+        shown = axes.pcolormesh(edges, np.arange(len(order) + 1), values[order], cmap="viridis", vmin=low, vmax=high,
+                                rasterized=True)  # fmt: skip
+        axes.set(title=name, xlabel="time (ms)")
+    for axes in (left, *panels):
+        for at in starts[1:] if len(names) <= 12 else ():
+            axes.axhline(at, color=INK, linewidth=0.7)
+    figure.colorbar(shown, ax=panels, shrink=0.9, label=f"expected ({unit})")
+    return figure
+
+
+@styled
+def response(expected: np.ndarray, usual: np.ndarray, areas: Sequence[str], *, edges: ArrayLike, unit: str) -> Figure:
+    """What N units are expected to answer to one picture: ``expected`` [N, T], and how it differs from ``usual``."""
+    areas, edges = np.asarray(areas), np.asarray(edges, float)
+    order = np.argsort(areas, kind="stable")
+    names = list(dict.fromkeys(areas[order].tolist()))
+    starts = np.searchsorted(areas[order], names)
+    figure = Figure(figsize=(9.2, 3.8))
+    panels = figure.subplots(1, 2, sharey=True)
+    change = (expected - usual)[order]
+    far = max(float(np.quantile(np.abs(change), 0.995)), 1e-9)
+    balanced = {"cmap": "RdBu_r", "vmin": -far, "vmax": far}
+    parts = (
+        ("expected", expected[order], {"cmap": "viridis"}),
+        ("minus the mean over training images", change, balanced),
+    )
+    for axes, (title, values, colours) in zip(panels, parts, strict=True):
+        shown = axes.pcolormesh(edges, np.arange(len(order) + 1), values, rasterized=True, **colours)
+        axes.set(title=title, xlabel="time (ms)", ylim=(len(order), 0))
+        figure.colorbar(shown, ax=axes, label=unit)
+        for at in starts[1:] if len(names) <= 12 else ():
+            axes.axhline(at, color=INK, linewidth=0.7)
+    if len(names) <= 12:
+        panels[0].set_yticks((starts + np.append(starts[1:], len(order))) / 2, names)
+        panels[0].tick_params(axis="y", length=0)
+    else:
+        panels[0].set_ylabel("unit, by area")
+    return figure

@@ -1,4 +1,4 @@
-"""A report as one self-contained HTML file: texts, tables and figures, nothing fetched from elsewhere."""
+"""A report as one self-contained HTML file: texts, tables that fold and figures, nothing fetched from elsewhere."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from neurobridge.errors import atomic_path
 from neurobridge.evaluation.images import Score
 
+UNFOLDED = 12  # rows that a table may have to be open at first
 Cell = str | float | int | None | tuple[float, float, float]
 
 
@@ -49,12 +50,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A matplotlib figure and its caption. ``photographic`` embeds JPEG instead of PNG."""
+    """A matplotlib figure and its caption. ``photographic`` embeds JPEG instead of PNG.
+
+    ``alt``: what it shows, for those who cannot see it; empty: its title, its panels and their axes.
+    """
 
     title: str
     figure: MatplotlibFigure
     caption: str = ""
     photographic: bool = False
+    alt: str = ""
 
 
 Block = Text | Table | Figure
@@ -85,7 +90,9 @@ def write_report(
         }
         if isinstance(block, Figure):
             entry["source"], entry["width"] = _embed(block)
+            entry["alt"] = block.alt or described(block)
         if isinstance(block, Table):
+            entry["open"] = len(block.rows) <= UNFOLDED
             entry["cells"] = [[format_cell(cell) for cell in row] for row in block.rows]
             entry["numeric"] = [
                 any(not isinstance(row[column], str | None) for row in block.rows)
@@ -93,6 +100,14 @@ def write_report(
             ]
         entries.append(entry)
     cards = [(name, *_card(value)) for name, value in (summary or {}).items()]
+    html = page("report.html.j2").render(title=title, subtitle=subtitle, entries=entries, cards=cards)
+    with atomic_path(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return Path(path)
+
+
+def page(name: str) -> Template:
+    """The template of a page; whatever is put into it is escaped."""
     environment = Environment(
         loader=PackageLoader("neurobridge.evaluation", "."),
         autoescape=True,
@@ -100,12 +115,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template("report.html.j2").render(
-        title=title, subtitle=subtitle, entries=entries, cards=cards
-    )
-    with atomic_path(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return Path(path)
+    return environment.get_template(name)
 
 
 def score_table(title: str, scores: Sequence[Score], *, note: str = "", ours: str = "reconstruction") -> Table:
@@ -168,6 +178,19 @@ def _card(value: Cell) -> tuple[str, str]:
         big, _, small = text.partition(" ")
         return big, small
     return text, ""
+
+
+def described(block: Figure) -> str:
+    """What a figure shows, in words: its title, and of every panel the title, the axes and the names of its lines."""
+    panels = []
+    for axes in block.figure.axes:
+        axis = [words for words in (axes.get_xlabel(), axes.get_ylabel()) if words]
+        title = " ".join(axes.get_title(loc).replace("\n", " ") for loc in ("left", "center", "right")).strip()
+        names = [name for name in axes.get_legend_handles_labels()[1] if not name.startswith("_")]
+        told = [part for part in (title, " against ".join(reversed(axis)), ", ".join(names)) if part]
+        if told and axes.get_label() != "<colorbar>":
+            panels.append("; ".join(told))
+    return ". ".join([block.title, *dict.fromkeys(panels)])
 
 
 def _embed(block: Figure) -> tuple[str, int]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
+from neurobridge.errors import reading
 from neurobridge.evaluation import figures
 from neurobridge.evaluation.analysis_figures import Curve, curves
 from neurobridge.evaluation.report import Block, Cell, Figure, Table
+from neurobridge.pipeline.folder import RunFolder
 
 OURS = "NeuroBridge"
 
@@ -47,7 +51,7 @@ def methods(rows: list[dict]) -> list[Block]:
             note="95 % intervals by bootstrap over images. Ridge decodes to the same target; a likelihood is that of "
             "the recorded response under an encoding model: NeuroBridge's of several layers of the image encoder, a "
             "linear one of the target's layer, or linear ones of the same several, stacked; the share of decoding and "
-            "likelihood in their combination is chosen on the valid split.",
+            "likelihood in their combination is chosen on the valid split." + fitted(rows),
             highlight=ours(rows),
         ),
     ]
@@ -174,6 +178,37 @@ def repeats(rows: list[dict]) -> list[Block]:
             highlight=ours(rows),
         ),
     ]
+
+
+def fitted(rows: list[dict]) -> str:
+    """A sentence on sessions whose windowed model saw a part of the training images; nothing where it saw all."""
+    told = dict.fromkeys(
+        f" In session {r['session']} windowed encoding was fitted to {r['fitted'][0]:,} of {r['fitted'][1]:,} training "
+        "images, all others to all."
+        for r in rows
+        if "fitted" in r
+    )
+    return "".join(told)
+
+
+def few_labels(run: RunFolder) -> list[Block]:
+    """Top-1 against the number of labelled images, where RUN/few_labels/curve.json is (benchmarks/few_labels.py)."""
+    path = run / "few_labels" / "curve.json"
+    if not path.is_file():
+        return []
+    with reading(path, "label-efficiency curve", "copy runs/few_labels/curve.json again, or remove it"):
+        panels = {}
+        for setting, methods in json.loads(path.read_text()).items():
+            counts = sorted({int(k) for found in methods.values() for k in found if k.isdecimal() and int(k)})
+            panels[setting] = {}
+            for name, found in methods.items():
+                some = {k: found[str(k)]["top1"] for k in counts if str(k) in found}
+                if not some and "0" in found:
+                    some = dict.fromkeys(counts, found["0"]["top1"])
+                panels[setting][name] = Curve(list(some), *zip(*some.values(), strict=True))
+    figure = curves(panels, xlabel="labelled images of the new session", log=True)
+    caption = "Top-1; bands are 95 % intervals over images. What takes no label is a level line."
+    return [Figure("Label efficiency", figure, caption)]
 
 
 def flat(rows: list[dict], key: str) -> Curve:

@@ -15,10 +15,12 @@ from neurobridge.evaluation.report import Block, Figure, Table, write_report
 from neurobridge.pipeline.analyses.drawing import DRAWINGS
 from neurobridge.pipeline.analyses.drawing import blocks as drawn
 from neurobridge.pipeline.folder import DONE, RunFolder, as_yaml
-from neurobridge.pipeline.identification_report import OURS, identification
+from neurobridge.pipeline.identification_report import OURS, few_labels, identification
 from neurobridge.pipeline.pictures import WINDOWED
 from neurobridge.pipeline.probe_report import cards, probes
+from neurobridge.pipeline.sharpening import sharpening_view
 from neurobridge.pipeline.spike_report import spikes
+from neurobridge.pipeline.unit_views import attention_view, units_view
 from neurobridge.pipeline.views import maps_view, spikes_view
 from neurobridge.training.trainer import read_metrics
 
@@ -54,9 +56,15 @@ def report(run: RunFolder) -> None:
         "What ran": what_ran(run),
         "Learning": learning(run),
         "Spikes": [*spikes(results.get("spikes", [])), *spikes_view(arrays)],
-        "Identification": identification(results) if "retrieval" in results else [],
+        "Units": units_view(results.get("units", []), arrays),
+        "Identification": [
+            *(identification(results) if "retrieval" in results else []),
+            *attention_view(arrays),
+            *few_labels(run),
+        ],
         "Pictures": [
             *pictures(run, results.get("pictures", [])),
+            *sharpening_view(arrays, seed=run.settings.seed),
             *judges(results.get("judges", [])),
             *picture_sets(results.get("picture_sets", [])),
             *captions(results.get("captions", [])),

@@ -12,20 +12,21 @@ from neurobridge.data.intervals import elapsed, length_of, merged
 from neurobridge.errors import UserError, atomic_path
 from neurobridge.evaluation.probes import project_2d
 from neurobridge.evaluation.spikes import fano_factor, split_half_reliability
-from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
 from neurobridge.pipeline.decoding import Decoded, first_presentations
 from neurobridge.pipeline.encodings import closed_forms
 from neurobridge.pipeline.folder import DONE, RunFolder
-from neurobridge.pipeline.identification import both_ways, gather_evidence, layer_rows, rows_of
+from neurobridge.pipeline.identification import Evidence, both_ways, gather_evidence, layer_rows, rows_of
 from neurobridge.pipeline.image_data import stack_features
 from neurobridge.pipeline.joint_encoding import responses
 from neurobridge.pipeline.picture_scores import score_images
-from neurobridge.pipeline.pictures import decode_sessions, load_images
+from neurobridge.pipeline.pictures import Chosen, load_images
 from neurobridge.pipeline.probing import probe_session, run_sessions
 from neurobridge.pipeline.repeats import by_repeats
+from neurobridge.pipeline.sharpening import sharpening
 from neurobridge.pipeline.spike_scores import score_spikes, some_rows
 from neurobridge.pipeline.spikes import held_out_sessions, pretraining_sessions
-from neurobridge.pipeline.views import areas_told, unit_map, views
+from neurobridge.pipeline.unit_views import attention, looking, unit_rows
+from neurobridge.pipeline.views import areas_told, rates_view, unit_map, views
 from neurobridge.terminal import console
 
 PROBED = 3  # behaviours that stage evaluate decodes unasked
@@ -39,11 +40,15 @@ def evaluate(run: RunFolder) -> None:
     results: dict[str, list[dict]] = {"spikes": score_spikes(run)}
     if (run / "reconstruct" / DONE).is_file():
         run.need("reconstruct")
-        decoded = decode_sessions(run)
-        results |= {**score_retrieval(run, decoded), **score_images(run)}
-        arrays = representation(run) | noise(run)
+        chosen = Chosen.of(run)
+        decoded = [chosen.decode(index) for index in chosen.wanted]
+        evidence = gather_evidence(run, decoded)
+        results |= {**score_retrieval(run, decoded, evidence), **score_images(run)}
+        results["units"] = unit_rows(chosen.batcher.sessions, decoded)
+        arrays = representation(run, chosen, decoded[0]) | noise(run) | closer(run, chosen, evidence[0])
     else:
         results["areas"] = areas_told(run)
+        results["units"] = unit_rows(run_sessions(run))
         arrays = views(run)
         probe_all(run)
     run.save_arrays("evaluate/arrays.npz", **arrays)
@@ -62,13 +67,12 @@ def probe_all(run: RunFolder) -> None:
             console.print(f"not decoded: {error}", markup=False, soft_wrap=True)
 
 
-def score_retrieval(run: RunFolder, sessions: Sequence[Decoded]) -> dict[str, list[dict]]:
+def score_retrieval(run: RunFolder, sessions: Sequence[Decoded], evidence: Sequence[Evidence]) -> dict[str, list[dict]]:
     """Which image was seen: rows of every method ("retrieval"), of decoders in both directions ("both_ways"), over
     averaged presentations ("repeats"), and of the layers that suit each area ("layers")."""
     settings = run.settings
     features = stack_features(settings, load_images(run).images)
     closed = closed_forms(sessions, features)
-    evidence = gather_evidence(run, sessions)
     layers = [layer_rows(d, settings.encoding.layers, features, closed[d.session]) for d in sessions]
     return {
         "retrieval": [
@@ -80,14 +84,23 @@ def score_retrieval(run: RunFolder, sessions: Sequence[Decoded]) -> dict[str, li
     }
 
 
-def representation(run: RunFolder) -> dict[str, np.ndarray]:
+def closer(run: RunFolder, chosen: Chosen, evidence: Evidence) -> dict[str, np.ndarray]:
+    """The first session whose pictures are asked for: spikes beside rates, attention, encoding maps, sharpening."""
+    index = chosen.wanted[0]
+    session = chosen.batcher.sessions[index]
+    arrays = attention(chosen, index) | looking(chosen, index, evidence.decoded)
+    arrays |= sharpening(evidence, load_images(run), seed=run.settings.seed)
+    if not session.valued and session.units > 1:
+        arrays |= rates_view(run, chosen.model, session, "test")
+    return arrays
+
+
+def representation(run: RunFolder, chosen: Chosen, decoded: Decoded) -> dict[str, np.ndarray]:
     """2-D maps: readouts of test images by category, unit embeddings by area."""
-    model, _ = load_aligned(run)
-    decoded = decode_sessions(run)[0]
     images = load_images(run).images
     arrays = {
         "image_xy": project_2d(np.concatenate([decoded.valid.decoded, decoded.test.decoded]), seed=run.settings.seed),
-        **unit_map(model, sessions_with_images(run), seed=run.settings.seed),
+        **unit_map(chosen.model, chosen.batcher.sessions, seed=run.settings.seed),
     }
     rows = np.concatenate([decoded.valid.images, decoded.test.images])
     if "category" in images.labels:

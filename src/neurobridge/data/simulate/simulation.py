@@ -67,7 +67,7 @@ def simulate(
         "selectivity": selectivity,
     }  # fmt: skip
     _check(parameters)
-    if _is_there(out, parameters):
+    if is_there(out, parameters):
         print(f"{out} already holds this simulation")
         return out
     with Progress(*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn()) as progress:
@@ -118,7 +118,7 @@ def _check(parameters: dict) -> None:
         raise UserError(f"--electrodes is {parameters['electrodes']}: three areas need 12 or more")
 
 
-def _is_there(out: Path, parameters: dict) -> bool:
+def is_there(out: Path, parameters: dict) -> bool:
     """True for a finished simulation of the same parameters; UserError for a folder that holds anything else."""
     record = out / "simulation.json"
     if record.is_file():

@@ -93,26 +93,30 @@ def response_profile(latency: float) -> np.ndarray:
 def draw_spikes(
     rng: np.random.Generator, units: Population, gains: Gains, image: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Spike times [S] s and unit rows [S] of a session that shows the image rows ``image`` [P], one every 0.4 s.
-
-    An inhomogeneous Poisson process by time rescaling (Brown et al., 2002): unit-rate spikes in operational time are
-    mapped through the inverse cumulated rate; spikes within 2 ms of the one before are lost.
-    """
-    presentations = len(image)
+    """Spike times [S] s and unit rows [S] of a session that shows the image rows ``image`` [P], one every 0.4 s."""
     factor, evoked = gains.total(units), units.evoked(image, gains.drift)
-    edges = np.arange(presentations * round(ONSET_EVERY / BIN) + 1) * BIN
     times, rows = [], []
     for u in range(len(units)):
         now, after = response_profile(units.latency[u])
         rate = evoked[:, u, None] * now
         rate[1:] += evoked[:-1, u, None] * after
         rate = (rate + units.spontaneous[u]) * factor[:, u, None]
-        cumulated = np.concatenate([[0.0], np.cumsum(rate.ravel() * BIN)])
-        operational = rng.uniform(0, cumulated[-1], rng.poisson(cumulated[-1]))
-        spikes = np.interp(np.sort(operational), cumulated, edges)
-        while (close := np.flatnonzero(np.diff(spikes) < DEAD_TIME) + 1).size:
-            first = np.concatenate([[True], np.diff(close) > 1])
-            spikes = np.delete(spikes, close[first])
+        spikes = poisson_spikes(rng, rate.ravel())
         times.append(spikes)
         rows.append(np.full(len(spikes), u, np.int64))
     return np.concatenate(times), np.concatenate(rows)
+
+
+def poisson_spikes(rng: np.random.Generator, rate: np.ndarray) -> np.ndarray:
+    """Spike times [S] s of a unit whose rate is ``rate`` [K] Hz in bins of 5 ms.
+
+    An inhomogeneous Poisson process by time rescaling (Brown et al., 2002): unit-rate spikes in operational time are
+    mapped through the inverse cumulated rate; spikes within 2 ms of the one before are lost.
+    """
+    cumulated = np.concatenate([[0.0], np.cumsum(rate * BIN)])
+    operational = rng.uniform(0, cumulated[-1], rng.poisson(cumulated[-1]))
+    spikes = np.interp(np.sort(operational), cumulated, np.arange(len(cumulated)) * BIN)
+    while (close := np.flatnonzero(np.diff(spikes) < DEAD_TIME) + 1).size:
+        first = np.concatenate([[True], np.diff(close) > 1])
+        spikes = np.delete(spikes, close[first])
+    return spikes
