@@ -111,7 +111,12 @@ def write_nwb(out: Path, sets: Mapping[str, Dataset], model: Model) -> None:
         identifier=f"{r.dataset}/{r.subject}/{r.session}/{model.stage}",
         session_start_time=UNKNOWN_START,
         session_id=r.session,
-        subject=Subject(subject_id=r.subject, species=r.species),
+        subject=Subject(
+            subject_id=r.subject,
+            species=r.species.replace("_", " ").capitalize(),
+            sex="U",
+            description=f"of the data set {r.dataset}",
+        ),
     )
     module = file.create_processing_module("neurobridge", "latents and expected rates of a spike encoder")
     window = found["start"].values
