@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 
@@ -42,7 +44,9 @@ napoleon_google_docstring, napoleon_numpy_docstring = True, False
 html_theme = "pydata_sphinx_theme"
 html_title = "NeuroBridge"
 html_show_sourcelink = False
-html_theme_options = {"navigation_with_keys": False, "show_prev_next": True, "secondary_sidebar_items": ["page-toc"]}
+html_theme_options = {"navigation_with_keys": False, "navbar_center": [], "secondary_sidebar_items": ["page-toc"]}
+html_sidebars = {"**": ["globaltoc.html"]}
+html_math_renderer = "mathml"
 copybutton_prompt_text = "$ "
 
 OUTSIDE = {"../benchmarks/RESULTS.md": "results.md", "../CONTRIBUTING.md": "contributing.md"}  # links -> pages here
@@ -59,7 +63,14 @@ def plain(app: Sphinx, what: str, name: str, thing: object, options: object, lin
     lines[:] = [line.replace("|", r"\|").replace("/*.", r"/\*.") for line in lines]
 
 
+def formula(writer, node: nodes.math | nodes.math_block) -> None:
+    """A formula as browsers draw it by themselves: no script, no network."""
+    writer.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
+    raise nodes.SkipNode
+
+
 def setup(app: Sphinx) -> None:
+    app.add_html_math_renderer("mathml", inline_renderers=(formula, None), block_renderers=(formula, None))
     app.add_directive("mermaid", Mermaid)
     app.add_lexer("csv", TextLexer)
     app.connect("source-read", inside)
