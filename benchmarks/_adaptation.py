@@ -15,9 +15,10 @@ from neurobridge.bridge.alignment import ImageHead
 from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.neuro.prior import NewUnits, UnitPrior
-from neurobridge.pipeline.alignment import average_by_image, predict_windows
+from neurobridge.pipeline.alignment import predict_windows
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.image_data import Bridge, embedded_images, seen_by, show_images, stack_features
+from neurobridge.pipeline.joint_encoding import average_by_image
 from neurobridge.pipeline.new_units import carried_vectors, starts
 from neurobridge.pipeline.spikes import UNITS_FASTER, add_units, joint_options, make_batcher, make_masker, open_windows
 from neurobridge.training.joint_task import JointTask, Learns, Seen

@@ -23,7 +23,8 @@ from neurobridge.neuro.readout import chunk_sequence
 from neurobridge.pipeline.chunk_latents import cover
 from neurobridge.pipeline.folder import settings_of as options_of
 from neurobridge.training.settings import RunSettings
-from neurobridge.training.tasks import MaskedTask, Task
+from neurobridge.training.task import Task
+from neurobridge.training.tasks import MaskedTask
 from neurobridge.training.trainer import fit
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -119,6 +119,16 @@ def unsound(bench: Bench) -> Iterator[Fault]:
             found = command("pretrain", *bench.options(out, data=data))
             where = "held-out session" if which else "session"
             yield fault(f"{where}: {name}", found, found.refused(path.name) and not out.exists())
+    for told, value in (("NaN", np.nan), ("infinite", np.inf)):
+        for which in (0, -1):
+            data, out = bench.copied(bench.data, "data"), bench.folder() / "run"
+            for path in sessions(data):
+                rewritten(path, values)
+            path = list(sessions(data))[which]
+            stored(path, "value", value)
+            found = command("pretrain", *bench.options(out, data=data, window={"bin_ms": 300}))
+            where = "held-out session" if which else "session"
+            yield fault(f"{where}: one value is {told}", found, found.refused(path.name) and not out.exists())
     for split, stage, words in (("train", "pretrain", ["train split"]), ("test", "run", []), ("valid", "run", [])):
         data, out = bench.copied(bench.data, "data"), bench.folder() / "run"
         for path in sessions(data):
@@ -156,8 +166,8 @@ def odd(bench: Bench) -> Iterator[Fault]:
         found = command("run", *bench.options(out, data=data, **options))
         through = found.code == 0 and (out / "report.html").is_file() and "\x1b[31m" not in found.text
         yield fault(name, found, not found.traceback and (through or (found.refused() and not out.exists())))
-    out = bench.stages("adapt")
-    found = command("align", *bench.options(bench.folder() / "run", image={"layer": "block2", "grid": 1}))
+    out = bench.folder() / "run"
+    found = command("align", *bench.options(out, image={"layer": "block2", "grid": 1}))
     yield fault("image.grid 1 with the small generator", found, found.refused() and not out.exists())
     data = bench.copied(bench.data, "data")
     path = next(sessions(data))

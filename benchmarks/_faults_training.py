@@ -75,14 +75,13 @@ def processes(bench: Bench, whole: Path) -> Iterator[Fault]:
     right = found.code == 143 and not found.traceback and "run the same command again" in found.said
     yield fault("SIGTERM in training", found, right and bool(list(out.glob("checkpoints/pretrain/*.ckpt"))))
 
-    out = bench.folder() / "run"
-    arguments = bench.options(out, pretrain=LONG)
-    running = process("pretrain", *arguments, before=KILL_AT_RENAME)
-    running.communicate(timeout=120)
-    left = len(list(out.rglob("*.part")))
-    found = command("pretrain", *arguments)
-    right = running.returncode == -9 and left == 1 and found.code == 0 and same(out, whole)
-    yield fault("kill -9 while a checkpoint is written", found, right, "went on, the same weights bit for bit")
+    yield killed(bench, whole, bench.folder() / "run", "kill -9 while a checkpoint is written")
+    disk = mounted(bench, "size=40m")
+    if disk is not None:
+        try:
+            yield killed(bench, whole, disk / "run", "the same, --out on another file system than temporary files")
+        finally:
+            subprocess.run(["umount", "-l", str(disk)], check=True)
 
     out = bench.stages("evaluate")
     running = process("report", *bench.options(out))
@@ -91,6 +90,18 @@ def processes(bench: Bench, whole: Path) -> Iterator[Fault]:
     found = ended(running)
     right = found.code in (143, 0) and not found.traceback and not list(out.rglob("*.part"))
     yield fault("SIGTERM in report", found, right)
+
+
+def killed(bench: Bench, whole: Path, out: Path, name: str) -> Fault:
+    """Killed when the third checkpoint is half-written, and run again."""
+    arguments = bench.options(bench.folder() / "run", pretrain=LONG)
+    arguments[-1] = str(out)
+    running = process("pretrain", *arguments, before=KILL_AT_RENAME)
+    running.communicate(timeout=240)
+    left = len(list(out.rglob("*.part")))
+    found = command("pretrain", *arguments)
+    right = running.returncode == -9 and left == 1 and found.code == 0 and same(out, whole)
+    return fault(name, found, right, "went on, the same weights bit for bit" if right else "")
 
 
 def disks(bench: Bench, whole: Path) -> Iterator[Fault]:
@@ -178,7 +189,7 @@ def checkpoints(bench: Bench, whole: Path) -> Iterator[Fault]:
         "garbage": lambda c: b"none of ours" * 1000,
         **{
             f"bit {b} of byte 1/{n} flipped": lambda c, b=b, n=n: flipped(c, len(c) // n, b)
-            for b, n in ((0, 2), (7, 3), (4, 7), (1, 1000))
+            for b, n in ((0, 2), (7, 3), (4, 7), (1, 1000), (2, 5), (3, 11), (5, 50), (6, 200))
         },
     }.items():
         for which in ("newest", "all") if how in ("cut off", "emptied", "four bytes flipped") else ("newest",):
@@ -207,3 +218,10 @@ def precision(bench: Bench) -> Iterator[Fault]:
     out = bench.folder() / "run"
     found = ended(process("pretrain", *bench.options(out), "--devices", "2"))
     yield fault("pretrain --devices 2", found, found.code == 0 and not found.traceback)
+    out = bench.stages("adapt")
+    for folder in out.glob("checkpoints/align*"):
+        shutil.rmtree(folder)
+    found = ended(process("align", *bench.options(out), "--devices", "2"))
+    yield fault(
+        "align --devices 2, joint_blocks above depth", found, found.code == 0 and (out / "align/done.json").is_file()
+    )

@@ -17,10 +17,10 @@ from neurobridge.bridge.alignment import ImageHead
 from neurobridge.bridge.response_noise import ResponseNoise
 from neurobridge.data.store import Session
 from neurobridge.neuro.model import NeuroBridge
-from neurobridge.pipeline.alignment import average_by_image, predict_windows
+from neurobridge.pipeline.alignment import predict_windows
 from neurobridge.pipeline.identification import combine, rank
 from neurobridge.pipeline.image_data import embedded_images, show_images, stack_features
-from neurobridge.pipeline.joint_encoding import expected_responses, responses
+from neurobridge.pipeline.joint_encoding import average_by_image, expected_responses, responses
 from neurobridge.pipeline.pictures import cosine
 from neurobridge.pipeline.spikes import open_windows
 

@@ -33,10 +33,11 @@ from _common import last_line
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from neurobridge.bridge.adapter import Adapter
-from neurobridge.bridge.generator_training import encode_images, train_condition
 from neurobridge.data.simulate import render_scenes
 from neurobridge.evaluation.controls import bootstrap_interval
 from neurobridge.evaluation.images import two_way_identification
+from neurobridge.training.generator_training import encode_images, train_condition
+from neurobridge.training.trainer import read_metrics
 from neurobridge.vision.encoders import ImageEncoder, embed_images, to_tensor
 from neurobridge.vision.stable_diffusion import StableDiffusion
 
@@ -151,19 +152,21 @@ def memorise(generator: StableDiffusion, shown: torch.Tensor, embeddings: torch.
 
     score("untrained", drawn())
     pixels = (shown * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    history = train_condition(
-        generator,
-        adapter,
-        encode_images(generator, pixels),
-        embeddings,
-        steps=steps,
-        sketch_steps=0,
-        batch_size=16,
-        learning_rate=1e-3,
-        average=0.98,
-        progress=sys.stdout.isatty(),
-    )
-    print("  adapter losses", [round(row["denoising"], 3) for row in history], flush=True)
+    with tempfile.TemporaryDirectory() as out:
+        train_condition(
+            generator,
+            adapter,
+            encode_images(generator, pixels),
+            embeddings,
+            out=Path(out),
+            steps=steps,
+            sketch_steps=0,
+            batch_size=16,
+            learning_rate=1e-3,
+            average=0.98,
+        )
+        rows = [float(row["value"]) for row in read_metrics(Path(out) / "metrics.csv") if row["name"] == "train/loss"]
+    print("  adapter losses", [round(value, 3) for value in rows[::5]], flush=True)
     score("trained", drawn())
     score("null", drawn(null=True))
     with torch.no_grad():

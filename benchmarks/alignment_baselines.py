@@ -35,12 +35,13 @@ from neurobridge.data.simulate import simulate
 from neurobridge.data.sources.v4 import import_v4
 from neurobridge.data.store import Session
 from neurobridge.evaluation.controls import bootstrap_difference, bootstrap_interval, chance_level
-from neurobridge.pipeline.alignment import average_by_image, load_aligned, sessions_with_images
+from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
 from neurobridge.pipeline.commands import run_stages
 from neurobridge.pipeline.decoding import Decoded, decode_session, ridge_decoder
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.identification import rank
 from neurobridge.pipeline.image_data import image_encoder
+from neurobridge.pipeline.joint_encoding import average_by_image
 from neurobridge.pipeline.pictures import cosine, load_images
 from neurobridge.pipeline.spikes import make_batcher
 from neurobridge.training.settings import AlignSettings, RunSettings

@@ -61,9 +61,8 @@ from _simulated import cached
 
 from neurobridge.baselines.contrastive import ContrastiveDecoder
 from neurobridge.data.store import Session
-from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.decoding import Decoded, decode_session, ridge_decoder
-from neurobridge.pipeline.joint_encoding import responses
+from neurobridge.pipeline.joint_encoding import average_by_image, responses
 
 OURS, RIDGE, MLP, CONTROL = "latents", "ridge on counts", "contrastive MLP", "latents, units shuffled"
 ALONE, GAP, LABELS, LENGTHS = {"demo": 0.60, "v4": 0.55}, 0.05, 200, (100, 300)

@@ -34,9 +34,8 @@ from neurobridge.data.simulate.brain import build_array, record_from
 from neurobridge.data.simulate.simulation import ANIMALS
 from neurobridge.data.stored import StoredRecording
 from neurobridge.evaluation.controls import bootstrap_interval
-from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.image_data import stack_features
-from neurobridge.pipeline.joint_encoding import expected_responses, responses
+from neurobridge.pipeline.joint_encoding import average_by_image, expected_responses, responses
 
 SEED, ELECTRODES, SELECTIVITY = 0, 130, 0.36  # the defaults of the simulation
 CEILING, BEATEN = 0.3, 0.8

@@ -38,10 +38,9 @@ from _pictures import Kept, first, gallery, judge, print_table, sized
 from PIL import Image
 
 from neurobridge.baselines.linear_encoding import library_posterior_mean
-from neurobridge.baselines.windowed_encoding import Encoding
+from neurobridge.baselines.windowed_encoding import WindowedEncoding
 from neurobridge.bridge.adapter import Adapter
 from neurobridge.bridge.features import DecodedFeatures, blend
-from neurobridge.bridge.generator_training import train_generator
 from neurobridge.bridge.latent_posterior import Dream
 from neurobridge.data.images import ImageSet, content_id
 from neurobridge.data.sources.v4 import import_v4
@@ -50,11 +49,12 @@ from neurobridge.data.store import Session
 from neurobridge.evaluation.controls import bootstrap_difference, bootstrap_interval
 from neurobridge.evaluation.judging import DECOY
 from neurobridge.evaluation.networks import OFFLINE
-from neurobridge.pipeline.alignment import average_by_image
-from neurobridge.pipeline.encodings import SeenImages, closed_form, expected_by
+from neurobridge.pipeline.closed_form import SeenImages, closed_form, expected_by
 from neurobridge.pipeline.explained import Drawer, Guess, Photographs, dreams_of, guess
 from neurobridge.pipeline.image_data import StackFeatures
+from neurobridge.pipeline.joint_encoding import average_by_image
 from neurobridge.pipeline.pictures import WINDOWED, cosine, paint
+from neurobridge.training.generator_training import train_generator
 from neurobridge.training.settings import EncodingSettings, ReconstructSettings
 from neurobridge.vision.encoders import ImageEncoder, embed_images
 from neurobridge.vision.feature_stack import FeatureStack, embed_stack
@@ -135,7 +135,7 @@ class Prior:
     encoder: ImageEncoder
 
 
-def learn(splits: dict[str, Shown], library: np.ndarray, cache: Path) -> tuple[Encoding, Prior]:
+def learn(splits: dict[str, Shown], library: np.ndarray, cache: Path) -> tuple[WindowedEncoding, Prior]:
     """The session's encoding, and the library with its features and expected responses."""
     train = splits["train"].pixels
     pixels = np.concatenate([train, library])
@@ -177,7 +177,7 @@ class Painter:
 
 
 def draw(
-    splits: dict[str, Shown], prior: Prior, encoding: Encoding, kept: Kept, cache: Path
+    splits: dict[str, Shown], prior: Prior, encoding: WindowedEncoding, kept: Kept, cache: Path
 ) -> dict[str, dict[str, np.ndarray]]:
     """Pictures of the valid and the test images by split and row, at the images' own side."""
     library, expected, noise = prior.library, prior.expected, encoding.noise

@@ -29,6 +29,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
+class Packed(OSError):
+    """A part of a file that was compressed in a way that is not known here; the message says which and how."""
+
+
 class Absent(OSError):
     """A part of a file that a library would make up, silently; the message says which part and what became of it."""
 
@@ -105,6 +109,8 @@ def why(error: BaseException) -> tuple[str, str]:
         return "is locked by another program that writes it", "wait until that is done, or close the file there"
     if isinstance(error, Absent):
         return f"is not whole: {text}", "write or fetch that part"
+    if isinstance(error, Packed):
+        return f"is {text}", "write it again with gzip, or without compression"
     if isinstance(error, PermissionError):
         return "is closed to you (permission denied)", "change its permissions"
     if isinstance(error, IsADirectoryError):

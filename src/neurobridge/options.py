@@ -13,10 +13,10 @@ from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 from neurobridge.errors import UserError
 
 READ_BY = {
-    "pretrain": ("window", "model", "pretrain", "mixture"),
-    "adapt": ("adapt",),
-    "align": ("image", "align"),
-    "adapter": ("image", "generator"),
+    "pretrain": ("window", "model", "pretrain", "mixture", "train"),
+    "adapt": ("adapt", "train"),
+    "align": ("image", "align", "train"),
+    "adapter": ("image", "generator", "train"),
     "reconstruct": ("encoding", "generator", "reconstruct"),
     "evaluate": ("evaluate",),
     "report": (),

@@ -6,7 +6,7 @@ from sklearn.linear_model import Ridge
 
 from neurobridge.baselines.linear_encoding import LinearEncoding, library_posterior_mean, stacking_weights
 from neurobridge.baselines.noise import GaussianNoise
-from neurobridge.baselines.ridge import RidgeDecoder, ridge
+from neurobridge.baselines.ridge import RidgeDecoder, RidgePath, ridge
 
 
 def linear_brain(*, images: int = 400, inputs: int = 30, units: int = 12, noise: float = 0.5, seed: int = 0):
@@ -37,6 +37,26 @@ def test_out_of_fold_predictions_do_not_see_their_row() -> None:
     after = ridge(x, changed, alphas=np.array([3.0])).out_of_fold
     np.testing.assert_allclose(after[17], before[17])
     assert not np.allclose(after[18:], before[18:])
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_folds_of_one_pass_are_those_fitted_one_by_one(monkeypatch, blocks: bool) -> None:
+    """Also for float16 inputs far from zero, rows read a few at a time, and an input that varies in one row alone."""
+    monkeypatch.setattr("neurobridge.baselines.ridge.ROWS_AT_ONCE", 7)
+    x, y, _ = linear_brain(images=90, inputs=12)
+    x = (x * 5 + 100).astype(np.float16)
+    x[:, 3], x[:, 4] = 2.0, 0.0
+    x[17, 4] = 1.0
+    found = ridge(x, y, alphas=np.array([3.0, 50.0]), folds=5, blocks=blocks, per_target=True)
+    fold = np.arange(90) * 5 // 90 if blocks else np.random.default_rng(0).permutation(90) % 5
+    one_by_one = np.empty((2, *y.shape))
+    for k in range(5):
+        path = RidgePath.of(x[fold != k], y[fold != k])
+        one_by_one[:, fold == k] = path.predict(x[fold == k].astype(np.float64), np.array([3.0, 50.0]))
+    chosen = ((one_by_one - y) ** 2).mean(1).argmin(0)
+    np.testing.assert_array_equal(found.alphas, np.array([3.0, 50.0])[chosen])
+    expected = one_by_one[chosen, :, np.arange(y.shape[1])].T
+    np.testing.assert_allclose(found.out_of_fold, expected, atol=1e-9)
 
 
 def test_penalty_is_chosen_by_cross_validation() -> None:

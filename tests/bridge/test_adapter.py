@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from neurobridge.bridge.adapter import Adapter
-from neurobridge.bridge.generator_training import train_condition
 from neurobridge.errors import UserError
+from neurobridge.training.generator_training import train_condition
 from neurobridge.vision.autoencoder import PatchPCA
 from neurobridge.vision.generator import Generator
 from neurobridge.vision.stable_diffusion import StableDiffusion
@@ -84,7 +84,7 @@ def for_diffusion(width):
 
 
 @pytest.mark.parametrize("width", [768, 1024])
-def test_through_stable_diffusion_it_alone_is_trained(width):
+def test_through_stable_diffusion_it_alone_is_trained(width, tmp_path):
     adapter, model = for_diffusion(width)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     old = {name: value.detach().clone() for name, value in adapter.named_parameters()}
@@ -96,7 +96,7 @@ def test_through_stable_diffusion_it_alone_is_trained(width):
     assert all(p.grad is None for p in model.parameters())
 
     adapter.zero_grad()
-    options = {"steps": 4, "sketch_steps": 0, "batch_size": 2, "progress": False}
+    options = {"steps": 4, "sketch_steps": 0, "batch_size": 2, "out": tmp_path}
     train_condition(model, adapter, latents, embeddings(4), **options)
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

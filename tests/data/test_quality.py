@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from neurobridge.data.quality import QualitySettings, select_units
+from neurobridge.data import quality
+from neurobridge.data.quality import QualitySettings, select_units, unit_quality
 from neurobridge.data.recording import Recording, read_recording, write_recording
 from neurobridge.errors import UserError
 
@@ -118,3 +119,17 @@ def test_no_snr_known_is_said_and_text_is_refused():
     assert some.provenance["kept"].endswith("keep them; 2 without SNR stay")
     with pytest.raises(UserError, match="'snr' is not one number a unit"):
         select_units(recording(unit_columns={"SNR": np.array(["a", "b", "c", "d"])}), QualitySettings(min_snr=2.0))
+
+
+def test_units_measured_some_at_a_time_are_those_measured_together(monkeypatch):
+    whole = unit_quality(recording())
+    for spikes in (1, 130, 300):
+        monkeypatch.setattr(quality, "SPIKES_AT_ONCE", spikes)
+        parts = unit_quality(recording())
+        for name, column in whole.items():
+            np.testing.assert_array_equal(parts[name], column)
+
+
+def test_a_recording_that_keeps_all_its_units_keeps_its_spikes_as_they_are():
+    before = recording()
+    assert select_units(before, OFF).spike_times is before.spike_times

@@ -145,7 +145,9 @@ def test_what_is_there_decides_whether_a_session_is_imported_again(write_lab, tm
 
 
 def test_being_there_is_told_without_reading_the_spikes(tmp_path):
-    path = write_session(recording(), tmp_path)
+    made = recording()
+    made.provenance["signature"] = "mine"
+    path = write_session(made, tmp_path)
     with h5py.File(path, "r+") as file:
         offset = file["spikes/unit_index"].id.get_offset()
     content = bytearray(path.read_bytes())
@@ -153,6 +155,7 @@ def test_being_there_is_told_without_reading_the_spikes(tmp_path):
     path.write_bytes(content)
     identity = Identity("lab", "ann", "day1")
     assert not is_there(tmp_path, identity, "mark"), "another signature"
+    assert is_there(tmp_path, identity, "mine")
     with pytest.raises(UserError):
         read_recording(path)
     assert identity_of(path) == identity

@@ -13,13 +13,13 @@ from neurobridge.data.images import ImageSet
 from neurobridge.data.simulate import simulate
 from neurobridge.evaluation.report import write_report
 from neurobridge.evaluation.spikes import bits_per_spike
-from neurobridge.pipeline.alignment import average_by_image, predict_windows
+from neurobridge.pipeline.alignment import predict_windows
 from neurobridge.pipeline.analyses import areas, drift, retention, time_course, unit_number
 from neurobridge.pipeline.analyses.material import Material, mean_by_image
 from neurobridge.pipeline.analyses.model import PartBatcher
 from neurobridge.pipeline.analyses.questions import Questions, two_way
 from neurobridge.pipeline.folder import RunFolder
-from neurobridge.pipeline.joint_encoding import responses
+from neurobridge.pipeline.joint_encoding import average_by_image, responses
 from neurobridge.pipeline.reporting import analyses
 from neurobridge.pipeline.spike_scores import masked_scores
 from neurobridge.pipeline.spikes import make_batcher

@@ -1,22 +1,27 @@
 """Two processes train together through the command line, and so does bfloat16; each for more than a step."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.numpy import load_file
 
 from neurobridge.cli import main
+from neurobridge.sealed import checkpoints, read_sealed, step_of
 from neurobridge.training.trainer import read_metrics
 
 
-def two_devices(stage: str, config: Path, out: Path) -> None:
+def two_devices(stage: str, config: Path, out: Path, *more: str) -> None:
     """One stage of a run on two CPU processes."""
-    options = ["--config", str(config), "--out", str(out), "--accelerator", "cpu", "--devices", "2"]
+    options = ["--config", str(config), "--out", str(out), "--accelerator", "cpu", "--devices", "2", *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     command = [sys.executable, "-m", "neurobridge", stage, *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
@@ -53,22 +58,102 @@ def short(tiny_config) -> Path:
     return path
 
 
+def one_device(stage: str, config: Path, out: Path) -> None:
+    assert main([stage, "--config", str(config), "--out", str(out), "--accelerator", "cpu"]) == 0
+
+
+def alike(two: dict, one: dict, why: str) -> None:
+    assert one.keys() == two.keys()
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-4, err_msg=why)
+
+
 def test_two_processes_pretrain(short, tmp_path):
     """The second value of spikes has no gradient, which all processes have to agree on at every step."""
     out = tmp_path / "run"
     two_devices("pretrain", short, out)
     sound(out, "pretrain")
-    assert main(["pretrain", "--config", str(short), "--out", str(tmp_path / "one"), "--accelerator", "cpu"]) == 0
-    two, one = (valid_losses(folder) for folder in (out, tmp_path / "one"))
-    assert one.keys() == two.keys()
-    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-4, err_msg="they shared one batch")
+    one_device("pretrain", short, tmp_path / "one")
+    alike(valid_losses(out), valid_losses(tmp_path / "one"), "they shared one batch")
+
+
+def test_processes_that_cut_the_weights_go_on_from_one_that_does_not_and_back(short, tmp_path):
+    """Checkpoints are those of one process, whoever wrote them: every weight, moment and average, whole."""
+    config = yaml.safe_load(short.read_text())
+    config["pretrain"] |= {"average": 0.9, "steps": 6}
+    short.write_text(yaml.safe_dump(config))
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    one_device("pretrain", short, whole)
+    folder = whole / "checkpoints" / "pretrain"
+    assert [path.name for path in checkpoints(folder)] == ["step=4.ckpt", "step=6.ckpt"]
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "pretrain")
+    (out / "checkpoints" / "pretrain" / "step=6.ckpt").unlink()
+    two_devices("pretrain", short, out, "--train.strategy", "fsdp")
+    sound(out, "pretrain")
+    alike(valid_losses(out), valid_losses(whole), "step 6 by two processes")
+    one, two = (read_sealed(run / "checkpoints" / "pretrain" / "step=6.ckpt") for run in (whole, out))
+    same_shapes(one, two)
+    one, two = (load_file(run / "pretrain" / "model.safetensors") for run in (whole, out))
+    for name, value in one.items():
+        np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+    config["pretrain"]["steps"] = 8
+    short.write_text(yaml.safe_dump(config))
+    for run in (whole, out):
+        one_device("pretrain", short, run)
+    alike(valid_losses(out), valid_losses(whole), "steps 7 and 8 by one process")
+
+
+def same_shapes(one: object, two: object) -> None:
+    """Both hold the same names and tensors of the same shapes, on the CPU."""
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            same_shapes(value, two[name])
+    elif isinstance(one, torch.Tensor):
+        assert type(two) is torch.Tensor
+        assert (one.shape, one.dtype, two.device.type) == (two.shape, two.dtype, "cpu")
 
 
 @pytest.mark.slow
-def test_two_processes_adapt_and_align_in_both_stages(short, tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_every_stage(short, tmp_path, strategy):
+    config = yaml.safe_load(short.read_text())
+    config["generator"] = {"adapter_steps": 3, "sketch_steps": 3, "batch": 8}
+    short.write_text(yaml.safe_dump(config))
+    one, two = tmp_path / "one", tmp_path / "two"
+    for stage in ("pretrain", "adapt", "align", "adapter"):
+        if stage != "pretrain":
+            shutil.copytree(one, two, dirs_exist_ok=True)
+        two_devices(stage, short, two, "--train.strategy", strategy)
+        if stage != "adapter":
+            sound(two, stage)
+        one_device(stage, short, one)
+        alike(valid_losses(two), valid_losses(one), stage)
+    ours, theirs = (load_file(run / "adapter" / "adapter.safetensors") for run in (two, one))
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_the_adapter(short, tmp_path):
+    config = yaml.safe_load(short.read_text())
+    config["generator"] = {"adapter_steps": 100, "sketch_steps": 5000, "batch": 8}
+    short.write_text(yaml.safe_dump(config))
+    out = tmp_path / "run"
     for stage in ("pretrain", "adapt", "align"):
-        two_devices(stage, short, tmp_path / "run")
-        sound(tmp_path / "run", stage)
+        one_device(stage, short, out)
+    options = ["--config", str(short), "--out", str(out), "--accelerator", "cpu"]
+    running = subprocess.Popen([sys.executable, "-m", "neurobridge", "adapter", *options], stderr=subprocess.PIPE)
+    while not (found := list((out / "checkpoints" / "adapter").glob("*/step=*.ckpt"))):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    said = running.communicate(timeout=120)[1].decode()
+    assert running.returncode == 143, said
+    assert "run the same command again to go on from here" in said
+    last = checkpoints(found[0].parent)[-1]
+    assert step_of(last) < 5100, "saved before its end"
+    assert "Traceback" not in said
 
 
 def test_bfloat16_trains_for_twenty_steps(tiny_config, tmp_path):

@@ -6,15 +6,18 @@ import numpy as np
 
 from neurobridge.baselines.linear_encoding import LinearEncoding
 from neurobridge.bridge.response_noise import ResponseNoise
-from neurobridge.evaluation.report import write_report
+from neurobridge.evaluation.report import Table, write_report
 from neurobridge.evaluation.similarity import unit
 from neurobridge.pipeline.decoding import Decoded, Presentations, Split, one_by_one
+from neurobridge.pipeline.encodings import closed_forms
 from neurobridge.pipeline.identification import (
     BOTH,
     DECODING,
     DRAW,
     ENCODING,
+    HELPED,
     RIDGE,
+    WINDOWED,
     Evidence,
     best_weight,
     both_ways,
@@ -22,9 +25,11 @@ from neurobridge.pipeline.identification import (
     combine,
     layer_by_area,
     rank,
+    rows_of,
     stacked_encoding,
 )
 from neurobridge.pipeline.identification_report import identification
+from neurobridge.pipeline.image_data import StackFeatures
 from neurobridge.pipeline.joint_encoding import SessionEncoding
 from neurobridge.pipeline.pictures import cosine
 from neurobridge.pipeline.repeats import by_repeats
@@ -74,6 +79,46 @@ def test_an_average_scatters_less_and_is_no_better_understood() -> None:
     for count, variance in ((1.0, 1 + 4), (2.0, 1 + 2), (20.0, 1 + 0.2)):
         np.testing.assert_allclose(np.diag(noise.covariance(count)), variance, rtol=0.15)
     assert (np.linalg.eigvalsh(noise.model) > 0).all()
+
+
+def test_silent_sessions_have_a_noise_too() -> None:
+    """Residuals that are zero, or the rounding of a mean, once made a covariance that could not be inverted."""
+    rng = np.random.default_rng(5)
+    for residual in (np.zeros((9, 4)), np.full((9, 4), 1e-17), rng.normal(size=(9, 4)) * [1, 0, 1e-16, 1]):
+        for differences in (None, residual[:5]):
+            noise = ResponseNoise.of(residual, repeats=2.0, differences=differences)
+            scores = noise.log_likelihood(np.zeros((2, 4)), np.zeros((3, 4)), repeats=2.0)
+            assert np.isfinite(scores).all()
+
+
+def test_of_many_training_images_the_windowed_rival_sees_some_and_says_so(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("neurobridge.pipeline.closed_form.MOST_ROWS", 30)
+    rng = np.random.default_rng(6)
+    features = StackFeatures(layers=[rng.normal(size=(80, 6)).astype(np.float16)], grids=[0])
+    responses = features.layers[0].astype(float) @ rng.normal(size=(6, 4)) + 0.1 * rng.normal(size=(80, 4))
+    train = np.arange(20, 80)
+    part = Split(
+        images=np.arange(20), decoded=unit(rng.normal(size=(20, 8))), responses=responses[:20],
+        single=unit(rng.normal(size=(20, 8))), repeats=1.0, presentations=None,
+    )  # fmt: skip
+    decoded = Decoded(
+        session="s", areas=np.array(["V4"] * 4), encoding=None, valid=part, test=part, train_images=train,
+        train_responses=responses[train],
+    )  # fmt: skip
+    closed = closed_forms([decoded], features)["s"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "session s: the windowed encoding is fitted to 30 of its 60 training images" in said
+    assert closed.fitted == 30
+    assert len(closed.stacked.out_of_fold) == 60
+    assert np.corrcoef(closed.windowed[:20].ravel(), responses[:20].ravel())[0, 1] > 0.95
+    one = Evidence(
+        decoded=decoded, targets=rng.normal(size=(80, 8)), embeddings=rng.normal(size=(80, 5)),
+        encoding=closed_encoding(decoded, closed.windowed), share=0.5, ridge=lambda r: rng.normal(size=(len(r), 8)),
+    )  # fmt: skip
+    rows = rows_of(one, features, closed, seed=0)
+    assert {r["method"] for r in rows if "fitted" in r} == {WINDOWED, HELPED}
+    note = next(block.note for block in identification({"retrieval": rows}) if isinstance(block, Table))
+    assert "In session s windowed encoding was fitted to 30 of 60 training images" in note
 
 
 def test_each_area_finds_its_layer_as_if_its_units_had_been_fitted_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,14 @@ from neurobridge.neuro.model import NeuroBridge, parameter_count
 from neurobridge.pipeline.image_data import Bridge
 from neurobridge.pipeline.plan import made_up, plan, task_of
 from neurobridge.pipeline.spikes import make_batcher
-from neurobridge.training.settings import AlignSettings, ImageSettings, ModelSettings, PretrainSettings, RunSettings
+from neurobridge.training.settings import (
+    AlignSettings,
+    ImageSettings,
+    ModelSettings,
+    PretrainSettings,
+    RunSettings,
+    TrainSettings,
+)
 
 ALIGN, IMAGE = AlignSettings(queries=2, hidden=32), ImageSettings(dimensions=16)
 
@@ -51,6 +59,25 @@ def test_operations_and_memory_are_those_of_a_step_of_the_whole_batch(model, ima
     held = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())])
     static = found.memory["weights"] + found.memory["moments"]
     assert sum(found.memory.values()) == pytest.approx(static + held.max(), rel=0.15)
+
+
+def test_options_that_spare_memory_spare_what_they_say():
+    model = ModelSettings(width=64, depth=4, heads=4, latents=4, unit_width=32)
+    pretrain = PretrainSettings(windows=64, groups=2, images=False)
+    common = {"units": 40, "recordings": 2, "gpus": 2, "model": model}
+    plain = plan(**common, pretrain=pretrain)
+    spared = {
+        name: plan(**common, pretrain=pretrain, train=TrainSettings(**{name: value}))
+        for name, value in {"strategy": "fsdp", "accumulate": 4, "activation_checkpointing": True}.items()
+    }
+    for name in ("weights", "gradients", "moments"):
+        assert spared["strategy"].memory[name] == plain.memory[name] / 2
+    assert spared["accumulate"].memory["activations"] < plain.memory["activations"] / 2
+    assert spared["accumulate"].flops == pytest.approx(plain.flops, rel=0.1)
+    assert spared["activation_checkpointing"].memory["activations"] < 0.8 * plain.memory["activations"]
+    assert 1.0 < spared["activation_checkpointing"].flops / plain.flops < 4 / 3
+    averaged = plan(**common, pretrain=replace(pretrain, average=0.99))
+    assert averaged.memory["average"] == plain.memory["weights"]
 
 
 def test_weights_are_those_of_the_run(tiny_config, tmp_path, capsys):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from neurobridge.errors import UserError
-from neurobridge.sealed import checkpoints
-from neurobridge.training.tasks import Task
+from neurobridge.sealed import checkpoints, read_sealed
+from neurobridge.training.task import Task
 from neurobridge.training.trainer import fit
 
 
@@ -169,3 +169,54 @@ def test_a_full_disk_is_a_sentence_and_nothing_half_written_stays(tmp_path, whol
     assert names(tmp_path) == ["step=3.ckpt", "step=4.ckpt"]
     assert not list(tmp_path.rglob("*.part"))
     assert torch.equal(train(tmp_path, Line()).weight, whole)
+
+
+class Judged(Line):
+    """Its valid loss is lowest at step 6, of those that are judged; 7 and 8 are within a stretch."""
+
+    def on_train_epoch_end(self) -> None:
+        self.valid_loss = float(abs(self.global_step - 7.4))
+
+
+@pytest.mark.parametrize("stop", [0, 4, 6, 7, 8, 11, 12])
+def test_training_ends_with_the_weights_of_the_lowest_valid_loss_and_goes_on_from_the_last(tmp_path, stop):
+    at_six = train(tmp_path / "short", Line(steps=12, stop=0)).weight  # the whole: its course is the same
+    with pytest.raises(SystemExit):
+        train(tmp_path / "six", Line(stop=6))
+    six = read_sealed(tmp_path / "six" / "checkpoints" / "line" / "step=6.ckpt")["state_dict"]["weight"]
+    if stop:
+        with pytest.raises(SystemExit):
+            train(tmp_path, Judged(stop=stop))
+    task = Judged()
+    assert fit(task, stage="line", out=tmp_path, accelerator="cpu") == 6
+    assert task.seen == list(range(stop, 12))
+    assert torch.equal(task.weight, six)
+    assert not torch.equal(task.weight, at_six)
+    last = read_sealed(tmp_path / "checkpoints" / "line" / "step=12.ckpt")["state_dict"]["weight"]
+    assert torch.equal(last, at_six), "the last state is there to go on from"
+    again = Judged()
+    assert fit(again, stage="line", out=tmp_path, accelerator="cpu") == 6
+    assert again.seen == []
+    assert torch.equal(again.weight, six)
+
+
+def test_what_was_best_after_a_step_that_is_lost_is_made_again(tmp_path, capsys):
+    train(tmp_path, Judged())
+    folder = tmp_path / "checkpoints" / "line"
+    (folder / "step=12.ckpt").unlink()
+    (folder / "step=9.ckpt").rename(folder / "step=3.ckpt")  # as if it had been killed early, with a best from later on
+    spoil(folder / "best.ckpt", "flipped")
+    assert fit(Judged(), stage="line", out=tmp_path, accelerator="cpu") == 12, "what is left to judge"
+    assert "best.ckpt, the best weights so far, cannot be used" in capsys.readouterr().err
+
+
+def test_more_steps_may_do_better_than_the_best_so_far(tmp_path):
+    class Falling(Line):
+        def on_train_epoch_end(self) -> None:
+            self.valid_loss = {3: 2.0, 6: 1.0, 7: 1.5, 9: 1.2, 12: 0.5}[self.global_step]
+
+    assert fit(Falling(steps=7), stage="line", out=tmp_path, accelerator="cpu") == 6
+    longer = Falling(steps=9)
+    assert fit(longer, stage="line", out=tmp_path, accelerator="cpu") == 6
+    assert longer.seen == [7, 8], "it goes on from the last state, not from the best"
+    assert fit(Falling(steps=12), stage="line", out=tmp_path, accelerator="cpu") == 12

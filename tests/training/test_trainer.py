@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from neurobridge.sealed import checkpoints
-from neurobridge.training.tasks import Task
+from neurobridge.training.task import Task
 from neurobridge.training.trainer import fit
 
 

@@ -24,6 +24,7 @@ from neurobridge.data.simulate import simulate
 from neurobridge.errors import UserError, atomic_path, needs
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.commands import run_stages
+from neurobridge.pipeline.device import device
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.inputs import session_names
 from neurobridge.pipeline.picture_scores import score_images
@@ -184,7 +185,7 @@ def do_cell(question: Mapping[str, Any], cell: Cell, data: Path) -> None:
 def spike_rows(run: RunFolder) -> list[dict]:
     """Masked prediction in every mode and co-smoothing of the first held-out session, in bits/spike."""
     session = held_out_sessions(run.settings)[0]
-    model = NeuroBridge.load(run / "adapt").eval()
+    model = NeuroBridge.load(run / "adapt").eval().to(device(run.settings))
     batcher = make_batcher(model, [session], run.settings)
     common = {"session": session.name, "method": OURS, "role": "ours", "unit": "bits/spike"}
     rows = [

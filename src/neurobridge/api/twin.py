@@ -29,10 +29,15 @@ from neurobridge.errors import UserError, needs
 from neurobridge.evaluation.spikes import split_half_reliability
 from neurobridge.neuro.losses import expected_counts
 from neurobridge.neuro.masking import everything_hidden
-from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.decoding import first_presentations
 from neurobridge.pipeline.image_data import feature_stack
-from neurobridge.pipeline.joint_encoding import counted_bins, expected_rates, expected_responses, responses
+from neurobridge.pipeline.joint_encoding import (
+    average_by_image,
+    counted_bins,
+    expected_rates,
+    expected_responses,
+    responses,
+)
 from neurobridge.vision.autoencoder import PatchPCA
 from neurobridge.vision.feature_stack import FeatureStack
 

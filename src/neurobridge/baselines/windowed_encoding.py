@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurobridge.baselines.linear_encoding import LinearEncoding, stacking_weights
+from neurobridge.baselines.linear_encoding import stacking_weights
 from neurobridge.baselines.noise import GaussianNoise
 
 PENALTIES = np.logspace(-3, 3, 13)
@@ -38,7 +38,7 @@ class Window:
         return np.exp(-distance / (2 * self.width**2)).ravel()
 
 
-POSITIONS_AT_ONCE = 8
+POSITIONS_AT_ONCE, CELLS_AT_ONCE = 8, 2**20
 CENTERS = (-0.6, -0.3, 0.0, 0.3, 0.6)
 WINDOWS = (Window(), *(Window(row=r, column=c, width=0.35) for r in CENTERS for c in CENTERS))
 
@@ -115,9 +115,10 @@ class WindowedEncoding:
             powers = np.stack([window.power(grid) for window in self.windows]).astype(np.float32)
             for first in range(0, len(at), POSITIONS_AT_ONCE):
                 some = at[first : first + POSITIONS_AT_ONCE]
-                kernels += powers[:, first : first + len(some)] @ (some @ some.transpose(0, 2, 1)).reshape(
-                    len(some), -1
-                )
+                products = (some @ some.transpose(0, 2, 1)).reshape(len(some), -1)
+                weights = powers[:, first : first + len(some)]
+                for cell in range(0, rows * rows, CELLS_AT_ONCE):
+                    kernels[:, cell : cell + CELLS_AT_ONCE] += weights @ products[:, cell : cell + CELLS_AT_ONCE]
         return kernels.reshape(-1, rows, rows)
 
     def _weights(self, scaled: list[np.ndarray], fits: list[_KernelFit]) -> list[np.ndarray]:
@@ -168,6 +169,3 @@ class _KernelFit:
             held_out[:, better] = responses[:, better] - residual[:, better]
         dual = vectors @ (coefficients / (values[:, None] + chosen * unit))
         return _KernelFit(dual=dual, out_of_fold=held_out)
-
-
-Encoding = LinearEncoding | WindowedEncoding  # both have ``noise`` and ``predict``

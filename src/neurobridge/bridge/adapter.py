@@ -15,6 +15,7 @@ from torch import nn
 
 from neurobridge.errors import UserError
 from neurobridge.vision.autoencoder import read_module, save_module
+from neurobridge.vision.draws import drawn
 
 FILE = "adapter.safetensors"
 
@@ -80,12 +81,17 @@ class Adapter(nn.Module):
         self.mean.copy_(embeddings.mean(0))
         self.std.copy_(embeddings.std(0).clamp(min=1e-3 * embeddings.std()))
 
-    def forward(self, embeddings: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Embeddings [B, D] -> tokens [B, T, K]. In training mode, ``generator`` draws the noise and the null rows."""
+    def forward(
+        self, embeddings: torch.Tensor, generator: torch.Generator | None = None, *, part: tuple[int, int] = (0, 1)
+    ) -> torch.Tensor:
+        """Embeddings [B, D] -> tokens [B, T, K]. In training mode, ``generator`` draws the noise and the null rows.
+
+        ``part`` (i, n): these are the i-th of every n rows of a batch, for all of which is drawn.
+        """
         x = (embeddings - self.mean) / self.std
         if self.training and self.noise > 0:
-            level = self.noise * torch.rand((len(x), 1), generator=generator)
-            x = x + (level * torch.randn(x.shape, generator=generator)).to(x.device)
+            level = self.noise * drawn(torch.rand, (len(x), 1), generator, part)
+            x = x + (level * drawn(torch.randn, x.shape, generator, part)).to(x.device)
 
         if self.grid is not None:
             x = x.unflatten(1, (-1, self.tokens)).transpose(1, 2)
@@ -94,7 +100,7 @@ class Adapter(nn.Module):
             tokens = layer(tokens)
 
         if self.training and self.null_probability > 0:
-            dropped = torch.rand(len(x), generator=generator).to(x.device) < self.null_probability
+            dropped = drawn(torch.rand, (len(x),), generator, part).to(x.device) < self.null_probability
             tokens = torch.where(dropped[:, None, None], self.null, tokens)
         return tokens
 

@@ -49,6 +49,11 @@ class DecodedFeatures:
     directions: list[torch.Tensor]
     centers: list[torch.Tensor]
 
+    def to(self, device: torch.device | str) -> DecodedFeatures:
+        """The same on another device."""
+        moved = ([x.to(device) for x in part] for part in (self.directions, self.centers))
+        return DecodedFeatures(**dict(zip(("directions", "centers"), moved, strict=True)))
+
     def agreement(self, features: Sequence[torch.Tensor], rows: slice = slice(None)) -> torch.Tensor:
         """Cosines [K, B] of some pictures' ``features`` (K layers [B, D]) with what was decoded for these ``rows``."""
         parts = zip(features, self.centers, self.directions, strict=True)

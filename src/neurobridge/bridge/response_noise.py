@@ -56,5 +56,9 @@ class ResponseNoise:
 def shrunk(rows: np.ndarray) -> np.ndarray:
     """Second moments [N, N] of ``rows`` [I, N] about zero, shrunk; a unit that never varies gets deviation 1."""
     scale = np.sqrt((rows**2).mean(axis=0))
-    scale = np.where(scale > 0, scale, 1.0)
-    return ledoit_wolf(rows / scale, assume_centered=True)[0] * scale[:, None] * scale
+    varies = scale > 1e-9 * scale.max()  # what is left of a silent unit is rounding
+    scale = np.where(varies, scale, 1.0)
+    moments = ledoit_wolf(np.where(varies, rows / scale, 0.0), assume_centered=True)[0]
+    moments[~varies, ~varies] = 1.0
+    moments[np.diag_indices_from(moments)] += 1e-9  # units that are exactly alike leave it singular
+    return moments * scale[:, None] * scale

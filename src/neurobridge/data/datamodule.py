@@ -67,7 +67,7 @@ class Batcher:
 
     rows_of_units: session name -> vocabulary row of each unit. bin_ms: bin of the rate grid, or one a session.
     Sessions of a batch give equal numbers of windows. datasets: the data set of each session. area_windows: region ->
-    (low, high) ms since the start of the window, outside which its units' events are left out.
+    (low, high) ms since the start of the window, outside which its units' events are left out. device: of the batches.
     """
 
     def __init__(
@@ -77,8 +77,9 @@ class Batcher:
         rows_of_units: dict[str, list[int]],
         bin_ms: int | Sequence[int],
         area_windows: Mapping[str, tuple[int, int]] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.sessions = list(sessions)
+        self.sessions, self.device = list(sessions), device
         self.bins = [bin_ms] * len(self.sessions) if isinstance(bin_ms, int) else list(bin_ms)
         self.datasets = [s.dataset for s in self.sessions]
         codes = region_codes(sessions)
@@ -155,11 +156,11 @@ class Batcher:
             course=torch.from_numpy(course) if np.any(locked) and not first.valued else None,
         )
         if self.unit_windows is None:
-            return batch
+            return batch.to(self.device)
         within = np.zeros((len(picks), widest, 2), dtype=np.int64)
         for g, (i, _) in enumerate(picks):
             within[g, : self.sessions[i].units] = self.unit_windows[i]
-        return batch.within(torch.from_numpy(within))
+        return batch.within(torch.from_numpy(within)).to(self.device)
 
     def sequence(self, index: int, rows: np.ndarray, size: int) -> Iterator[SpikeBatch]:
         """All ``rows`` of session ``index`` in order, ``size`` windows a batch."""

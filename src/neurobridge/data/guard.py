@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from neurobridge.data.heap import text_can_be_read
-from neurobridge.errors import Absent
+from neurobridge.errors import Absent, Packed
 
 MOST_COMPRESSION = 1100
 SMALL = 65_536
@@ -27,8 +27,14 @@ def open_hdf5(path: Path | str) -> Iterator[h5py.File]:
 
 
 def read_dataset(dataset: h5py.Dataset) -> np.ndarray:
-    """The content of a data set of anybody's file. Raises OSError as :func:`refuse_made_up`."""
+    """The content of a data set of anybody's file. Raises OSError as :func:`refuse_made_up`, and :class:`Packed`."""
     refuse_made_up(dataset)
+    properties = dataset.id.get_create_plist()
+    filters = [properties.get_filter(number) for number in range(properties.get_nfilters())]
+    for code, _, _, name in filters:
+        if not h5py.h5z.filter_avail(code):
+            told = name.decode("ascii", "replace").partition(";")[0] or "no name"
+            raise Packed(f"compressed, at '{dataset.name}', by the HDF5 filter {code} ({told}), which is not installed")
     return np.zeros(0) if dataset.shape is None else np.asarray(dataset[()])
 
 
@@ -51,6 +57,14 @@ def refuse_made_up(dataset: h5py.Dataset) -> None:
             written = dataset.id.get_num_chunks()
             if written < chunks:
                 raise Absent(f"'{dataset.name}' has {chunks} chunks, of which {written} were ever written")
+
+
+def dangling(group: h5py.Group, key: str) -> str:
+    """Where the link leads that ``group`` has as ``key``, at whose end nothing is; '' where that is no link."""
+    link = group.get(key, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        return f"'{link.path}' of {link.filename}"
+    return f"'{link.path}'" if isinstance(link, h5py.SoftLink) else ""
 
 
 def refuse_endless_heap(path: Path) -> None:

@@ -1,10 +1,15 @@
-"""A set of images in one HDF5 file, keyed by content. Splits are made on these keys, never on file names."""
+"""A set of images in one HDF5 file, keyed by content. Splits are made on these keys, never on file names.
+
+A small set is held; of a large one pictures are read from the file when they are asked for (:class:`StoredPixels`).
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +21,8 @@ from neurobridge.data.hdf5 import atomic_hdf5, text
 from neurobridge.errors import UserError, reading
 
 CONTENT_ID = re.compile("[0-9a-f]{16}")
+HELD_BYTES = 128 * 2**20  # of pixels: a set up to this size is held
+PICTURES_A_CHUNK, ROWS_AT_ONCE = 8, 256
 
 
 def content_id(pixels: np.ndarray) -> str:
@@ -47,7 +54,10 @@ def read_ids(path: Path) -> set[str]:
 
 @dataclass(kw_only=True)
 class ImageSet:
-    """``ids`` [I] content hashes, unique; ``pixels`` [I, H, W, 3] uint8; ``labels`` name -> [I, ...] (optional)."""
+    """``ids`` [I] content hashes, unique; ``pixels`` [I, H, W, 3] uint8; ``labels`` name -> [I, ...] (optional).
+
+    Of a large set ``pixels`` are :class:`StoredPixels`: take rows of them, or loop over them.
+    """
 
     ids: np.ndarray
     pixels: np.ndarray
@@ -118,6 +128,38 @@ def _read(path: Path, *stamp: int) -> ImageSet:
     """The image set at ``path``; ``stamp``: what changes when the file does."""
     with reading(path, "image set", "import the images again"), open_hdf5(path) as file:
         labels = {name: text(column[:]) for name, column in file.get("labels", {}).items()}
-        images = ImageSet(ids=file["ids"][:].astype(str), pixels=file["pixels"][:], labels=labels)
+        stored = file["pixels"]
+        by_row = stored.nbytes > HELD_BYTES and (stored.chunks is None or stored.chunks[0] <= PICTURES_A_CHUNK)
+        pixels = StoredPixels(path, stamp[1:], stored.shape, stored.dtype) if by_row else stored[:]
+        images = ImageSet(ids=file["ids"][:].astype(str), pixels=pixels, labels=labels)  # pyright: ignore
     images._check(path)
     return images
+
+
+class StoredPixels:
+    """Pictures [I, H, W, 3] of an image set that stay in its file; what is taken of them is an array.
+
+    Raises UserError for a file that has gone or changed since it was opened, and for pictures that cannot be read.
+    """
+
+    def __init__(self, path: Path, stamp: tuple[int, ...], shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.path, self.stamp, self.shape, self.dtype, self.ndim = path, stamp, shape, dtype, len(shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: int | slice | list[int] | np.ndarray) -> np.ndarray:
+        """One picture [H, W, 3], or those of a slice, of rows or of a mask."""
+        wanted = np.arange(len(self))[rows]
+        pictures = np.empty((wanted.size, *self.shape[1:]), dtype=self.dtype)
+        with reading(self.path, "image set", "import the images again"), h5py.File(self.path, "r") as file:
+            now = os.stat(self.path)
+            if (now.st_size, now.st_mtime_ns) != self.stamp:
+                raise UserError(f"{self.path} has changed since it was opened: start again")
+            for at, row in enumerate(wanted.ravel().tolist()):
+                file["pixels"].read_direct(pictures, np.s_[row], np.s_[at])
+        return pictures[0] if wanted.ndim == 0 else pictures
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for at in range(0, len(self), ROWS_AT_ONCE):
+            yield from self[at : at + ROWS_AT_ONCE]

@@ -12,10 +12,11 @@ import numpy as np
 
 from neurobridge import __version__
 from neurobridge.data.checks import SPLITS
+from neurobridge.data.hdf5 import has, read_array, strings
 from neurobridge.data.images import ImageSet, content_id, is_content_id, read_ids
-from neurobridge.data.recording import Recording, write_recording
+from neurobridge.data.intervals import TOLERANCE
+from neurobridge.data.recording import Recording, Stimuli, open_recording, read_provenance, write_recording
 from neurobridge.data.sessions import Identity, file_of, locked
-from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError
 
 FORMAT = 3
@@ -46,15 +47,16 @@ def signature(files: Iterable[Path], **options: object) -> str:
 def is_there(out: Path, identity: Identity, mark: str) -> bool:
     """True, and said, if the session is written with this :func:`signature`, can be opened, and has its pictures.
 
-    Judged by what the folder holds now: a session whose pictures are gone is imported again.
+    Judged by what the folder holds now: a session whose pictures are gone is imported again. Of the session attributes
+    are read, and which pictures were shown; none of its events.
     """
     try:
         path = file_of(out, identity)
-        stored = StoredRecording(path)
-        if stored.provenance.get("signature") != mark:
-            return False
-        shown = set() if stored.stimuli is None else set(stored.stimuli.image_id.tolist())
-        if {key for key in shown if is_content_id(key)} - read_ids(out / "images.h5"):
+        with open_recording(path) as file:
+            if read_provenance(file).get("signature") != mark:
+                return False
+            shown = read_array(file, "stimuli/image_id") if has(file, "stimuli/image_id") else np.empty(0, "S1")
+        if {key for key in strings(shown).tolist() if is_content_id(key)} - read_ids(out / "images.h5"):
             return False
     except UserError:
         return False
@@ -77,6 +79,12 @@ def write_session(recording: Recording, out: Path) -> Path:
         said.append(f"stored beside another session {recording.session}, as it is {identity}")
     print(f"{path.stem}: {'; '.join(said)}")
     if recording.stimuli is not None:
+        if shared := _shared_with_others(recording.stimuli):
+            print(
+                f"warning: {path.stem} has {shared} presentations that overlap one of another split: what is learnt "
+                "from a window is scored on the same spikes; mend the times or the splits ('neurobridge data audit')",
+                file=sys.stderr,
+            )
         empty = [split for split in SPLITS if not len(recording.stimuli.rows(split))]
         if empty:
             print(
@@ -85,6 +93,19 @@ def write_session(recording: Recording, out: Path) -> Path:
                 file=sys.stderr,
             )
     return path
+
+
+def _shared_with_others(stimuli: Stimuli) -> int:
+    """Valid presentations that begin before one of another split, of those with a picture or condition, has ended."""
+    rows = np.flatnonzero(stimuli.valid & np.isin(stimuli.split, SPLITS))
+    rows = rows[np.argsort(stimuli.start[rows], kind="stable")]
+    start, end, split = stimuli.start[rows], stimuli.end[rows], stimuli.split[rows]
+    shared = np.zeros(len(rows), dtype=bool)
+    for other in SPLITS:
+        ends = np.where(split == other, end, -np.inf)
+        before = np.maximum.accumulate(np.concatenate([[-np.inf], ends[:-1]])) if len(rows) else ends
+        shared |= (split != other) & (before > start + TOLERANCE)
+    return int(shared.sum())
 
 
 def refuse_pointer(path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from neurobridge.data.guard import read_dataset
+from neurobridge.data.guard import dangling, read_dataset
 from neurobridge.data.matvalues import Unread, decoded, dense, listed, text_rows
+from neurobridge.errors import Absent
 
 NUMERIC = ("double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 MOST_DEPTH = 32
@@ -36,7 +37,10 @@ def find(file: h5py.File, parts: list[str]) -> tuple[Any, list[str]]:
     for at, part in enumerate(parts):
         if not isinstance(item, h5py.Group) or "MATLAB_sparse" in item.attrs:
             return value(item), parts[at:]
-        item = item.get(part)
+        found = item.get(part)
+        if found is None and (where := dangling(item, part)):
+            raise Absent(f"'{part}' is a link to {where}, which is not there")
+        item = found
         if item is None or part.startswith("#"):
             return None, parts[at:]
     return value(item), []

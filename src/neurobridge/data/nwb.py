@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from neurobridge.data.cells import is_number
-from neurobridge.data.guard import read_dataset
+from neurobridge.data.guard import dangling, read_dataset
 from neurobridge.data.heap import text_can_be_read
 from neurobridge.data.importing import refuse_pointer
 from neurobridge.errors import UserError, why
@@ -199,6 +199,8 @@ class Nwb:
     def _read(self, key: str) -> np.ndarray:
         with self._guard(key):
             item = self.file.get(key)
+            if item is None and (where := dangling(self.file, key)):
+                raise Unreadable(self.path, f"a link to {where}, which is not there", key=key, mend="put it there")
             if item is None:
                 raise self._error(key, "absent")
             if not isinstance(item, h5py.Dataset):

@@ -53,7 +53,8 @@ class Look:
             value = read()
         except Unreadable as error:
             told = error.reason if error.key == key else f"{error.key}: {error.reason}"
-            self.note(key, found=told, expected=expected, ok=False, mend=mend, fatal=fatal)
+            own = mend if error.mend == AGAIN else error.mend
+            self.note(key, found=told, expected=expected, ok=False, mend=own, fatal=fatal)
             return None
         defect = wrong(value)
         found = f"{describe(value)}; {defect}" if defect else describe(value)

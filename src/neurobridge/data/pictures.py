@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
+TIFFS = (b"II*\0", b"MM\0*")
+STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", *TIFFS, b"RIFF")
 COLOURS = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK")
 VEILED = ("LA", "La", "PA", "RGBA", "RGBa")
 DEEP = re.compile(r"(?!BGR).*;(?:12|16|24|32|64)")
@@ -79,6 +80,11 @@ def _opened(data: io.BytesIO, what: str) -> Iterator[Image]:
         head = data.getvalue()[:8]
         if not head:
             raise UserError(f"{what} is empty: fetch it again") from error
+        if isinstance(error, UnidentifiedImageError) and head.startswith(TIFFS):
+            raise UserError(
+                f"{what} is a TIFF whose pixels are of no kind that is read (floats? more than 8 bits?), or damaged: "
+                "save it as RGB with 8 bits"
+            ) from error
         if isinstance(error, UnidentifiedImageError) and not head.startswith(STARTS):
             kinds = ", ".join(FORMATS)
             raise UserError(f"{what} is no picture of a kind that is read ({kinds}): replace it") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from neurobridge.errors import UserError
 REFRACTORY_S = 1.5e-3
 MINUTE_S = 60.0
 COLUMNS = ("rate_hz", "isi_below_1_5_ms", "presence_minutes")
+SPIKES_AT_ONCE = 2**24
 
 
 @dataclass(kw_only=True)
@@ -81,7 +83,9 @@ def select_units(recording: Recording, settings: QualitySettings) -> Recording:
         snr = _numbers(snr, recording)
     judge("min_snr", "SNR", "with an SNR below {:g}", snr, "not judged (the source knows none)")
     kept = f"kept {int(keep.sum())} of {len(keep)} units"
-    summary = f"{kept}; {'; '.join(told)}"
+    if measured and (twice := _coincident(recording)):
+        beside.append(f"{twice} spikes at the very time of another of their unit")
+    summary = "; ".join([kept, *told, *beside])
     if dropped:
         verb = "keeps" if len(dropped) == 1 else "keep"
         kept += f": {', '.join(dropped.values())}; {' and '.join(dropped)} {verb} them"
@@ -94,17 +98,39 @@ def select_units(recording: Recording, settings: QualitySettings) -> Recording:
     return _with_units(recording, keep, measured, {"quality": summary, "kept": kept})
 
 
+def _coincident(recording: Recording) -> int:
+    """Spikes that share unit and time with another: a table was written twice, or a sorter found them twice."""
+    order = np.lexsort((recording.spike_times, recording.spike_units))
+    times, rows = recording.spike_times[order], recording.spike_units[order]
+    return int(((np.diff(times) == 0) & (np.diff(rows) == 0)).sum())
+
+
 def unit_quality(recording: Recording) -> dict[str, np.ndarray]:
     """:data:`COLUMNS` [N] of a recording of spikes: rate in Hz, share of intervals below 1.5 ms, share of minutes.
 
     All of observed time alone: spikes outside do not count, no interval spans a gap, and minutes are those of a clock
     that stands still in gaps. The last, incomplete minute belongs to the one before it. A unit with fewer than two
-    spikes violates nothing.
+    spikes violates nothing. Units are looked at some at a time, as many as have :data:`SPIKES_AT_ONCE` spikes.
     """
     units = len(recording.unit_ids)
     observed = merged(recording.observed_time)
-    order = np.lexsort((recording.spike_times, recording.spike_units))
-    times, rows = recording.spike_times[order], recording.spike_units[order]
+    group = np.cumsum(np.bincount(recording.spike_units, minlength=units)) // SPIKES_AT_ONCE
+    edges = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), units]
+    parts = []
+    for first, last in pairwise(edges):
+        inside = slice(None)
+        if last - first < units:
+            inside = (recording.spike_units >= first) & (recording.spike_units < last)
+        parts.append(
+            _measure(recording.spike_times[inside], recording.spike_units[inside] - first, last - first, observed)
+        )
+    return {name: np.concatenate([part[name] for part in parts]) for name in COLUMNS}
+
+
+def _measure(times: np.ndarray, rows: np.ndarray, units: int, observed: np.ndarray) -> dict[str, np.ndarray]:
+    """:data:`COLUMNS` [N] of ``units`` by the times [S] and rows [S] of their spikes, in any order."""
+    order = np.lexsort((times, rows))
+    times, rows = times[order], rows[order]
     part, clock = elapsed(times, observed)
     times, rows, clock, part = (column[part >= 0] for column in (times, rows, clock, part))
     counts = np.bincount(rows, minlength=units)
@@ -123,7 +149,9 @@ def _with_units(
     recording: Recording, keep: np.ndarray, measured: dict[str, np.ndarray], told: dict[str, str]
 ) -> Recording:
     columns = {**measured, **recording.unit_columns}
-    row = np.cumsum(keep) - 1
+    if keep.all():
+        return replace(recording, unit_columns=columns, provenance={**recording.provenance, **told})
+    row = (np.cumsum(keep) - 1).astype(np.int32)
     of_kept = keep[recording.spike_units]
     values = recording.spike_values
     return replace(

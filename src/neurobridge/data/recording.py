@@ -121,14 +121,15 @@ def write_recording(recording: Recording, path: Path | str) -> None:
             raise UserError(f"{path}: '{name}' cannot be the name of a column or behaviour ({defect}): rename it")
     start, end = recording.duration
     domain = Interval(start=np.array([start]), end=np.array([end]))
-    order = np.argsort(recording.spike_times, kind="stable")
+    times = recording.spike_times
+    order = slice(None) if (times[1:] >= times[:-1]).all() else np.argsort(times, kind="stable")
     spikes = {"unit_index": recording.spike_units[order].astype(np.int64)}
     if recording.spike_values is not None:
         spikes["value"] = recording.spike_values[order].astype(np.float32)
+    times = times[order].astype(np.float64, copy=False)
+    del order  # as large as the times
     parts: dict = {
-        "spikes": IrregularTimeSeries(
-            timestamps=recording.spike_times[order].astype(np.float64), domain=domain, **spikes
-        ),
+        "spikes": IrregularTimeSeries(timestamps=times, domain=domain, **spikes),
         "units": ArrayDict(
             id=storable(recording.unit_ids.astype(str)),
             brain_region=storable(recording.regions.astype(str)),

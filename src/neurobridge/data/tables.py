@@ -171,10 +171,25 @@ def read_parquet(file: Path) -> Raw:
             twice = next(name for name in names if names.count(name) > 1)
             raise UserError(f"{file} has two columns named '{twice}': rename or remove one")
     with reading(file, "Parquet table"):
+        if file.is_dir():
+            _refuse_unlike_parts(file, [part.path for part in pq.ParquetDataset(file).fragments])
         table = pq.read_table(file)
         named = [name for name in table.column_names if not name.startswith("__index_level_")]  # pandas' own
         columns = {name: _of_arrow(table[name]) for name in named}
     return Raw(columns=columns, names=list(columns))
+
+
+def _refuse_unlike_parts(folder: Path, parts: Sequence[str]) -> None:
+    """Raise UserError for parts that have other columns than the first, which would be filled with nothing."""
+    import pyarrow.parquet as pq
+
+    names = {part: set(pq.read_schema(part).names) for part in parts}
+    for part, held in names.items():
+        if differing := sorted(held ^ names[parts[0]]):
+            raise UserError(
+                f"{part} has other columns than {Path(parts[0]).name} (such as '{differing[0]}'), and all parts of "
+                f"{folder} make one table: write them alike"
+            )
 
 
 def _of_arrow(column) -> np.ndarray:

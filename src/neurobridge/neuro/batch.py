@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -58,10 +58,15 @@ class SpikeBatch:
         return per_session[:, None].expand(-1, self.windows // self.groups, *per_session.shape[1:]).flatten(0, 1)
 
     def to(self, device: torch.device | str) -> SpikeBatch:
-        moved = {
-            f.name: getattr(self, f.name).to(device) for f in fields(self) if torch.is_tensor(getattr(self, f.name))
-        }
-        return replace(self, **moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> SpikeBatch:
+        """In memory from which a GPU copies while it computes."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> SpikeBatch:
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: change(value) for name, value in held.items() if torch.is_tensor(value)})
 
     def only_units(self, keep: Tensor) -> SpikeBatch:
         """Remove units in the data: ``keep`` [G, N] bool. Their events, presence and targets are gone."""

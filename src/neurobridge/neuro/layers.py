@@ -84,7 +84,12 @@ class Attention(nn.Module):
 
 
 def _short(x: Tensor, queries: int, keys: int) -> bool:
-    """Whether batched products do better than the fused kernel: on a CPU, while the scores are few."""
+    """Whether batched products do better than the fused kernel: on a CPU, while the scores are few.
+
+    torch.compile, which writes kernels of its own, would make wrong gradients of those written out here.
+    """
+    if torch.compiler.is_compiling():
+        return False
     return x.device.type == "cpu" and x.dtype == torch.float32 and queries * keys <= SHORT
 
 
@@ -172,7 +177,15 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.dropout(SwiGLU.apply(self.up_gate(x))))
+        return self.down(self.dropout(gated(self.up_gate(x))))
+
+
+def gated(up_gate: Tensor) -> Tensor:
+    """:class:`SwiGLU`; in plain operations where torch.compile makes one kernel of them."""
+    if not torch.compiler.is_compiling():
+        return SwiGLU.apply(up_gate)
+    up, gate = up_gate.chunk(2, -1)
+    return up * F.silu(gate)
 
 
 class SwiGLU(torch.autograd.Function):

@@ -11,6 +11,7 @@ from neurobridge.data.store import Session
 from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.neuro.prior import NewUnits, UnitPrior
+from neurobridge.pipeline.device import device
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.image_data import Bridge, seen_by
 from neurobridge.pipeline.new_units import carried_vectors, starts
@@ -60,18 +61,29 @@ def adapt_units(
     first = len(model.units)
     vectors = {session.name: carried_vectors(model, session) for session in sessions}
     add_units(model, sessions, settings)
-    batcher, masker = make_batcher(model, sessions, settings), make_masker(settings)
+    batcher, masker = make_batcher(model.to(device(settings)), sessions, settings), make_masker(settings)
     parts, facts = [], {}
     for index, session in enumerate(sessions):
         part, facts[session.name] = starts(
             model, prior, batcher, index, masker, carried=vectors[session.name], how=options.start, seed=settings.seed
         )
         parts.append(part)
+    model.cpu()
     new_units = NewUnits(torch.cat(parts), prior.factor, first=first)
     if options.steps:
         data, features = image_side(settings, sessions) if bridge is not None else (None, None)
         seen = None if bridge is None or data is None else seen_by(bridge, data, features)
-        task = spike_task(model, sessions, settings, only_units=True, bridge=bridge, seen=seen, new_units=new_units)
+        all_known = settings.adapt.labels is None and data is not None and features is not None
+        task = spike_task(
+            model,
+            sessions,
+            settings,
+            only_units=True,
+            bridge=bridge,
+            seen=seen,
+            lessons=(data, features) if all_known else None,
+            new_units=new_units,
+        )
         fit_here(task, "adapt", run)
     rows = list(range(first, len(model.units)))
     model.units.set_vectors(rows, new_units(torch.tensor(rows)).detach())
@@ -94,10 +106,11 @@ def train_identity(run: RunFolder, model: NeuroBridge, sessions: Sequence[Sessio
 @torch.no_grad()
 def embed_units(model: NeuroBridge, encoder: IDEncoder, sessions: Sequence[Session], settings: RunSettings) -> None:
     """Set the embeddings of the units of ``sessions`` from calibration windows of their train split; no gradient."""
-    encoder.eval()
+    there = device(settings)
+    encoder.eval().to(there)
     for session in sessions:
         rows = session.rows("train")
         some = np.linspace(0, len(rows) - 1, min(len(rows), settings.adapt.calibration)).astype(int)
-        counts = torch.from_numpy(session.binned(rows[some], settings.window.bin_ms))[None]
-        unit = encoder(counts, torch.ones(1, session.units, dtype=torch.bool))[0]
+        counts = torch.from_numpy(session.binned(rows[some], settings.window.bin_ms))[None].to(there)
+        unit = encoder(counts, torch.ones(1, session.units, dtype=torch.bool, device=there))[0].cpu()
         model.units.set_vectors(model.units.rows_of(session.recording.unit_keys), unit)

@@ -10,6 +10,7 @@ from neurobridge.bridge.alignment import ImageHead
 from neurobridge.data.datamodule import Batcher, Share, StepBatches
 from neurobridge.data.store import Session
 from neurobridge.neuro.model import NeuroBridge
+from neurobridge.pipeline.device import device
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.image_data import (
     Bridge,
@@ -29,6 +30,7 @@ from neurobridge.pipeline.spikes import (
     make_masker,
     pretraining_sessions,
 )
+from neurobridge.pipeline.teaching import lessons_of
 from neurobridge.training.joint_task import JointTask
 
 
@@ -61,6 +63,7 @@ def align(run: RunFolder) -> None:
     common = joint_options(settings) | {
         "seen": seen_by(bridge, data, features if model.memory is not None else None),
         "masker": make_masker(settings),
+        "lessons": lessons_of(settings, batcher, data, features),
         "decode_weight": 1.0,
         "loader": loader,
         "checkpoint_every": options.checkpoint_every,
@@ -89,11 +92,11 @@ def align(run: RunFolder) -> None:
 
 
 def load_aligned(run: RunFolder) -> tuple[NeuroBridge, Bridge]:
-    """The aligned encoder and its image side, ready for use."""
+    """The aligned encoder and its image side, ready for use on the run's device (space and maps on the CPU)."""
     run.need("align")
-    bridge = Bridge.load(run / "align")
-    bridge.head.eval()
-    return NeuroBridge.load(run / "align").eval(), bridge
+    bridge, there = Bridge.load(run / "align"), device(run.settings)
+    bridge.head.eval().to(there)
+    return NeuroBridge.load(run / "align").eval().to(there), bridge
 
 
 @torch.no_grad()
@@ -102,12 +105,5 @@ def predict_windows(model: NeuroBridge, head: ImageHead, batcher: Batcher, index
     model.eval()
     head.eval()
     batches = batcher.sequence(index, rows, 256)
-    return torch.cat([F.normalize(head(model.encode(batch, level=head.level)), dim=-1) for batch in batches]).numpy()
-
-
-def average_by_image(values: np.ndarray, image_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of ``values`` [W, ...] over the windows of each image -> (image rows sorted [I], means [I, ...])."""
-    rows, inverse, counts = np.unique(image_rows, return_inverse=True, return_counts=True)
-    total = np.zeros((len(rows), *values.shape[1:]), dtype=np.float64)
-    np.add.at(total, inverse, values)
-    return rows, (total / counts.reshape(-1, *[1] * (values.ndim - 1))).astype(np.float32)
+    found = [F.normalize(head(model.encode(batch, level=head.level)), dim=-1).cpu() for batch in batches]
+    return torch.cat(found).numpy()

@@ -65,7 +65,7 @@ def chunk_latents(
         some = starts[at : at + AT_ONCE]
         latent = model.encode(batcher.batch_from([(index, some)]))[:, int(model.encoder.in_front) :]
         sequence = chunk_sequence(latent, model.options["latents"])
-        for start, keep, values in zip(some, keeps[at : at + AT_ONCE], sequence.numpy(), strict=True):
+        for start, keep, values in zip(some, keeps[at : at + AT_ONCE], sequence.cpu().numpy(), strict=True):
             features.append(values[keep])
             times.append(start + (np.arange(keep.start, keep.stop) + 0.5) * chunk_ms / 1000)
     if not times:

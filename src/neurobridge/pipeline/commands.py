@@ -28,7 +28,7 @@ MODULES = {
     "report": "reporting",
 }  # stage -> module of this package that holds the function of that name; imported when it runs
 PICTURED = ("align", "adapter", "reconstruct")  # stages for recordings whose pictures are at hand
-TRAINED = ("pretrain", "adapt", "align")  # by a Trainer, on several devices if there are
+TRAINED = ("pretrain", "adapt", "align", "adapter")  # by a Trainer, on several devices if there are
 
 
 def run(**options) -> None:
@@ -92,7 +92,7 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
         help_with(settings.out)
         console.quiet = True
         folder = RunFolder(settings)
-        for name in [stage for stage in stages if stage in TRAINED]:
+        for name in trained(settings, stages):
             if not folder.done(name):
                 stage_function(name)(folder)
                 folder.wait(name)
@@ -122,6 +122,11 @@ def run_stages(settings: RunSettings, stages: list[str]) -> RunFolder:
         stage_function(name)(folder)
         console.print(f"[{number}/{len(stages)}] {name}: {time.monotonic() - start:.0f} s", markup=False)
     return folder
+
+
+def trained(settings: RunSettings, stages: list[str]) -> list[str]:
+    """Those of ``stages`` in which something is trained."""
+    return [name for name in stages if name in TRAINED and (name, settings.generator.kind) != ("adapter", "ip-adapter")]
 
 
 def process_rank() -> int:
@@ -174,8 +179,8 @@ def train_scene_generator(out: Path, *, images: int = 20_000, steps: int = 2000,
         steps: Optimiser steps.
         seed: Seed of the scenes; simulations use seeds below a million.
     """
-    from neurobridge.bridge.generator_training import train_generator
     from neurobridge.data.simulate import render_scenes
+    from neurobridge.training.generator_training import train_generator
     from neurobridge.vision.encoders import ImageEncoder
 
     scenes = render_scenes(images, seed=seed)

@@ -13,9 +13,10 @@ from neurobridge.baselines.ridge import RidgeDecoder
 from neurobridge.bridge.alignment import EmbeddingSpace, ImageHead
 from neurobridge.data.datamodule import Batcher
 from neurobridge.neuro.model import NeuroBridge
-from neurobridge.pipeline.alignment import average_by_image, predict_windows
+from neurobridge.pipeline.alignment import predict_windows
 from neurobridge.pipeline.joint_encoding import (
     SessionEncoding,
+    average_by_image,
     differences_between_repeats,
     expected_responses,
     responses,

@@ -9,26 +9,18 @@ import numpy as np
 from rich.progress import track
 
 from neurobridge.baselines.linear_encoding import LinearEncoding
-from neurobridge.baselines.windowed_encoding import Encoding, WindowedEncoding
+from neurobridge.pipeline.closed_form import SeenImages, closed_form, expected_by
 from neurobridge.pipeline.decoding import Decoded
 from neurobridge.pipeline.image_data import StackFeatures
-
-MOST_ROWS = 4000
-
-
-@dataclass(kw_only=True)
-class SeenImages:
-    """Training data of a session: ``images`` [P] rows of the feature arrays, ``responses`` [P, N] to them."""
-
-    images: np.ndarray
-    responses: np.ndarray
 
 
 @dataclass(kw_only=True)
 class ClosedForm:
-    """expected: of the windowed model [I, N], training images out of fold; stacked: a ridge a layer."""
+    """windowed: expectations [I, N] of that model, out of fold for the images that it was fitted to, which are
+    ``fitted`` in number; stacked: a ridge a layer, on all training images."""
 
     windowed: np.ndarray
+    fitted: int
     stacked: LinearEncoding
 
 
@@ -36,28 +28,17 @@ def closed_forms(decoded: Sequence[Decoded], features: StackFeatures) -> dict[st
     """Session -> its closed-form encodings."""
     out = {}
     for d in track(decoded, "encoding, closed form", transient=True):
-        seen = SeenImages(images=d.train_images, responses=d.train_responses)
+        seen = SeenImages.of(d.session, d.train_images, d.train_responses)
         out[d.session] = ClosedForm(
             windowed=windowed_expectation(seen, features),
+            fitted=len(seen.images),
             stacked=LinearEncoding().fit(features.of(d.train_images), d.train_responses),
         )
     return out
 
 
-def closed_form(seen: SeenImages, features: StackFeatures) -> Encoding:
-    """The windowed model; beyond MOST_ROWS training images its kernels are too large, and a ridge a layer stands in."""
-    wide = len(seen.images) > MOST_ROWS
-    model = LinearEncoding() if wide else WindowedEncoding(grids=features.grids)
-    return model.fit(features.of(seen.images), seen.responses)
-
-
-def expected_by(model: Encoding, features: StackFeatures, images: np.ndarray) -> np.ndarray:
-    """[I, N]: what the model expects of some images, by row, a part at a time."""
-    return np.concatenate([model.predict(features.of(part)) for part in np.array_split(images, len(images) // 512 + 1)])
-
-
 def windowed_expectation(seen: SeenImages, features: StackFeatures) -> np.ndarray:
-    """[I, N]: the closed-form model's expectations of all images, out of fold for the session's training images."""
+    """[I, N]: the windowed model's expectations of all images, out of fold for those that it was fitted to."""
     model = closed_form(seen, features)
     expected = expected_by(model, features, np.arange(len(features.layers[0])))
     expected[seen.images] = model.out_of_fold

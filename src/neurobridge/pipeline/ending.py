@@ -13,6 +13,7 @@ from neurobridge.errors import atomic_path
 from neurobridge.evaluation.report import format_cell
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.advice import Advice, advice_for
+from neurobridge.pipeline.device import device
 from neurobridge.pipeline.folder import DONE, RunFolder
 from neurobridge.pipeline.inputs import shows_pictures
 from neurobridge.pipeline.kept import sealed_json, unsealed_json
@@ -58,7 +59,7 @@ def valid_scores(run: RunFolder, sessions: list[Session]) -> list[dict]:
         kept = unsealed_json(path.read_text())
         if kept["model"] == model_digest:
             return kept["rows"]
-    model = NeuroBridge.load(run / "pretrain").eval()
+    model = NeuroBridge.load(run / "pretrain").eval().to(device(run.settings))
     rows = []
     for session in [s for s in sessions if s.count("valid") and s.units > 1][:SESSIONS]:
         batcher = make_batcher(model, [session], run.settings)
@@ -101,6 +102,11 @@ def better_windows(settings: RunSettings) -> str:
 def course(run: RunFolder) -> str:
     """Whether the valid loss still fell when training ended, in a sentence, from run/metrics.csv."""
     steps = run.settings.pretrain.steps
+    if (best := run.facts("pretrain").get("step", steps)) < steps:
+        return (
+            f"the valid loss was lowest at step {best} of {steps} and no lower since: the model has the weights of "
+            f"step {best} (training would go on from step {steps})"
+        )
     if (share := still_falling(run)) is None:
         return "too few checkpoints with a valid split to tell whether more steps would help"
     if share > RISING:

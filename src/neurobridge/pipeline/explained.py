@@ -17,8 +17,9 @@ from neurobridge.bridge.features import DecodedFeatures, FeatureTarget, blend
 from neurobridge.bridge.inversion import invert, latent_scale
 from neurobridge.bridge.latent_posterior import Dream, LatentPosterior
 from neurobridge.bridge.response_noise import ResponseNoise
+from neurobridge.pipeline.closed_form import SeenImages, closed_form, expected_by
 from neurobridge.pipeline.decoding import Decoded
-from neurobridge.pipeline.encodings import SeenImages, closed_form, expected_by
+from neurobridge.pipeline.device import device
 from neurobridge.pipeline.image_data import ImageData, StackFeatures, feature_stack
 from neurobridge.training.settings import RunSettings
 from neurobridge.vision.autoencoder import PatchPCA
@@ -104,13 +105,25 @@ class Drawer:
     It works at the image encoder's own side at most, for it sees no more, in all components of the library's patches.
     """
 
-    def __init__(self, library: Photographs, stack: FeatureStack, *, steps: int, pull: float = 4.0, seed: int) -> None:
+    def __init__(
+        self,
+        library: Photographs,
+        stack: FeatureStack,
+        *,
+        steps: int,
+        pull: float = 4.0,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = device
         self.library, self.stack, self.steps, self.pull, self.seed = library, stack, steps, pull, seed
         resolution = int(stack.encoders[0].resolution)  # pyright: ignore
         self.side = min(library.pixels.shape[1], resolution) // PATCH * PATCH
         images = to_side(channels_first(library.pixels), self.side)
         self.coder = PatchPCA(patch=PATCH, channels=3 * PATCH**2).fit(images)
-        self.scale = latent_scale(self.coder, images[: 4 * 256])
+        self.scale = latent_scale(self.coder, images[: 4 * 256]).to(device)
+        self.coder.to(device)
+        stack.to(device)
 
     def rows(self, guess: Guess) -> dict[str, np.ndarray]:
         """[I, H, W, 3] by name: what is drawn of a guess; the posterior mean alone where there are no steps."""
@@ -134,10 +147,11 @@ class Drawer:
         """
         start = blend(guess.layout, self.nearest(guess))
         layout, start = (np.roll(x, shift, axis=0) for x in (guess.layout, start))
+        start, layout = (to_side(channels_first(x), self.side) for x in (start, layout))
         drawn = invert(
-            to_side(channels_first(start), self.side),
-            to_side(channels_first(layout), self.side),
-            guess.features,
+            start.to(self.device),
+            layout.to(self.device),
+            guess.features.to(self.device),
             stack=self.stack,
             autoencoder=self.coder,
             scale=self.scale,
@@ -145,7 +159,7 @@ class Drawer:
             pull=self.pull,
             seed=self.seed,
         )
-        return channels_last(to_side(drawn, layout.shape[1]))
+        return channels_last(to_side(drawn.cpu(), guess.layout.shape[1]))
 
 
 def windowed_readings(
@@ -153,16 +167,17 @@ def windowed_readings(
 ) -> Readings:
     """The rival: mean counts, and the closed-form encoding that dreams them for ``library`` [L], rows of the images.
 
-    It is fitted on the session's training images, one presentation each. Its errors do not shrink with repeats of a
-    test image, the scatter of presentations does; valid images that were shown twice or more tell the two apart.
+    It is fitted on training images of the session (:class:`SeenImages`), one presentation each. Its errors do not
+    shrink with repeats of a test image, the scatter of presentations does; valid images that were shown twice or more
+    tell the two apart.
     """
-    seen = SeenImages(images=decoded.train_images, responses=decoded.train_responses)
+    seen = SeenImages.of(decoded.session, decoded.train_images, decoded.train_responses)
     encoding, test, several = closed_form(seen, features), decoded.test, decoded.valid.presentations
     differences = None if several is None else np.diff(several.responses, axis=1).reshape(-1, test.responses.shape[1])
-    residual = decoded.train_responses - encoding.out_of_fold
+    residual = seen.responses - encoding.out_of_fold
     noise = ResponseNoise.of(residual, repeats=1.0, differences=differences)
     expected, observed = expected_by(encoding, features, library), test.responses.astype(np.float64)
-    stack = feature_stack(settings, settings.encoding.layers)
+    stack = looking(feature_stack(settings, settings.encoding.layers), device(settings))
 
     def likelihood(pictures: np.ndarray) -> np.ndarray:
         batches = [stack(batch) for batch in channels_first(pictures).split(BATCH)]
@@ -176,6 +191,12 @@ def windowed_readings(
         library=noise.log_likelihood(observed, expected, repeats=test.repeats),
         likelihood=likelihood,
     )
+
+
+def looking(stack: FeatureStack, there: torch.device) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    """The ``stack`` on the device ``there``, for pictures [B, 3, H, W] and with features on the CPU."""
+    stack.to(there)
+    return torch.no_grad()(lambda pictures: [layer.cpu() for layer in stack(pictures.to(there))])
 
 
 def dreams_of(expected: np.ndarray, covariance: np.ndarray) -> Dream:

@@ -31,7 +31,10 @@ TELLING = ("evaluate", "report")  # stages that tell of whatever others have lef
 DATA = "data"  # a run's own data folder, where its recordings came from memory or from several folders
 GROWS = "pretrain.steps"  # the option that may be raised in a folder
 
-VOLATILE = ("out", "resume", "wandb", "accelerator", "devices", "nodes", "image.batch", "image.device")
+VOLATILE = (
+    *("out", "resume", "wandb", "accelerator", "devices", "nodes", "image.batch", "image.device"),
+    *("train.strategy", "train.workers", "train.activation_checkpointing", "train.compile"),
+)  # options that leave the numbers as they are
 STARTED_BY = {
     "adapt": "adapt",
     "align.steps": "align",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -13,20 +14,24 @@ import numpy as np
 import torch
 
 from neurobridge.bridge.adapter import Adapter
-from neurobridge.bridge.generator_training import encode_images, train_condition, train_generator
 from neurobridge.data.images import ImageSet
-from neurobridge.errors import UserError, atomic_path
+from neurobridge.errors import UserError, atomic_path, helping
+from neurobridge.pipeline.device import device
 from neurobridge.pipeline.folder import REFUSED, RunFolder, as_yaml
 from neurobridge.pipeline.image_data import ImageData, cache, image_encoder
 from neurobridge.pipeline.oracle import measure_oracle, require_oracle
+from neurobridge.pipeline.spikes import fit_here
 from neurobridge.terminal import console
-from neurobridge.training.trainer import MetricsCSV
+from neurobridge.training.generator_training import encode_images, train_condition, train_generator
+from neurobridge.training.task import Task
 from neurobridge.vision.autoencoder import TinyAutoencoder
 from neurobridge.vision.encoders import embed_images
 from neurobridge.vision.generator import Generator
 from neurobridge.vision.ip_adapter import EmbeddingCondition, IPAdapter
 from neurobridge.vision.protocol import PictureGenerator
 from neurobridge.vision.stable_diffusion import LatentEncoder, StableDiffusion
+
+CHECKPOINTS = "checkpoints/adapter"
 
 
 def adapter(run: RunFolder) -> None:
@@ -48,8 +53,8 @@ def small_adapter(run: RunFolder) -> None:
         "batch_size": options.batch,
         "learning_rate": options.adapter_learning_rate,
         "seed": settings.seed,
+        "train": trainer(run),
     }
-    history = []
     if options.train_steps:
         train_generator(
             pixels,
@@ -64,7 +69,7 @@ def small_adapter(run: RunFolder) -> None:
         )
         source = "trained on this data set's training images"
     else:
-        generator = Generator.load(options.weights or shipped_weights()).freeze()
+        generator = Generator.load(options.weights or shipped_weights()).freeze().to(device(settings))
         torch.manual_seed(settings.seed + 2)
         fresh = Adapter(
             embedding_width=encoder.width,
@@ -76,18 +81,17 @@ def small_adapter(run: RunFolder) -> None:
             grid=None if encoder.pooled else encoder.grid,
             noise=options.adapter_noise,
         )
-        history = train_condition(
+        train_condition(
             generator,
             fresh,
             encode_images(generator, pixels),
             torch.from_numpy(data.embeddings[data.train]),
+            out=run.path,
             steps=options.adapter_steps,
-            checkpoints=run / "checkpoints" / "adapter" / fingerprint(run),
             **common,
         )
         fresh.save(run / "adapter")
         source = str(options.weights or "shipped with the package: procedural scenes")
-    log_losses(run, history)
     finish(run, Generator.licence, generator=source, images=len(ids))
 
 
@@ -108,29 +112,28 @@ def diffusion_adapter(run: RunFolder) -> None:
     )
     there = cache(settings, "latents")
     latents = embed_images(LatentEncoder(generator), images.ids[rows], images.pixels[rows], there)
-    checkpoints = run / "checkpoints" / "adapter" / fingerprint(run)
-    history = train_condition(
+    train_condition(
         generator,
         fresh,
         torch.from_numpy(latents).unflatten(1, generator.latent_shape),
         embeddings[rows],
+        out=run.path,
         steps=options.adapter_steps,
         sketch_steps=0,
         batch_size=options.batch,
         learning_rate=options.adapter_learning_rate,
         seed=settings.seed,
-        checkpoints=checkpoints,
-        checkpoint_seconds=300.0,
-        keep_checkpoint=True,
+        train=trainer(run),
     )
+    if helping():
+        return
     fresh.save(run / "adapter")
     mend = (
         "train on (generator.adapter_steps, also with another generator.adapter_learning_rate), on more images, or to "
         "another image.encoder; or lower that threshold"
     )
     facts = pass_gate(run, generator, fresh, held, mend)
-    shutil.rmtree(checkpoints)
-    log_losses(run, history)
+    shutil.rmtree(run / CHECKPOINTS / fingerprint(run))
     finish(run, generator.licence, generator=f"Stable Diffusion, {options.model}", images=len(rows), **facts)
 
 
@@ -195,11 +198,13 @@ def finish(run: RunFolder, licence: str, **facts: object) -> None:
     run.finish("adapter", licence=licence, **facts)
 
 
-def log_losses(run: RunFolder, history: list[dict[str, float]]) -> None:
-    """Losses of every 50 steps -> run/metrics.csv."""
-    table = MetricsCSV(run / "metrics.csv", stage="adapter", keep_below=0)
-    for row in history:
-        table.log_metrics({f"train/{k}": v for k, v in row.items() if k != "step"}, int(row["step"]))
+def trainer(run: RunFolder) -> Callable[..., None]:
+    """What trains an adapter in this run. Options of the generator may change until it passed: each has checkpoints."""
+
+    def train(task: Task, *, stage: str, out: Path, average: float) -> None:
+        fit_here(task, stage, run, average=average, folder=run / CHECKPOINTS / fingerprint(run))
+
+    return train
 
 
 def fingerprint(run: RunFolder) -> str:
@@ -215,7 +220,7 @@ def load_diffusion(run: RunFolder) -> StableDiffusion:
     model = StableDiffusion.load(
         options.model, precision=precision(run), checkpoint_gradients=options.checkpoint_gradients
     )
-    return model.to(device(run))
+    return model.to(device(run.settings))
 
 
 def load_ip_adapter(run: RunFolder) -> IPAdapter:
@@ -227,18 +232,12 @@ def load_ip_adapter(run: RunFolder) -> IPAdapter:
         precision=precision(run),
         checkpoint_gradients=options.checkpoint_gradients,
     )
-    return model.to(device(run))
+    return model.to(device(run.settings))
 
 
 def precision(run: RunFolder) -> torch.dtype:
     """Of the frozen networks."""
     return torch.bfloat16 if run.settings.precision == "bf16-mixed" else torch.float32
-
-
-def device(run: RunFolder) -> torch.device:
-    """The accelerator, where there is one and the run asks for it."""
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return torch.device("cpu") if found is None or run.settings.accelerator == "cpu" else found
 
 
 def tiny_autoencoder(folder: Path | None) -> TinyAutoencoder | None:
@@ -263,9 +262,10 @@ def load_generator(run: RunFolder) -> tuple[PictureGenerator, Adapter | Embeddin
     if options.kind == "ip-adapter":
         generator = load_ip_adapter(run)
         return generator, EmbeddingCondition(generator.condition_width)
+    there = device(run.settings)
     own = run / "adapter" if options.train_steps else options.weights
     generator = Generator.load(own or shipped_weights()).freeze()
-    return generator, Adapter.load(run / "adapter")
+    return generator.to(there), Adapter.load(run / "adapter").to(there)
 
 
 def shipped_weights() -> Path:

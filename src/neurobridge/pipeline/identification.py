@@ -138,6 +138,8 @@ def rows_of(evidence: Evidence, features: StackFeatures, closed: ClosedForm, *, 
             one["repeats"] = 1.0
         if method in (BOTH, HELPED):
             one["share"] = (evidence if method == BOTH else helped).share
+        if method in (HELPED, WINDOWED) and closed.fitted < len(d.train_images):
+            one["fitted"] = [closed.fitted, len(d.train_images)]  # training images that the windowed model saw, of all
         ranks = rank(scores)
         for k in (1, 5):
             one[f"top{k}"] = [*bootstrap_interval((ranks < k).astype(float), seed=seed)]

@@ -51,7 +51,7 @@ def methods(rows: list[dict]) -> list[Block]:
             note="95 % intervals by bootstrap over images. Ridge decodes to the same target; a likelihood is that of "
             "the recorded response under an encoding model: NeuroBridge's of several layers of the image encoder, a "
             "linear one of the target's layer, or linear ones of the same several, stacked; the share of decoding and "
-            "likelihood in their combination is chosen on the valid split.",
+            "likelihood in their combination is chosen on the valid split." + fitted(rows),
             highlight=ours(rows),
         ),
     ]
@@ -178,6 +178,17 @@ def repeats(rows: list[dict]) -> list[Block]:
             highlight=ours(rows),
         ),
     ]
+
+
+def fitted(rows: list[dict]) -> str:
+    """A sentence on sessions whose windowed model saw a part of the training images; nothing where it saw all."""
+    told = dict.fromkeys(
+        f" In session {r['session']} windowed encoding was fitted to {r['fitted'][0]:,} of {r['fitted'][1]:,} training "
+        "images, all others to all."
+        for r in rows
+        if "fitted" in r
+    )
+    return "".join(told)
 
 
 def few_labels(run: RunFolder) -> list[Block]:

@@ -18,6 +18,7 @@ from neurobridge.data.images import ImageSet
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError, atomic_path
 from neurobridge.neuro.model import NeuroBridge
+from neurobridge.pipeline.device import image_device
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.training.joint_task import Seen
 from neurobridge.training.settings import RunSettings
@@ -104,7 +105,7 @@ def stack_features(settings: RunSettings, images: ImageSet, layers: Sequence[str
     """Features of all images (``layers``: by default encoding.layers), cached beside the data."""
     stack = feature_stack(settings, layers or settings.encoding.layers)
     embedded = embed_stack(
-        stack, images.ids, images.pixels, cache(settings, "embeddings"), device=settings.image.device
+        stack, images.ids, images.pixels, cache(settings, "embeddings"), device=image_device(settings)
     )
     return StackFeatures(layers=embedded, grids=stack.grids)
 
@@ -130,7 +131,7 @@ def embedded_images(settings: RunSettings, images: ImageSet, sessions: Sequence[
         images.pixels,
         cache(settings, "embeddings"),
         batch_size=options.batch,
-        device=options.device,
+        device=image_device(settings),
     )
     in_split = {split: np.zeros(len(images), dtype=bool) for split in ("train", "valid", "test")}
     for session in sessions:

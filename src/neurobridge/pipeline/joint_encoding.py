@@ -30,10 +30,11 @@ def counted_bins(session: Session, bin_ms: int) -> slice:
 
 
 def responses(session: Session, rows: np.ndarray) -> np.ndarray:
-    """[len(rows), N]: counts between 30 and 280 ms after the onset, or the values of the window."""
-    if session.valued:
-        return session.binned(rows, session.window_ms)[:, :, 0]
-    return session.binned(rows, 10)[:, :, counted_bins(session, 10)].sum(-1)
+    """[len(rows), N]: counts between 30 and 280 ms after the onset, or the values of the window; binned in parts."""
+    bin_ms = session.window_ms if session.valued else 10
+    bins = slice(1) if session.valued else counted_bins(session, bin_ms)
+    parts = [rows[at : at + AT_ONCE] for at in range(0, max(1, len(rows)), AT_ONCE)]
+    return np.concatenate([session.binned(part, bin_ms)[:, :, bins].sum(-1) for part in parts])
 
 
 def expected_rates(
@@ -50,7 +51,7 @@ def expected_rates(
         some = images[at : at + AT_ONCE]
         batch = batcher.batch([(index, np.repeat(row, len(some)))])
         with torch.no_grad():
-            rates = model(batch, everything_hidden(batch), memory=maps[some].float())
+            rates = model(batch, everything_hidden(batch), memory=maps[some].float().to(batch.target.device)).cpu()
         yield rates if session.valued else expected_counts(rates)
 
 
@@ -117,3 +118,11 @@ def differences_between_repeats(session: Session, rows: np.ndarray) -> np.ndarra
         return None
     counts = responses(session, rows).astype(np.float64)
     return counts[order[pairs + 1]] - counts[order[pairs]]
+
+
+def average_by_image(values: np.ndarray, image_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of ``values`` [W, ...] over the windows of each image -> (image rows sorted [I], means [I, ...])."""
+    rows, inverse, counts = np.unique(image_rows, return_inverse=True, return_counts=True)
+    total = np.zeros((len(rows), *values.shape[1:]), dtype=np.float64)
+    np.add.at(total, inverse, values)
+    return rows, (total / counts.reshape(-1, *[1] * (values.ndim - 1))).astype(np.float32)

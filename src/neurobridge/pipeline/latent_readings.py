@@ -15,11 +15,11 @@ from neurobridge.data.datamodule import Batcher
 from neurobridge.errors import UserError
 from neurobridge.neuro.counted import latents_of_counts
 from neurobridge.neuro.model import NeuroBridge
-from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.decoding import Decoded
-from neurobridge.pipeline.explained import BATCH, Readings, channels_first
+from neurobridge.pipeline.device import device
+from neurobridge.pipeline.explained import BATCH, Readings, channels_first, looking
 from neurobridge.pipeline.image_data import Bridge, feature_stack
-from neurobridge.pipeline.joint_encoding import AT_ONCE, expected_rates, expected_responses
+from neurobridge.pipeline.joint_encoding import AT_ONCE, average_by_image, expected_rates, expected_responses
 from neurobridge.training.settings import RunSettings
 
 ALIKE = 1.5  # splits whose repeats differ by more than this factor say little of each other's sizes
@@ -48,7 +48,7 @@ def latent_readings(
         )
     test, valid, encoding = decoded.test, decoded.valid, decoded.encoding
     observed = test.responses.astype(np.float64)
-    stack = feature_stack(settings, settings.encoding.layers)
+    stack = looking(feature_stack(settings, settings.encoding.layers), device(settings))
 
     def likelihood(pictures: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -75,7 +75,7 @@ def mean_latents(model: NeuroBridge, batcher: Batcher, index: int, split: str, i
     rows = rows[np.isin(session.image_row[rows], images)]
     model.eval()
     front = int(model.encoder.in_front)  # a token that no spike reaches at level 0
-    latents = [model.encode(b, level=0)[:, front:].flatten(1) for b in batcher.sequence(index, rows, AT_ONCE)]
+    latents = [model.encode(b, level=0)[:, front:].flatten(1).cpu() for b in batcher.sequence(index, rows, AT_ONCE)]
     return average_by_image(torch.cat(latents).numpy(), session.image_row[rows])[1]
 
 
@@ -112,6 +112,6 @@ def dreamer(
         else:  # what the model gets wrong of a count is spread over the chunks as the count is
             share = middle / middle.sum(-1, keepdim=True).clamp(min=1e-6)
             counts = torch.poisson(repeats * (middle + wrong * share).clamp(min=0), generator=generator) / repeats
-        return latents_of_counts(model, window, counts).flatten(1)
+        return latents_of_counts(model, window, counts.to(batcher.device)).flatten(1).cpu()
 
     return dream

@@ -62,11 +62,12 @@ def still_the_same(
     rows = session.rows("train")
     rows = np.sort(np.random.default_rng([seed, 5]).permutation(rows)[:CHECKED_WINDOWS])
     gains = []
+    carried, prior = carried.to(batcher.device), prior.to(batcher.device)
     model.eval()
     for number, batch in enumerate(batcher.sequence(index, rows, 128)):
         plan = masker.draw(batch, np.random.default_rng([seed, number, 6]), "neuron")
         latent = model.encode(batch, plan, unit=carried[None])
-        time = model.encoder.latent_times(batch.window_ms)
+        time = model.encoder.latent_times(batch.window_ms, latent.device)
         losses = []
         for unit in (carried, prior):
             drive = model.decoder(latent, time, unit[None], batch.target.shape[-1], batch.bin_ms)
@@ -74,7 +75,7 @@ def still_the_same(
         gains.append(((losses[1] - losses[0]) * plan.scored(batch)).sum(2))  # [B, N], 0 where a unit is not hidden
     gain = torch.cat(gains)
     error = (gain - gain.mean(0)).square().sum(0).sqrt()  # of the sum over windows
-    return (gain.sum(0) >= -DEVIATIONS * error).numpy()
+    return (gain.sum(0) >= -DEVIATIONS * error).cpu().numpy()
 
 
 def starts(

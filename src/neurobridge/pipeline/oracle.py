@@ -52,7 +52,7 @@ def measure_oracle(
     """
     name = next(name for name in JUDGES if name != target)
     judge = ImageEncoder(name, layer=LAYER)
-    conditions = conditioner(torch.from_numpy(embeddings))
+    conditions = conditioner(torch.from_numpy(embeddings).to(null.device))
 
     def draw(rows: slice, sample: int) -> torch.Tensor:
         some = conditions[rows]

@@ -10,6 +10,7 @@ from neurobridge.evaluation.controls import bootstrap_interval
 from neurobridge.evaluation.distributions import MINIMUM, kernel_distance
 from neurobridge.evaluation.images import Evaluator, sample_diversity, score_pictures
 from neurobridge.evaluation.judging import DECOY, HOG, fitness, judge_of
+from neurobridge.pipeline.device import image_device
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.judges import load_judges, offline_judges, remembering
 from neurobridge.training.settings import RunSettings
@@ -32,7 +33,7 @@ def score_images(run: RunFolder) -> dict[str, list[dict]]:
     samples = arrays.pop(SAMPLES, None)
     pictures = {name: array for name, array in arrays.items() if array.shape == targets.shape}
     target_network = full_name(run.settings.image.encoder)
-    nets = load_judges(offline_judges(target_network), device=run.settings.image.device)
+    nets = load_judges(offline_judges(target_network), device=image_device(run.settings))
     captioner, speaking = caption_judge(run.settings)
     scores = score_pictures(
         pictures, targets, feature_nets={"HOG": HOG, **nets, **speaking}, seed=run.settings.seed,
@@ -68,7 +69,7 @@ def caption_judge(settings: RunSettings) -> tuple[Callable[[np.ndarray], list[st
     MindEye2's caption scores: do the captions of the reconstructions mean what those of the targets mean? Captions of
     both are made by the same network; identical captions of two targets tie, and lose.
     """
-    options, device = settings.evaluate, settings.image.device
+    options, device = settings.evaluate, image_device(settings)
     if not options.captioner:
         return None, {}
     speak = Captioner(options.captioner, device=device)

@@ -15,6 +15,7 @@ from neurobridge.evaluation.judging import DECOY
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.alignment import load_aligned, sessions_with_images
 from neurobridge.pipeline.decoding import Calibration, Decoded, decode_session, ridge_embeddings
+from neurobridge.pipeline.device import device
 from neurobridge.pipeline.explained import (
     Drawer,
     Photographs,
@@ -134,7 +135,7 @@ def reconstruct(run: RunFolder) -> None:
         for way, read in ways.items()
     }
     stack = feature_stack(settings, options.feature_layers)
-    drawer = Drawer(library, stack, steps=options.inversion_steps, seed=settings.seed)
+    drawer = Drawer(library, stack, steps=options.inversion_steps, seed=settings.seed, device=device(settings))
     guessed = {way + name: array for way, found in guesses.items() for name, array in drawer.rows(found).items()}
     if options.inversion_steps:
         guessed[DECOY] = drawer.inverted(guesses[""], shift)
@@ -183,7 +184,7 @@ class Painter:
     @torch.no_grad()
     def sample(self, embeddings: np.ndarray, number: int) -> np.ndarray:
         """Pictures [I, H, W, 3] of embeddings [I, E]; of several the ``number``-th."""
-        condition = self.tokens(torch.from_numpy(embeddings))
+        condition = self.tokens(torch.from_numpy(embeddings).to(self.tokens.null.device))
         return self._paint(condition, number * 10_007, self.run.settings.reconstruct.guidance)
 
     def once(self, embeddings: np.ndarray) -> np.ndarray:
@@ -225,8 +226,8 @@ def paint(
 @torch.no_grad()
 def sketch(generator: Generator, tokens: Adapter, embeddings: np.ndarray) -> np.ndarray:
     """The generator's regression, before any diffusion -> [I, H, W, 3] in [0, 1]."""
-    pictures = generator.decode(generator.sketch(tokens(torch.from_numpy(embeddings))))
-    return channels_last(pictures.clamp(0, 1))
+    pictures = generator.decode(generator.sketch(tokens(torch.from_numpy(embeddings).to(tokens.null.device))))
+    return channels_last(pictures.clamp(0, 1).cpu())
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from neurobridge.neuro.model import parameter_count
 from neurobridge.pipeline.image_data import MAP_SIDE, MAP_WIDTH, Bridge, new_head
 from neurobridge.pipeline.spikes import add_units, make_batcher, make_model, spike_task
 from neurobridge.terminal import console
+from neurobridge.training.blocks import blocks, rewrite
 from neurobridge.training.joint_task import Seen
 from neurobridge.training.settings import RunSettings
 from neurobridge.training.tasks import MaskedTask
@@ -81,19 +82,23 @@ def plan(
     task = task_of(settings, sessions)
     weights = weights_of(task, units * recordings)
     batcher = make_batcher(task.model, sessions, settings)
+    parts, cut = settings.train.accumulate, gpus if settings.train.strategy == "fsdp" else 1
+    rewrite(blocks(task), twice=settings.train.activation_checkpointing, compiled=False)
     measured = np.array([measure(task, batcher, count) for count in SIZES])
-    windows = max(1, settings.pretrain.windows // groups // gpus)
+    windows = max(1, settings.pretrain.windows // groups // gpus // parts)
     flops, activations = (extrapolated(SIZES, column, windows) for column in measured.T)
-    total = sum(weights.values())
+    flops, total = flops * parts, sum(weights.values())
+    held = BYTES * total / cut  # by a device
     seconds = flops / (peak_tflops * 1e12 * utilisation)
-    spikes = groups * windows * units * rate * settings.window.window_ms / 1000
+    spikes = groups * windows * parts * units * rate * settings.window.window_ms / 1000
     found = Plan(
         weights=weights,
         flops=flops,
         memory={
-            "weights": BYTES * total,
-            "gradients": BYTES * total,
-            "moments": 2.0 * BYTES * total,
+            "weights": held,
+            "gradients": held,
+            "moments": 2.0 * held,
+            **({"average": held} if settings.pretrain.average else {}),
             "activations": activations,
         },
         spikes_per_step=spikes * gpus,
@@ -101,7 +106,7 @@ def plan(
         hours=seconds * settings.pretrain.steps / 3600,
         gpu_hours=gpus * seconds * settings.pretrain.steps / 3600,
         spikes_per_second=spikes * gpus / seconds,
-        disk=BYTES * total * (3 * KEPT_CHECKPOINTS + 1),
+        disk=BYTES * total * (3 * KEPT_CHECKPOINTS + 2),  # and the best weights, and the model
         assumed={"peak_tflops": peak_tflops, "utilisation": utilisation, "gpus": gpus, "units": units, "rate": rate},
     )
     if console.as_json:
@@ -212,7 +217,6 @@ def tell(found: Plan, settings: RunSettings) -> None:
     table.add_row("spikes a second", f"{found.spikes_per_second:,.0f}", f"{found.spikes_per_step:,.0f} a step")
     told = f"{settings.pretrain.steps:,} steps on {assumed['gpus']:g} devices: {found.gpu_hours:.3g} device hours"
     table.add_row("time", f"{found.hours:.3g} h", told)
-    table.add_row(
-        "disk", f"{found.disk / 2**30:.2f} GiB", f"{KEPT_CHECKPOINTS} checkpoints and the model, without data"
-    )
+    kept = f"{KEPT_CHECKPOINTS} checkpoints, the best weights and the model, without data"
+    table.add_row("disk", f"{found.disk / 2**30:.2f} GiB", kept)
     console.print(table)

@@ -28,12 +28,14 @@ def pretrain(run: RunFolder) -> None:
     maps = None if data is None or features is None else make_maps(features, np.flatnonzero(data.train))
     model = make_model(settings, maps=maps)
     add_units(model, sessions, settings)
-    bridge = seen = None
+    bridge = seen = lessons = None
     if data is not None and features is not None:
         bridge = new_bridge(settings, model, data, features)
-        seen = seen_by(bridge, data, features)
+        seen, lessons = seen_by(bridge, data, features), (data, features)
+    step = 0
     if settings.pretrain.steps:
-        fit_here(spike_task(model, sessions, settings, only_units=False, bridge=bridge, seen=seen), "pretrain", run)
+        task = spike_task(model, sessions, settings, only_units=False, bridge=bridge, seen=seen, lessons=lessons)
+        step = fit_here(task, "pretrain", run, average=settings.pretrain.average)
     model.save(run / "pretrain")
     vectors = model.units(torch.arange(len(model.units))).detach()
     UnitPrior.fit(vectors, known_regions(model, sessions)).save(run / "pretrain")
@@ -42,6 +44,7 @@ def pretrain(run: RunFolder) -> None:
     run.finish(
         "pretrain",
         sessions=[s.name for s in sessions],
+        step=step,
         units=len(model.units),
         parameters=parameter_count(model.encoder) + parameter_count(model.decoder),
         windows=int(sum(len(s.rows("train")) for s in sessions)),

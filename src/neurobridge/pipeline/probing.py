@@ -21,6 +21,7 @@ from neurobridge.data.store import Session
 from neurobridge.errors import UserError, atomic_path
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.chunk_latents import chunk_latents
+from neurobridge.pipeline.device import device
 from neurobridge.pipeline.folder import DONE, RunFolder
 from neurobridge.pipeline.spike_scores import OURS
 from neurobridge.pipeline.spikes import held_out_sessions, make_batcher, pretraining_sessions
@@ -65,7 +66,7 @@ def session_of(run: RunFolder, target: str, name: str | None) -> Session:
 def probe_session(run: RunFolder, session: Session, target: str, *, folds: int = FOLDS, seed: int = 0) -> dict:
     """Decode ``target`` in ``session`` by every method -> run/probes/<session>-<target>.json and .npz; the result."""
     folder = run.model()
-    model = NeuroBridge.load(folder).eval()
+    model = NeuroBridge.load(folder).eval().to(device(run.settings))
     batcher = make_batcher(model, [session], run.settings)
     chunk_s = model.options["chunk_ms"] / 1000
     latents, times = chunk_latents(model, batcher, 0, most=MOST)

@@ -24,6 +24,7 @@ from neurobridge.neuro.losses import expected_counts
 from neurobridge.neuro.masking import Masker, MaskPlan, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.neuro.modes import MODES
+from neurobridge.pipeline.device import device
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.spikes import held_out_sessions, make_batcher, pretraining_sessions
 
@@ -41,7 +42,7 @@ def score_spikes(run: RunFolder) -> list[dict]:
     Of the first held-out and the first pretraining session that have a test split, or else a valid one; none if no
     session has either.
     """
-    model = NeuroBridge.load(run.model()).eval()
+    model = NeuroBridge.load(run.model()).eval().to(device(run.settings))
     rows = []
     for role, sessions in scored_sessions(run).items():
         for session, split in sessions[:1]:
@@ -122,7 +123,8 @@ def masked_tasks(
         plan = Masker(modes=MODES).draw(batch, np.random.default_rng([7, number]), mode)
         if MODES[int(plan.mode[0])] == mode:
             prediction = predict(model, batcher, index, test, lambda b, plan=plan: plan)
-            scores |= scored(mode, prediction, batch.target.numpy(), plan.scored(batch).numpy(), valued=session.valued)
+            truth, cells = batch.target.cpu().numpy(), plan.scored(batch).cpu().numpy()
+            scores |= scored(mode, prediction, truth, cells, valued=session.valued)
     return scores
 
 
@@ -222,7 +224,7 @@ def predict(model: NeuroBridge, batcher: Batcher, index: int, rows: np.ndarray, 
     """Expected counts (or values) [W, N, T] under ``plan(batch)``."""
     batch = batcher.batch([(index, rows)])
     prediction = model(batch, plan(batch))
-    return (prediction if batcher.sessions[index].valued else expected_counts(prediction)).numpy()
+    return (prediction if batcher.sessions[index].valued else expected_counts(prediction)).cpu().numpy()
 
 
 def hide_unit(unit: int) -> Callable:
@@ -239,8 +241,8 @@ def hide(task: Task, bin_ms: int) -> Callable:
 
     def plan(batch) -> MaskPlan:
         made = nothing_hidden(batch)
-        made.hidden_unit |= torch.from_numpy(task.hidden_unit)
-        made.hidden_tick |= torch.from_numpy(np.repeat(task.hidden_bin, bin_ms))
+        made.hidden_unit |= torch.from_numpy(task.hidden_unit).to(made.hidden_unit.device)
+        made.hidden_tick |= torch.from_numpy(np.repeat(task.hidden_bin, bin_ms)).to(made.hidden_tick.device)
         return made
 
     return plan

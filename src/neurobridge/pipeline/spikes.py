@@ -27,8 +27,10 @@ from neurobridge.pipeline.image_data import (
     stack_features,
 )
 from neurobridge.pipeline.inputs import pretrained_elsewhere
+from neurobridge.pipeline.teaching import lessons_of
 from neurobridge.training.joint_task import JointTask, Seen
 from neurobridge.training.settings import AdaptSettings, MixtureSettings, PretrainSettings, RunSettings
+from neurobridge.training.task import Task
 from neurobridge.training.tasks import MaskedTask
 from neurobridge.training.trainer import fit
 
@@ -97,10 +99,16 @@ def bin_of(session: Session, settings: RunSettings) -> int:
 def make_batcher(
     model: NeuroBridge, sessions: Sequence[Session], settings: RunSettings, *, by_area: bool = False
 ) -> Batcher:
-    """Batches of ``sessions``; ``by_area``: each area in its window of align.area_windows."""
+    """Batches of ``sessions`` where the model is; ``by_area``: each area in its window of align.area_windows."""
     rows = {s.name: model.units.rows_of(s.recording.unit_keys) for s in sessions}
     windows = area_windows(sessions, settings) if by_area else None
-    return Batcher(sessions, rows_of_units=rows, bin_ms=[bin_of(s, settings) for s in sessions], area_windows=windows)
+    return Batcher(
+        sessions,
+        rows_of_units=rows,
+        bin_ms=[bin_of(s, settings) for s in sessions],
+        area_windows=windows,
+        device=model.units.bias.device,
+    )
 
 
 def area_windows(sessions: Sequence[Session], settings: RunSettings) -> dict[str, tuple[int, int]]:
@@ -171,11 +179,13 @@ def spike_task(
     only_units: bool,
     bridge: Bridge | None = None,
     seen: Seen | None = None,
+    lessons: tuple[ImageData, StackFeatures] | None = None,
     new_units: NewUnits | None = None,
 ) -> MaskedTask:
     """Pretraining, or adaptation (``only_units``): masked prediction, both ways with ``bridge`` and ``seen`` images.
 
-    new_units: vectors that learn in the place of the vocabulary's.
+    lessons: what they are made of, where they are asked for; new_units: vectors that learn in the place of the
+    vocabulary's.
     """
     batcher, masker = make_batcher(model, sessions, settings), make_masker(settings)
     options = settings.pretrain
@@ -203,6 +213,7 @@ def spike_task(
         seen=seen,
         learns="units" if only_units else "all",
         labelled=labelled_images(sessions, settings, len(seen.targets)) if only_units else None,
+        lessons=None if lessons is None else lessons_of(settings, batcher, *lessons),
         **joint_options(settings),
         **common,
     )
@@ -218,6 +229,8 @@ def joint_options(settings: RunSettings) -> dict:
         "projector_learning_rate": settings.align.projector_learning_rate,
         "head_weight_decay": settings.align.weight_decay,
         "unit_dropout": settings.align.unit_dropout,
+        "taught_weight": settings.encoding.taught,
+        "dreamt": settings.encoding.dreamt,
     }
 
 
@@ -273,16 +286,11 @@ def image_side(settings: RunSettings, sessions: Sequence[Session]) -> tuple[Imag
     return embedded_images(settings, images, sessions), stack_features(settings, images)
 
 
-def fit_here(task, stage: str, run: RunFolder) -> None:
-    """Train in the run folder, with the devices and loggers that the settings ask for."""
+def fit_here(task: Task, stage: str, run: RunFolder, **more) -> int:
+    """Train in the run folder, with the devices and loggers that the settings ask for; the step that was kept.
+
+    ``more``: of :func:`fit`.
+    """
     s = run.settings
-    fit(
-        task,
-        stage=stage,
-        out=run.path,
-        accelerator=s.accelerator,
-        devices=s.devices,
-        nodes=s.nodes,
-        precision=s.precision,
-        wandb=s.wandb,
-    )
+    where = {name: getattr(s, name) for name in ("accelerator", "devices", "nodes", "precision", "wandb")}
+    return fit(task, stage=stage, out=run.path, **asdict(s.train), **where, **more)

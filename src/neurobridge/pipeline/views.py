@@ -18,6 +18,7 @@ from neurobridge.evaluation.recording_figures import spikes_beside_rates
 from neurobridge.evaluation.report import Block, Figure, Table
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.chunk_latents import chunk_latents
+from neurobridge.pipeline.device import device
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.probing import run_sessions
 from neurobridge.pipeline.spike_scores import hide_unit, predict, scored_sessions
@@ -30,7 +31,7 @@ FOLDS = 5
 
 def views(run: RunFolder) -> dict[str, np.ndarray]:
     """Arrays of all views of the run's newest model, by name; what a recording does not allow is absent."""
-    model = NeuroBridge.load(run.model()).eval()
+    model = NeuroBridge.load(run.model()).eval().to(device(run.settings))
     arrays = unit_map(model, run_sessions(run), seed=run.settings.seed)
     scored = [pair for pairs in scored_sessions(run).values() for pair in pairs]
     session = scored[0][0] if scored else run_sessions(run)[0]
@@ -48,7 +49,7 @@ def unit_map(model: NeuroBridge, sessions: Sequence[Session], *, seed: int) -> d
     keys = [key for key in model.units.keys if key in area][:MAPPED_UNITS]
     if len(keys) < 4:
         return {}
-    vectors = model.units(torch.tensor(model.units.rows_of(keys))).detach().numpy()
+    vectors = model.units(torch.tensor(model.units.rows_of(keys))).detach().cpu().numpy()
     return {"unit_xy": project_2d(vectors, seed=seed), "unit_area": np.array([area[key] for key in keys])}
 
 
@@ -101,11 +102,11 @@ def rates_view(run: RunFolder, model: NeuroBridge, session: Session, split: str)
 
 def areas_told(run: RunFolder) -> list[dict]:
     """How well a unit's area is read off its embedding, beside the commonest area; none without two areas of units."""
-    model = NeuroBridge.load(run.model()).eval()
+    model = NeuroBridge.load(run.model()).eval().to(device(run.settings))
     sessions = run_sessions(run)
     keys = [key for s in sessions for key in s.recording.unit_keys]
     regions = np.concatenate([s.recording.regions for s in sessions])
-    vectors = model.units(torch.tensor(model.units.rows_of(keys))).detach().numpy()
+    vectors = model.units(torch.tensor(model.units.rows_of(keys))).detach().cpu().numpy()
     try:
         probe = region_probe(vectors, regions, seed=run.settings.seed, folds=FOLDS)
     except ValueError:  # fewer than two areas with units enough

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from neurobridge.errors import helping
 from neurobridge.sealed import forget_old, newest, read_sealed, write_sealed
+from neurobridge.training.sharding import whole
+from neurobridge.training.task import Task
+
+BEST = "best.ckpt"
 
 
 class SealedIO(CheckpointIO):
@@ -30,20 +37,54 @@ class SealedIO(CheckpointIO):
 class Checkpoints(Checkpoint):
     """Saves at the end of every stretch, as folder/step=N.ckpt; keeps the last two.
 
+    Of a task that has a ``valid_loss`` the weights at its lowest are kept beside them, as folder/best.ckpt: training
+    goes on from the last state and ends with these.
+
     ``origin``: what the training is; a checkpoint of another origin is not taken up, nor one beyond its ``steps``. One
     of a shorter training is: it goes on.
     """
 
     def __init__(self, folder: Path, *, origin: str, steps: int) -> None:
         self.folder, self.origin, self.steps = folder, origin, steps
+        self.lowest = np.inf
 
     def on_save_checkpoint(self, trainer: object, task: object, checkpoint: dict[str, Any]) -> None:
         checkpoint["origin"] = self.origin
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: lightning.Trainer, task: Task) -> None:  # pyright: ignore
+        self._keep_best(task)
         trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
         forget_old(self.folder)
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint that can be used, and what it holds; those that cannot are named and set aside."""
         return newest(self.folder, self.origin, steps=self.steps)
+
+    def _keep_best(self, task: Task) -> None:
+        """Where training was stopped within a stretch is no place to judge it: none that was not stopped has it."""
+        step, loss = task.global_step, task.valid_loss
+        if loss is None or not loss < self.lowest or (step % task.checkpoint_every and step != self.steps):
+            return
+        self.lowest = loss
+        with task.averaged():
+            state = {name: whole(value) for name, value in task.state_dict().items()}
+            if not helping():
+                kept = {"origin": self.origin, "step": step, "loss": loss, "state_dict": state}
+                write_sealed(self.folder / BEST, kept)
+
+    def best(self, done: int) -> dict[str, Any] | None:
+        """What was kept at the lowest ``valid_loss`` up to step ``done``; what is later is made again by going on."""
+        path = self.folder / BEST
+        if not path.is_file():
+            return None
+        try:
+            kept = read_sealed(path)
+        except ValueError as error:
+            if not helping():
+                path.replace(path.with_suffix(".ckpt.unusable"))
+                print(f"neurobridge: {path}, the best weights so far, cannot be used, {error}", file=sys.stderr)
+            return None
+        if kept["origin"] != self.origin or kept["step"] > done:
+            return None
+        self.lowest = kept["loss"]
+        return kept

@@ -38,9 +38,13 @@ class EncodingSettings:
 
     Args:
         layers: Layers of the image encoder with the grid of each: block4@8 is block4 averaged to 8 x 8 positions.
+        taught: Weight of lessons: what the windowed encoding, fitted to each session, expects of all training images.
+        dreamt: Share of the windows that are decoded in training whose response is drawn about what it expects.
     """
 
     layers: list[str] = field(default_factory=lambda: ["block2@8", "block4@8", "block7@8", "block10@8", "block14@4"])
+    taught: float = 0.0
+    dreamt: float = 0.0
 
 
 @dataclass(kw_only=True)

@@ -16,6 +16,7 @@ from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.losses import cell_loss
 from neurobridge.neuro.masking import everything_hidden, nothing_hidden
 from neurobridge.neuro.model import NeuroBridge
+from neurobridge.training.lessons import Lessons
 from neurobridge.training.ranks import across_ranks, mean_over_ranks
 from neurobridge.training.tasks import MaskedTask, masked
 
@@ -38,7 +39,9 @@ class JointTask(MaskedTask):
 
     The loss is masked_weight times the mean of the masking modes', plus encode_weight times the mean loss of a cell
     given the image, plus decode_weight times InfoNCE between the head's reading of the latents and the image embedding;
-    the last two over the windows whose image is known. Negatives come from all ranks.
+    the last two over the windows whose image is known. Negatives come from all ranks. With ``lessons`` taught_weight
+    times the error of what a teacher expects of images of the library is added (while the units learn), and a share
+    ``dreamt`` of the windows that are decoded are responses that were dreamt up (:class:`Lessons`).
 
     learns: "all" (pretraining), "units" (a new session: the body and the head are frozen), "head" (readout and
     projector, the encoder frozen) or "joint" (head, unit embeddings, the last joint_blocks of the backbone and its
@@ -64,10 +67,15 @@ class JointTask(MaskedTask):
         joint_learning_rate: float = 0.0,
         unit_dropout: float = 0.1,
         labelled: Tensor | None = None,
+        lessons: Lessons | None = None,
+        taught_weight: float = 0.0,
+        dreamt: float = 0.0,
         **options,
     ) -> None:
         super().__init__(model, only_units=learns != "all", **options)
+        self.lessons, self.taught_weight, self.dreamt = lessons, taught_weight, dreamt
         self.head, self.learns = head, learns
+        self.ends_with_best = False  # validation tells of the spikes alone
         self.masked_weight, self.encode_weight, self.decode_weight = masked_weight, encode_weight, decode_weight
         self.head_learning_rate, self.projector_learning_rate = head_learning_rate, projector_learning_rate
         self.head_weight_decay, self.unit_dropout = head_weight_decay, unit_dropout
@@ -81,14 +89,20 @@ class JointTask(MaskedTask):
         model.units.bias.requires_grad_(learns != "head")
         if learns == "head":
             model.requires_grad_(False)
-        self.unfrozen: list[nn.Parameter] = []
-        if learns == "joint" and joint_blocks:
-            blocks = model.encoder.blocks[-joint_blocks:]
-            parts = [*blocks, model.encoder.norm] if joint_blocks < len(model.encoder.blocks) else [model.encoder]
-            self.unfrozen = [p for part in parts for p in part.parameters()]
-            for parameter in self.unfrozen:
-                parameter.requires_grad_(True)
+        self.joint_blocks = joint_blocks if learns == "joint" else 0
+        for parameter in self.unfrozen():
+            parameter.requires_grad_(True)
         self.train()
+
+    def unfrozen(self) -> list[nn.Parameter]:
+        """Weights of the encoder that learn in the joint stage."""
+        encoder = self.model.encoder
+        if not self.joint_blocks:
+            return []
+        parts = [encoder]
+        if self.joint_blocks < len(encoder.blocks):
+            parts = [*encoder.blocks[-self.joint_blocks :], encoder.norm]
+        return [p for part in parts for p in part.parameters()]
 
     def train(self, mode: bool = True) -> JointTask:
         """What is frozen keeps its statistics, and nothing of it drops out."""
@@ -103,8 +117,8 @@ class JointTask(MaskedTask):
 
     def groups(self) -> list[dict]:
         groups = [] if self.learns == "head" else super().groups()
-        if self.unfrozen:
-            groups.append({"params": self.unfrozen, "lr": self.joint_learning_rate})
+        if unfrozen := self.unfrozen():
+            groups.append({"params": unfrozen, "lr": self.joint_learning_rate})
         if self.learns != "units":
             common = {"weight_decay": self.head_weight_decay}
             groups.append({"params": self.head.fast(), "lr": self.head_learning_rate} | common)
@@ -120,12 +134,16 @@ class JointTask(MaskedTask):
             unit = self.unit(batch)
             losses = masked(self.model, batch, self.plan(batch, rng), unit=unit, cells=self.cells)
             parts.append(self.masked_weight * torch.stack(list(losses.values())).mean())
-        image, known = self.shown(batch)
         if self.encode_weight and self.maps is not None:
             losses["encode"] = self.encoded(batch)
             parts.append(self.encode_weight * losses["encode"])
+        if self.taught_weight and self.maps is not None and self.lessons is not None and self.learns != "head":
+            losses["taught"] = self.taught(rng)
+            parts.append(self.taught_weight * losses["taught"])
         if self.decode_weight and self.fits(batch):
-            losses["info_nce"] = self.decoded(batch, image, known, rng)
+            if self.dreamt and self.lessons is not None:
+                batch = self.lessons.dreamt(batch, rng, self.dreamt, self.share)
+            losses["info_nce"] = self.decoded(batch, *self.shown(batch), rng)
             parts.append(self.decode_weight * losses["info_nce"])
         return losses | {"loss": torch.stack(parts).sum()}
 
@@ -152,6 +170,15 @@ class JointTask(MaskedTask):
         cells = (batch.per_window(batch.unit_mask) & known[:, None]).to(prediction.dtype)
         loss = cell_loss(prediction, batch.target, poisson=batch.event_value is None).mean(-1)
         return (loss * cells).sum() / mean_over_ranks(cells.sum()).clamp(min=1)
+
+    def taught(self, rng: np.random.Generator) -> Tensor:
+        """Error of what is expected of images that nobody was shown, of the units of several sessions at once."""
+        assert self.maps is not None
+        assert self.lessons is not None
+        question = self.lessons.question(rng, self.share)
+        memory = self.maps[question.images].to(self.device, torch.float32)
+        batch = question.batch.to(self.device)
+        return question.loss(self.model(batch, everything_hidden(batch), unit=self.unit(batch), memory=memory))
 
     def decoded(self, batch: SpikeBatch, image: Tensor, known: Tensor, rng: np.random.Generator) -> Tensor:
         """InfoNCE of the rows of all ranks whose image is known; every rank's head reads them all."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from neurobridge.training.sharding import like, local
 
 
 class RowAdamW(torch.optim.AdamW):
@@ -27,28 +32,33 @@ class RowAdamW(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         tables = [(p, group) for group in self.param_groups if group["rows"] for p in group["params"]]
-        gradients = [p.grad for p, _ in tables]
-        for table, _ in tables:
-            table.grad = None  # AdamW passes over what has none
-        super().step()
-        for (table, group), gradient in zip(tables, gradients, strict=True):
-            table.grad = gradient
-            if gradient is not None:
-                self._step_rows(table, gradient, group)
+        others = [p for group in self.param_groups if not group["rows"] for p in group["params"]]
+        gradients = [(p, p.grad) for p in (*others, *(table for table, _ in tables))]
+        for cut in {isinstance(p, DTensor) for p in others}:  # AdamW takes no list of both
+            for number, (p, gradient) in enumerate(gradients):
+                wanted = number < len(others) and isinstance(p, DTensor) == cut
+                p.grad = gradient if wanted else None  # which AdamW passes over
+            super().step()
+        for p, gradient in gradients:
+            p.grad = gradient
+        for table, group in tables:
+            if table.grad is not None:
+                self._step_rows(table, local(table.grad), group)
         return loss
 
     def _step_rows(self, table: Tensor, gradient: Tensor, group: dict) -> None:
-        """Update the rows of ``table`` [V, ...] whose ``gradient`` is not zero."""
+        """Update the rows of ``table`` [V, ...] whose ``gradient`` is not zero; where it is cut, those held here."""
         state = self.state[table]
         if not state:
-            state["step"] = torch.zeros(len(table), device=table.device)
+            state["step"] = like(torch.zeros(len(table), device=table.device), table)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
-        rows = gradient.reshape(len(gradient), -1).any(1).nonzero()[:, 0]
+        count, first, second, values = (local(x) for x in (state["step"], state["exp_avg"], state["exp_avg_sq"], table))
+        rows = gradient.reshape(len(gradient), prod(gradient.shape[1:])).any(1).nonzero()[:, 0]
         drawn, (beta1, beta2) = gradient[rows], group["betas"]
-        steps = state["step"][rows] + 1
-        mean = state["exp_avg"][rows].lerp(drawn, 1 - beta1)
-        square = state["exp_avg_sq"][rows].lerp(drawn.square(), 1 - beta2)
-        state["step"][rows], state["exp_avg"][rows], state["exp_avg_sq"][rows] = steps, mean, square
+        steps = count[rows] + 1
+        mean = first[rows].lerp(drawn, 1 - beta1)
+        square = second[rows].lerp(drawn.square(), 1 - beta2)
+        count[rows], first[rows], second[rows] = steps, mean, square
         steps = steps.view(-1, *[1] * (table.ndim - 1))
         move = (mean / (1 - beta1**steps)) / ((square / (1 - beta2**steps)).sqrt() + group["eps"])
-        table[rows] = table[rows] * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * move
+        values[rows] = values[rows] * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * move

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
+import torch
+
 from neurobridge.errors import UserError
 from neurobridge.neuro.modes import MODES
 from neurobridge.training.settings import RunSettings, WindowSettings
@@ -50,6 +52,7 @@ RANGES: dict[str, Range] = {
     "model.chunk_ms": ONE,
     "model.decoder_depth": ONE,
     "model.dropout": PART,
+    "model.memory_features": ONE,
     "pretrain.steps": ZERO,
     "pretrain.learning_rate": POSITIVE,
     "pretrain.unit_learning_rate": ZERO,
@@ -64,6 +67,7 @@ RANGES: dict[str, Range] = {
     "pretrain.unit_dropout": PART,
     "pretrain.jitter_ms": ZERO,
     "pretrain.cells": ONE,
+    "pretrain.average": PART,
     "pretrain.checkpoint_every": ONE,
     "mixture.power": ANY,
     "mixture.max_events": ONE,
@@ -83,6 +87,8 @@ RANGES: dict[str, Range] = {
     "align.steps": ZERO,
     "align.joint_steps": ZERO,
     "align.joint_blocks": ZERO,
+    "encoding.taught": ZERO,
+    "encoding.dreamt": PART,
     "align.anti_forgetting": ZERO,
     "align.learning_rate": POSITIVE,
     "align.projector_learning_rate": POSITIVE,
@@ -111,6 +117,9 @@ RANGES: dict[str, Range] = {
     "reconstruct.guidance": ZERO,
     "reconstruct.posterior_steps": ZERO,
     "reconstruct.inversion_steps": ZERO,
+    "train.accumulate": ONE,
+    "train.clip": ZERO,
+    "train.workers": ZERO,
     "seed": Range(0, 2**31, below=True),
     "devices": ONE,
     "nodes": ONE,
@@ -150,6 +159,7 @@ def check_ranges(settings: RunSettings) -> None:
     if align.readout == "cls" and not model.cls:
         raise UserError("align.readout is cls, but the model has no [CLS] token: set model.cls too")
     check_masking(settings)
+    check_training(settings)
     for area, (low, high) in align.area_windows.items():
         if not low < high:
             raise UserError(f"align.area_windows gives {area} {low}-{high} ms: give a start and a later end")
@@ -164,6 +174,23 @@ def check_window(window: WindowSettings, name: str) -> None:
         raise UserError(
             f"{name}.window_ms ({window.window_ms}) is not a multiple of {name}.bin_ms ({window.bin_ms}): change one"
         )
+
+
+def check_training(settings: RunSettings) -> None:
+    """Raise UserError for devices that cannot train as asked."""
+    train = settings.train
+    if settings.precision == "16-mixed" and (settings.accelerator == "cpu" or not torch.accelerator.is_available()):
+        raise UserError("precision is 16-mixed, and training runs on the CPU, which has no float16: take bf16-mixed")
+    if settings.precision == "16-mixed" and train.strategy == "fsdp":
+        raise UserError("train.strategy is fsdp, which takes no precision of 16-mixed: take bf16-mixed, or ddp")
+    parts = train.accumulate * settings.devices * settings.nodes
+    stages = {"pretrain": settings.pretrain, "adapt": settings.adapt, "align": settings.align}
+    for name, stage in stages.items():
+        if parts > 1 and stage.windows < parts:
+            raise UserError(
+                f"{name}.windows is {stage.windows}, fewer than the {parts} parts of devices, nodes and "
+                "train.accumulate: give more windows, or fewer parts"
+            )
 
 
 def check_masking(settings: RunSettings) -> None:

@@ -49,6 +49,7 @@ class ModelSettings:
         dropout: Dropout in the backbone.
         cls: Put a [CLS] token in front of the latents, for that readout.
         prompts: Tell the model its masking mode by a learnt token (ablation).
+        memory_features: Features of an image's map that every second block reads.
         mask_latents: Hide whole chunks behind the Perceiver in temporal mode, not spikes before it (ablation).
     """
 
@@ -64,6 +65,7 @@ class ModelSettings:
     dropout: float = 0.0
     cls: bool = False
     prompts: bool = False
+    memory_features: int = 64
     mask_latents: bool = False
 
 
@@ -91,6 +93,7 @@ class PretrainSettings:
         unit_dropout: Mean share of units removed from a training window's session (augmentation).
         jitter_ms: Spikes move by up to so many ms (augmentation).
         cells: Queries a window in training, of a grid decoder.
+        average: Decay of a moving average of the weights, which is validated and kept (0.999, say; 0: none).
         checkpoint_every: Steps between checkpoints.
     """
 
@@ -113,7 +116,29 @@ class PretrainSettings:
     unit_dropout: float = 0.0
     jitter_ms: int = 0
     cells: int = 512
+    average: float = 0.0
     checkpoint_every: int = 100
+
+
+@dataclass(kw_only=True)
+class TrainSettings:
+    """How all trainings compute: over devices, in what memory. See docs/training.md for what each costs.
+
+    Args:
+        strategy: Of several devices: ddp (each holds all weights) or fsdp (each holds its part of them, FSDP2).
+        accumulate: Parts in which a device computes its share of a batch, one after another, for less memory.
+        clip: Largest norm of the gradient of all weights; 0: no limit.
+        workers: Processes of each device that read batches ahead; 0: none.
+        activation_checkpointing: Compute activations of the transformer blocks twice instead of keeping them.
+        compile: Compute the transformer blocks through torch.compile, which needs a compiler.
+    """
+
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    accumulate: int = 1
+    clip: float = 1.0
+    workers: int = 0
+    activation_checkpointing: bool = False
+    compile: bool = False
 
 
 @dataclass(kw_only=True)
@@ -192,10 +217,11 @@ class RunSettings:
         seed: Seed of everything that is drawn.
         resume: auto goes on where an interrupted run stopped; never refuses a folder that is in use.
         wandb: Log to Weights & Biases too: off, offline or online.
-        accelerator: Where to train: auto, cpu, gpu.
+        train: Devices and memory of all trainings.
+        accelerator: Where all is computed: auto, cpu, gpu.
         devices: Number of devices, of each node.
         nodes: Number of nodes that a scheduler has started this command on.
-        precision: Numerical precision of training.
+        precision: Numerical precision of training; 16-mixed (float16) on a GPU alone.
     """
 
     data: Path = Path("data/simulated")
@@ -218,7 +244,8 @@ class RunSettings:
     seed: int = 0
     resume: Literal["auto", "never"] = "auto"
     wandb: Literal["off", "offline", "online"] = "off"
+    train: TrainSettings = field(default_factory=TrainSettings)
     accelerator: str = "auto"
     devices: int = 1
     nodes: int = 1
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

@@ -1,20 +1,16 @@
-"""A task is a model and a loss: a batch in, named losses out. Devices and ranks live in the trainer."""
+"""The tasks on spikes alone: masked prediction (pretraining, adaptation), and calibration of an IDEncoder."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from hashlib import sha256
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from neurobridge.data.datamodule import WHOLE, Share
+from neurobridge.data.datamodule import Share
 from neurobridge.neuro.augmentation import augment
 from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.decoder import GridDecoder
@@ -23,118 +19,8 @@ from neurobridge.neuro.losses import masked_losses, sample_cells
 from neurobridge.neuro.masking import Masker, MaskPlan
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.neuro.prior import NewUnits
-from neurobridge.training.optimiser import RowAdamW
 from neurobridge.training.ranks import mean_over_ranks
-
-Loader = Callable[[int, int, Share], Iterable]
-
-
-class NotFinite(Exception):
-    """A loss or a gradient is infinite or not a number: ``what``, at ``step`` (from 1)."""
-
-    def __init__(self, step: int, what: str) -> None:
-        super().__init__(step, what)
-        self.step, self.what = step, what
-
-
-class Task(lightning.LightningModule):
-    """Steps, not epochs, are what counts: an epoch is the stretch between two checkpoints.
-
-    loader(first, last, share) gives the batches of steps first..last: of several processes each takes its share of one
-    batch, under one mask, and losses are means over the whole of it. What is random in a step is seeded by the step, so
-    that an interrupted run ends where an uninterrupted one ends. ``stopping``: end the stretch before its next step.
-    """
-
-    def __init__(
-        self, *, loader: Loader, steps: int, checkpoint_every: int, learning_rate: float, weight_decay: float, seed: int
-    ):
-        super().__init__()
-        self.loader, self.steps, self.checkpoint_every = loader, steps, checkpoint_every
-        self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
-        self.stopping = False
-        self.current: dict[str, Tensor] = {}  # losses of this step
-
-    def origin(self, stage: str) -> str:
-        """What tells this training from others: its stage, its course but for its length, and the weights it has."""
-        course = [stage, self.checkpoint_every, self.seed]
-        weights = [(name, list(value.shape)) for name, value in self.state_dict().items()]
-        return sha256(json.dumps([course, weights]).encode()).hexdigest()
-
-    def stretches(self, done: int) -> int:
-        """How many stretches are left after ``done`` steps; they end at multiples of checkpoint_every."""
-        return -(-self.steps // self.checkpoint_every) - done // self.checkpoint_every
-
-    def train_dataloader(self) -> DataLoader:
-        first = self.global_step
-        last = (first // self.checkpoint_every + 1) * self.checkpoint_every
-        return DataLoader(self.loader(first, min(last, self.steps), self.share), batch_size=None)
-
-    @property
-    def share(self) -> Share:
-        """Which part of every batch is this process's."""
-        alone = self._trainer is None
-        return WHOLE if alone else Share(self.trainer.global_rank, self.trainer.world_size)
-
-    def on_train_batch_start(self, batch, batch_idx: int) -> int | None:
-        return -1 if self.stopping else None
-
-    def lr_scheduler_step(self, scheduler, metric) -> None:
-        if not self.stopping:  # the Trainer would count the step that is left out
-            scheduler.step()
-
-    def losses(self, batch, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Named losses of one batch; 'loss' is their weighted sum, the rest is only logged."""
-        raise AssertionError("a task defines its losses")
-
-    def groups(self) -> list[dict]:
-        """Parameter groups, with their own 'lr' or 'weight_decay' where these differ from the task's.
-
-        'first' is the step from which a group learns; 'rows': only rows with a gradient move (:class:`RowAdamW`).
-        """
-        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
-
-    def step_losses(self, batch, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Losses of a step; a mixed one holds a list, a batch for each kind of signal, and averages over windows."""
-        parts = batch if isinstance(batch, list) else [batch]
-        return mean_losses([self.losses(part, rng) for part in parts], [part.windows for part in parts])
-
-    def training_step(self, batch, batch_idx: int) -> Tensor:
-        step = self.global_step
-        torch.manual_seed(self.seed * 1_000_003 + step + self.global_rank * 1_000_000_007)
-        losses = self.current = self.step_losses(batch, np.random.default_rng([self.seed, step, 0, 1]))
-        together = self.share.of > 1
-        self.log_dict({f"train/{k}": v for k, v in losses.items()}, batch_size=1, sync_dist=together)
-        self.log("loss", losses["loss"], prog_bar=True, logger=False, batch_size=1)
-        return losses["loss"]
-
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        """Clip by the norm of all gradients, which tells too whether any is infinite or not a number: then no step."""
-        weights = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(weights, gradient_clip_val or 1.0)
-        if not torch.isfinite(norm):
-            bad = [name for name, loss in self.current.items() if name != "loss" and not torch.isfinite(loss)]
-            raise NotFinite(self.global_step + 1, f"the loss of {', '.join(bad)}" if bad else "a gradient")
-
-    def configure_optimizers(self):
-        groups = [{"lr": self.learning_rate, "weight_decay": self.weight_decay} | group for group in self.groups()]
-        first = [group.pop("first", 0) for group in groups]
-        optimizer = RowAdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98))
-
-        def factor(first: int) -> Callable[[int], float]:
-            warmup = max(1, min(100, (self.steps - first) // 10))
-
-            def at(step: int) -> float:
-                if step < first:
-                    return 0.0
-                if step < first + warmup:
-                    return (step - first + 1) / warmup
-                done = (step - first - warmup) / max(1, self.steps - first - warmup)
-                return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
-
-            return at
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [factor(step) for step in first])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+from neurobridge.training.task import Task
 
 
 class MaskedTask(Task):
@@ -144,9 +30,12 @@ class MaskedTask(Task):
     unit_weight_decay: of unit embeddings, in steps that draw them; ``cells``: with a grid decoder, queries a window in
     training; ``augmentation``: options of :func:`augment`. unfreeze_every: in adaptation, one more backbone block from
     the top learns after each such number of steps, at a tenth of the rate (0: the body stays frozen). validation:
-    batches with frozen plans, scored at every checkpoint. new_units: vectors that learn in the place of the
+    batches with frozen plans, scored at every checkpoint; pretraining ends with the weights that did best there.
+    new_units: vectors that learn in the place of the
     vocabulary's, with a decay of new_unit_decay towards their prior.
     """
+
+    passes = ("step_losses", "valid_losses")
 
     def __init__(
         self,
@@ -171,6 +60,7 @@ class MaskedTask(Task):
         self.unit_weight_decay = unit_weight_decay
         self.unfreeze_every, self.cells, self.augmentation = unfreeze_every, cells, augmentation or {}
         self.validation = list(validation)
+        self.ends_with_best = not only_units
         for parameter in model.body():
             parameter.requires_grad_(not only_units)
         if only_units and unfreeze_every:
@@ -208,15 +98,22 @@ class MaskedTask(Task):
         return None if self.new_units is None else self.new_units(batch.unit_row)
 
     def on_train_epoch_end(self) -> None:
-        if self.global_rank:
-            return  # validation windows are the same on all ranks
+        if self.global_rank and self._device_mesh is None:
+            return  # validation windows are the same on all ranks; where weights are cut, all help with them
         self.eval()
-        with torch.no_grad():
+        by_mode: dict[str, list[float]] = defaultdict(list)
+        with torch.no_grad(), self.averaged():
             for batch, plan in self.validation:
-                batch, unit = batch.to(self.device), self.unit(batch)
-                for mode, value in masked(self.model, batch, plan, unit=unit, shared=torch.clone).items():
+                for mode, value in self.valid_losses(batch.to(self.device), plan).items():
                     self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1, rank_zero_only=True)
+                    by_mode[mode].append(value.item())
         self.train()
+        if self.validation and self.ends_with_best:
+            self.valid_loss = float(np.mean([np.mean(values) for values in by_mode.values()]))
+
+    def valid_losses(self, batch: SpikeBatch, plan: MaskPlan) -> dict[str, Tensor]:
+        """Loss of each mode in the plan, of this batch alone."""
+        return masked(self.model, batch, plan, unit=self.unit(batch), shared=torch.clone)
 
 
 def plan_of(masker: Masker, batch: SpikeBatch, rng: np.random.Generator, share: Share) -> MaskPlan:
@@ -226,15 +123,6 @@ def plan_of(masker: Masker, batch: SpikeBatch, rng: np.random.Generator, share: 
     whole = replace(batch, target=batch.target[:1].expand(share.of * batch.windows, -1, -1))
     rows = torch.arange(share.number, whole.windows, share.of)
     return masker.draw(whole, rng).rows(rows.to(batch.target.device))
-
-
-def mean_losses(parts: Sequence[dict[str, Tensor]], windows: Sequence[int]) -> dict[str, Tensor]:
-    """Mean of each named loss over the parts that have it, weighed by their windows."""
-    means = {}
-    for name in dict.fromkeys(name for part in parts for name in part):
-        having = [(part[name], count) for part, count in zip(parts, windows, strict=True) if name in part]
-        means[name] = torch.stack([loss * count for loss, count in having]).sum() / sum(count for _, count in having)
-    return means
 
 
 def masked(

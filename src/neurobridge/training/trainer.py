@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +20,11 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from neurobridge.errors import UserError, atomic_path, helping
 from neurobridge.terminal import console
+from neurobridge.training.average import Average
+from neurobridge.training.blocks import blocks, rewrite
 from neurobridge.training.checkpoints import Checkpoints, SealedIO
-from neurobridge.training.tasks import NotFinite, Task
+from neurobridge.training.sharding import Sharded, whole
+from neurobridge.training.task import NotFinite, Task
 
 COLUMNS = ("stage", "step", "name", "value")
 EXPECTED = (
@@ -47,22 +51,37 @@ def fit(
     nodes: int = 1,
     precision: str = "32-true",
     wandb: Literal["off", "offline", "online"] = "off",
-) -> None:
-    """Train ``task`` to its last step, from the newest sound checkpoint under out/checkpoints/stage, if there is one.
+    strategy: Literal["ddp", "fsdp"] = "ddp",
+    accumulate: int = 1,
+    clip: float = 1.0,
+    workers: int = 0,
+    activation_checkpointing: bool = False,
+    compile: bool = False,
+    average: float = 0.0,
+    folder: Path | None = None,
+) -> int:
+    """Train ``task`` to its last step, from the newest sound checkpoint in ``folder``, if there is one.
+
+    folder: out/checkpoints/stage if not given. strategy and what follows: see :class:`TrainSettings`. average: decay of
+    a moving average of the weights, which ``task`` has at the end (0: none).
+
+    Returns the step whose weights it has then: the last, or that of the lowest valid loss where the task has one.
 
     Raises UserError where a loss or a gradient is no finite number: checkpoints are kept, nothing is made of it. Ctrl-C
     is answered by KeyboardInterrupt; SIGTERM by a checkpoint, then SystemExit with code 143 (0 in processes that help).
     """
     warnings.filterwarnings("ignore", f".*({'|'.join(EXPECTED)}).*")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    folder = out / "checkpoints" / stage
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    folder = folder or out / "checkpoints" / stage
     checkpoints = Checkpoints(folder, origin=task.origin(stage), steps=task.steps)
     path, last = checkpoints.newest() or (None, {"epoch": -1, "global_step": 0})
     done = last["global_step"]
+    checkpoints.best(done)
     loggers: list[Logger] = [MetricsCSV(out / "metrics.csv", stage=stage, keep_below=done)]
     if done >= task.steps:
-        task.load_state_dict(last["state_dict"])
-        return
+        task.load_state_dict(last["state_dict"] | (last.get("average", {}) if average else {}))
+        return with_best(task, checkpoints)
     if done and not helping():
         console.print(f"{stage}: goes on from step {done} of {task.steps}")
     loggers.append(TensorBoardLogger(out / "tensorboard", name=stage, version=""))
@@ -72,18 +91,27 @@ def fit(
         loggers.append(
             WandbLogger(name=f"{out.name}/{stage}", save_dir=out, offline=wandb == "offline", project="neurobridge")
         )
-    stops = Stops()
+    stops, processes = Stops(), devices * nodes
+    strategies = {"ddp": DDPStrategy(find_unused_parameters=True, broadcast_buffers=False), "fsdp": Sharded(processes)}
+    running = task.twin() if strategy == "fsdp" or activation_checkpointing or compile else task
+    running.parts, running.workers = accumulate, workers
+    rewrite(blocks(running), twice=activation_checkpointing, compiled=compile)
+    mean = Average(average) if average else None
+    if mean is not None:
+        running.averaged = partial(mean.instead, running)
+    bar = [] if console.quiet else [RichProgressBar(refresh_rate=5)]
     trainer = lightning.Trainer(
         max_epochs=last["epoch"] + 1 + task.stretches(done),
         accelerator=accelerator,
         devices=devices,
         num_nodes=nodes,
         precision=precision,  # pyright: ignore
-        strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if devices * nodes != 1 else "auto",
+        strategy=strategies[strategy] if processes != 1 else "auto",
         plugins=[SealedIO()],
-        gradient_clip_val=1.0,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=clip or None,
         logger=loggers,
-        callbacks=[checkpoints, *([] if console.quiet else [RichProgressBar(refresh_rate=5)]), stops],
+        callbacks=[checkpoints, *bar, stops, *([] if mean is None else [mean])],
         enable_progress_bar=not console.quiet,
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=10,
@@ -93,7 +121,7 @@ def fit(
     )
     try:
         with stops:
-            trainer.fit(task, ckpt_path=path and str(path), weights_only=path and True)
+            trainer.fit(running, ckpt_path=path and str(path), weights_only=path and True)
     except NotFinite as error:
         raise UserError(
             f"{stage} stopped at step {error.step}, where {error.what} is no finite number: look for unsound values "
@@ -104,6 +132,20 @@ def fit(
         if not helping():
             print("neurobridge: terminated; run the same command again to go on from here", file=sys.stderr)
         sys.exit(0 if helping() else 143)
+    if mean is not None:
+        mean.settle(running)
+    if running is not task:
+        task.load_state_dict({name: whole(value) for name, value in running.state_dict().items()})
+    return with_best(task, checkpoints)
+
+
+def with_best(task: Task, checkpoints: Checkpoints) -> int:
+    """Give ``task`` the weights of its lowest valid loss, if some were kept; the step they are of."""
+    best = checkpoints.best(task.steps)
+    if best is None:
+        return task.steps
+    task.load_state_dict(best["state_dict"])
+    return best["step"]
 
 
 class Stops(Callback):
@@ -131,9 +173,11 @@ class Stops(Callback):
         if self.on_main:
             signal.signal(signal.SIGTERM, self._hear_end)  # in place of the Trainer's, which exits with code 0
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule, *batch: object) -> None:
+    def on_train_batch_start(self, trainer: lightning.Trainer, task: Task, batch: object, batch_idx: int) -> None:
         if self.asked:
             raise KeyboardInterrupt
+        if batch_idx % task.parts:
+            return  # a step that has begun is finished
         self.terminated = trainer.strategy.reduce_boolean_decision(self.terminated, all=False)
         if self.terminated:
             task.stopping = trainer.should_stop = True

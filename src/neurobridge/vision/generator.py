@@ -12,6 +12,7 @@ make a small net usable after minutes of training on a CPU, and give a new adapt
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from torch import nn
 
 from neurobridge.errors import UserError
 from neurobridge.vision.autoencoder import build_autoencoder, read_module, save_module
+from neurobridge.vision.draws import drawn
 
 FILE = "generator.safetensors"
 
@@ -161,15 +163,21 @@ class Generator(nn.Module):
         return losses["denoising"] + losses["sketch"]
 
     def latent_losses(
-        self, latents: torch.Tensor, condition: torch.Tensor, generator: torch.Generator
+        self,
+        latents: torch.Tensor,
+        condition: torch.Tensor,
+        generator: torch.Generator,
+        *,
+        part: tuple[int, int] = (0, 1),
     ) -> dict[str, torch.Tensor]:
         """``denoising``: mean squared error of v at random timesteps; ``sketch``: of the regression. Both scalars.
 
         ``latents`` [B, C, h, w] from :meth:`encode`. ``generator`` draws the noise and the timesteps. The channels are
         weighted by their standard deviation in pixels, so that coarse structure counts for more than fine grain.
         """
-        noise = torch.randn(latents.shape, generator=generator)
-        timesteps = torch.randint(0, self.settings["train_timesteps"], (len(latents),), generator=generator)
+        noise = drawn(torch.randn, latents.shape, generator, part)
+        total = self.settings["train_timesteps"]
+        timesteps = drawn(partial(torch.randint, 0, total), (len(latents),), generator, part)
         noise, timesteps = noise.to(latents.device), timesteps.to(latents.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = self.scheduler.get_velocity(latents, noise, timesteps)

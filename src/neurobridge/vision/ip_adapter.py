@@ -79,7 +79,12 @@ class IPAdapter(StableDiffusion):
         return 1
 
     def latent_losses(
-        self, latents: torch.Tensor, condition: torch.Tensor, generator: torch.Generator
+        self,
+        latents: torch.Tensor,
+        condition: torch.Tensor,
+        generator: torch.Generator,
+        *,
+        part: tuple[int, int] = (0, 1),
     ) -> dict[str, torch.Tensor]:
         """Not for this generator: its adapter comes trained."""
         raise NotImplementedError("an IP-Adapter comes trained")

@@ -86,8 +86,20 @@ class TrainableGenerator(PictureGenerator, Protocol):
         """No dropout."""
         ...
 
+    def to(self, device: torch.device) -> Any:
+        """All weights on ``device``."""
+        ...
+
     def latent_losses(
-        self, latents: torch.Tensor, condition: torch.Tensor, generator: torch.Generator
+        self,
+        latents: torch.Tensor,
+        condition: torch.Tensor,
+        generator: torch.Generator,
+        *,
+        part: tuple[int, int] = (0, 1),
     ) -> dict[str, torch.Tensor]:
-        """Scalar losses of latents [B, C, h, w] under conditions [B, T, K]; ``generator`` draws noise and timesteps."""
+        """Scalar losses of latents [B, C, h, w] under conditions [B, T, K]; ``generator`` draws noise and timesteps.
+
+        ``part`` (i, n): these are the i-th of every n rows of a batch, for all of which is drawn.
+        """
         ...

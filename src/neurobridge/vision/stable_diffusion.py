@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rich.progress import track
 from torch import nn
 
 from neurobridge.errors import UserError, needs
+from neurobridge.vision.draws import drawn
 
 TOKENS = 77
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # whose classes a model may name
@@ -131,15 +133,20 @@ class StableDiffusion(nn.Module):
         return (self.vae.decode(scaled).sample.float() / 2.0 + 0.5).clamp(0.0, 1.0)
 
     def latent_losses(
-        self, latents: torch.Tensor, condition: torch.Tensor, generator: torch.Generator
+        self,
+        latents: torch.Tensor,
+        condition: torch.Tensor,
+        generator: torch.Generator,
+        *,
+        part: tuple[int, int] = (0, 1),
     ) -> dict[str, torch.Tensor]:
         """``denoising``: mean squared error of epsilon or v at random timesteps (Ho et al. 2020), a scalar.
 
         ``latents`` [B, C, h, w] from :meth:`encode`, ``condition`` [B, T, K]. ``generator`` draws noise and timesteps.
         """
-        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        noise = drawn(torch.randn, latents.shape, generator, part).to(latents.device)
         total = int(self.scheduler.config.num_train_timesteps)
-        timesteps = torch.randint(0, total, (len(latents),), generator=generator).to(latents.device)
+        timesteps = drawn(partial(torch.randint, 0, total), (len(latents),), generator, part).to(latents.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = noise if self.prediction == "epsilon" else self.scheduler.get_velocity(latents, noise, timesteps)
 

@@ -26,7 +26,7 @@ from neurobridge.data.nwb_observed import observed_by_all, seen_by_unit, split_i
 from neurobridge.data.quality import QualitySettings, select_units
 from neurobridge.data.recording import Recording, Stimuli, TimeSeries
 from neurobridge.data.sessions import Identity
-from neurobridge.data.sources.allen_file import SCENES, Found, look_at
+from neurobridge.data.sources.allen_file import LAST_FRAME, SCENES, Found, look_at
 from neurobridge.data.sources.v4 import split_of
 from neurobridge.errors import UserError
 
@@ -73,12 +73,19 @@ def import_allen(
             frames = {}
             if pending:
                 read = dict(progress.track(read_frames(Path(images)), description="pictures"))
+                if max(read, default=0) > LAST_FRAME:
+                    raise UserError(
+                        f"{images} holds a picture of frame {max(read)}, and natural scenes are 0 to {LAST_FRAME}: is "
+                        "it a stack with its frames last? Give [frames, H, W], or name the pictures by frame number"
+                    )
                 frames = dict(zip(read, add_images(out, read.values()), strict=True))
         for identity, file, mark in progress.track(pending, description="sessions"):
             with open_nwb(file) as nwb:
                 look, found = look_at(nwb, tables)
                 look.refuse()
-                recording = select_units(_recording(nwb, found, identity, frames, unusable, seed), quality)
+                recording = _recording(nwb, found, identity, frames, unusable, seed)
+                del found  # its spikes are as large as the recording
+            recording = select_units(recording, quality)
             recording.provenance["signature"] = mark
             write_session(recording, out)
     return out
@@ -148,17 +155,17 @@ def _recording(
     assert usable is not None, "refused before"
     noise = found.columns["quality"] == "noise" if "quality" in found.columns else np.zeros(len(ids), dtype=bool)
     keep = np.ones(len(ids), dtype=bool) if unusable else usable & ~noise
-    unit = np.repeat(np.arange(len(ids)), spikes.counts)
+    unit = np.repeat(np.arange(len(ids), dtype=np.int32), spikes.counts)
     timed = spikes.values >= 0
     of_units = None if found.observed is None else split_intervals(found.observed)
     seen = timed if of_units is None else timed & seen_by_unit(spikes.values, unit, of_units)
     of_kept = keep[unit] & seen
-    times = spikes.values[of_kept].astype(np.float64)
+    times, unit = spikes.values[of_kept].astype(np.float64, copy=False), unit[of_kept]
     stimuli = _stimuli(found, nwb.path, frames, seed)
     running, running_note = _running(found)
     clocks = [times, *([stimuli.start, stimuli.end] if stimuli else []), *([running.timestamps] if running else [])]
-    clock = np.concatenate(clocks)
-    duration = (float(clock.min(initial=np.inf)), float(clock.max(initial=-np.inf))) if len(clock) else (0.0, 0.0)
+    edges = [float(edge) for clock in clocks if len(clock) for edge in (clock.min(), clock.max())]
+    duration = (min(edges), max(edges)) if edges else (0.0, 0.0)
     masked = 0 if stimuli is None else int((~stimuli.valid).sum())
     left_out = [
         told
@@ -175,7 +182,7 @@ def _recording(
         species=nwb.species("MUS_MUSCULUS"),
         signal_kind="sorted",
         spike_times=times,
-        spike_units=(np.cumsum(keep) - 1)[unit[of_kept]],
+        spike_units=(np.cumsum(keep) - 1).astype(np.int32)[unit],
         unit_ids=ids[keep].astype(str),
         regions=regions[keep],
         unit_columns={name: column[keep] for name, column in found.columns.items()},

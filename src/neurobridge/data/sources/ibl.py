@@ -22,7 +22,7 @@ from neurobridge.data.findings import Check, refuse, unreadable
 from neurobridge.data.importing import is_there, signature, write_session
 from neurobridge.data.intervals import intersection
 from neurobridge.data.quality import QualitySettings, select_units
-from neurobridge.data.recording import UNKNOWN_REGION, Recording, TimeSeries, check
+from neurobridge.data.recording import UNKNOWN_REGION, Recording, TimeSeries, check, open_recording, read_provenance
 from neurobridge.data.sessions import Identity, file_of
 from neurobridge.data.sources.ibl_behaviour import (
     behaviour_files,
@@ -34,7 +34,6 @@ from neurobridge.data.sources.ibl_behaviour import (
 )
 from neurobridge.data.sources.ibl_files import TABLES, Probe, Session, find_probes, find_sessions, holds_sessions
 from neurobridge.data.sources.ibl_probe import NO_GREY, SILENCE_S, SILENT_SPIKES, probe_observed, read_probe
-from neurobridge.data.stored import StoredRecording
 from neurobridge.errors import UserError
 
 SORTERS = ("iblsorter", "pykilosort")
@@ -130,7 +129,8 @@ def _refuse_other_lab(out: Path, session: Session) -> None:
     """Raise UserError if the data folder holds a session of this name, by a subject of this name, of another lab."""
     file = file_of(out, _identity(session))
     try:
-        lab = StoredRecording(file).provenance.get("lab", "")
+        with open_recording(file) as stored:
+            lab = read_provenance(stored).get("lab", "")
     except UserError:  # absent, or damaged and to be written again
         return
     if lab and session.lab and lab != session.lab:

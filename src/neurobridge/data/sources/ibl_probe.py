@@ -166,6 +166,9 @@ def _spikes(checks: Checks, count: int | None) -> tuple[np.ndarray, np.ndarray] 
         bad = np.flatnonzero(~np.isfinite(times))
         text = f"spike {bad[0]} has time {times[bad[0]]}" if len(bad) else "finite"
         good &= checks.add("spikes.times.npy", text, "finite times", len(bad) == 0)
+        step = float(np.spacing(np.abs(times).max())) if len(bad) == 0 else 0.0
+        text = f"{times.dtype}, which knows steps of {step:.2g} s there"
+        good &= checks.add("spikes.times.npy", text, "steps below 1 ms", step < 1e-3)
         if len(bad) == 0:
             low, high = float(times.min()), float(times.max())
             mend = "is it in milliseconds or samples? Divide by the rate, or download it again"

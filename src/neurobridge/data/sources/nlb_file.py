@@ -144,7 +144,7 @@ def _trials(nwb: Nwb, look: Look, found: Found, test: bool) -> None:
         split,
         "'test'" if test else "'train' and 'val'",
         lambda: nwb.texts(split, rows=rows),
-        wrong=lambda names: "" if test or {"train", "val"} <= set(names.tolist()) else "not both of them",
+        wrong=lambda names: wrong_splits(set(names.tolist()), test),
     )
     parts = [
         look.at(key, "half of the condition", lambda key=key: nwb.texts(key, rows=rows), fatal=not test)
@@ -154,6 +154,13 @@ def _trials(nwb: Nwb, look: Look, found: Found, test: bool) -> None:
     if len(parts) == 2 and parts[0] is not None and parts[1] is not None:
         pairs = zip(parts[0].tolist(), parts[1].tolist(), strict=True)
         found.condition = np.array(["/".join(part.removesuffix(".0") for part in pair) for pair in pairs], dtype=str)
+
+
+def wrong_splits(names: set[str], test: bool) -> str:
+    """What is wrong with the words of the split column, as a half sentence; empty if nothing is."""
+    if strange := sorted(names - {"train", "val", "test", "none", ""}):
+        return f"'{strange[0]}' among them, which is no split"
+    return "" if test or {"train", "val"} <= names else "not both of them"
 
 
 def is_test(file: Path) -> bool:

@@ -32,6 +32,7 @@ from neurobridge.errors import UserError
 DATASET, SUBJECT = "retina", "salamander"
 FILE, TRIALS = "responses2naturalimages.h5", "trialnumbers.txt"
 UNIFORM = ("black", "grey", "white")
+MOST_CONTRAST = 10.0  # beyond 1 pictures shrink; beyond this they are none of contrasts
 SHOWN_S, INTERVAL_S, TICK_S = 0.2, 0.5, 1e-3
 AGAIN = "download it again ('neurobridge data get retina')"
 
@@ -187,6 +188,11 @@ def _read(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
         raise UserError(f"{file}: spikes{bad[0].tolist()} is {spikes[tuple(bad[0])]}, expected 0 or 1; {AGAIN}")
     if not np.isfinite(images).all():
         raise UserError(f"{file}: {np.sum(~np.isfinite(images))} contrasts are no finite numbers; {AGAIN}")
+    if images.min() >= 0 or np.abs(images).max() > MOST_CONTRAST:
+        raise UserError(
+            f"{file}: images run from {images.min():g} to {images.max():g}, expected contrasts around 0, -1 (black) to "
+            f"1 (white), and no grey levels; {AGAIN}"
+        )
     any_spike = spikes.any((1, 3))
     last = np.where(any_spike.any(1), spikes.shape[2] - any_spike[:, ::-1].argmax(1), 0)
     numbers = file.with_name(TRIALS)

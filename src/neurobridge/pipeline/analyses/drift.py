@@ -10,12 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from neurobridge.errors import UserError
-from neurobridge.pipeline.alignment import average_by_image
 from neurobridge.pipeline.analyses.areas import model_scores
 from neurobridge.pipeline.analyses.material import Material, Seen, shown_rows
 from neurobridge.pipeline.analyses.parts import by_image, difference, each_session, interval, pooled, row
 from neurobridge.pipeline.analyses.questions import FEWEST_IMAGES
-from neurobridge.pipeline.joint_encoding import responses
+from neurobridge.pipeline.joint_encoding import average_by_image, responses
 
 EARLY, SPREAD, WHOLE = "first third", "as many, from all over", "whole session"
 WITHIN, NUMBER = "within", "number"

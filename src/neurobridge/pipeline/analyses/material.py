@@ -16,12 +16,12 @@ import numpy as np
 from neurobridge.data.store import Session
 from neurobridge.errors import UserError
 from neurobridge.evaluation.protocols import NO_REGION
-from neurobridge.pipeline.alignment import average_by_image, sessions_with_images
+from neurobridge.pipeline.alignment import sessions_with_images
 from neurobridge.pipeline.analyses.model import AlignedModel
 from neurobridge.pipeline.analyses.questions import FEWEST_IMAGES, Questions
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.image_data import embedded_images, show_images
-from neurobridge.pipeline.joint_encoding import responses
+from neurobridge.pipeline.joint_encoding import average_by_image, responses
 
 Split = Literal["valid", "test"]
 HIERARCHY = ("LGN", "LGd", "V1", "VISp", "V2", "V3", "MT", "V4", "TEO", "TE", "IT")

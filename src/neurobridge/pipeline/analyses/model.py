@@ -10,18 +10,27 @@ import torch
 from neurobridge.data.datamodule import Batcher
 from neurobridge.data.store import Session
 from neurobridge.neuro.batch import SpikeBatch
-from neurobridge.pipeline.alignment import average_by_image, load_aligned, predict_windows
+from neurobridge.pipeline.alignment import load_aligned, predict_windows
 from neurobridge.pipeline.analyses.questions import two_way
 from neurobridge.pipeline.folder import RunFolder
+from neurobridge.pipeline.joint_encoding import average_by_image
 from neurobridge.pipeline.spikes import bin_of
 
 
 class PartBatcher(Batcher):
     """A batcher of one session that knows the units ``keep`` [N] bool alone."""
 
-    def __init__(self, session: Session, *, unit_rows: Sequence[int], bin_ms: int, keep: np.ndarray) -> None:
-        super().__init__([session], rows_of_units={session.name: list(unit_rows)}, bin_ms=bin_ms)
-        self.keep = torch.from_numpy(np.asarray(keep, dtype=bool))[None]
+    def __init__(
+        self,
+        session: Session,
+        *,
+        unit_rows: Sequence[int],
+        bin_ms: int,
+        keep: np.ndarray,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__([session], rows_of_units={session.name: list(unit_rows)}, bin_ms=bin_ms, device=device)
+        self.keep = torch.from_numpy(np.asarray(keep, dtype=bool))[None].to(device)
 
     def batch_from(self, picks, *, rows=None) -> SpikeBatch:
         return super().batch_from(picks, rows=rows).only_units(self.keep)
@@ -49,7 +58,8 @@ class AlignedModel:
         named = np.array(self.model.units.rows_of([keys[c] for c in columns] if known_as is None else list(known_as)))
         unit_rows = np.zeros(session.units, dtype=np.int64)
         unit_rows[columns] = named
-        part = PartBatcher(session, unit_rows=unit_rows.tolist(), bin_ms=bin_of(session, self.settings), keep=keep)
+        options = {"bin_ms": bin_of(session, self.settings), "device": self.model.units.bias.device}
+        part = PartBatcher(session, unit_rows=unit_rows.tolist(), keep=keep, **options)
         return predict_windows(self.model, self.head, part, 0, rows)
 
     def score(

@@ -115,7 +115,7 @@ def principal(values: np.ndarray, train: np.ndarray, components: int) -> tuple[n
 
 def detail_of(pixels: np.ndarray) -> np.ndarray:
     """Pictures uint8 [I, H, W, 3] at 16 x 16, each without its own mean colour: float32 [I, P]."""
-    parts = torch.from_numpy(pixels).permute(0, 3, 1, 2).split(512)
+    parts = (torch.from_numpy(pixels[at : at + 512]).permute(0, 3, 1, 2) for at in range(0, len(pixels), 512))
     small = torch.cat([F.adaptive_avg_pool2d(part.float() / 255, DETAIL_GRID) for part in parts])
     return (small - small.mean((2, 3), keepdim=True)).flatten(1).numpy()
 

@@ -21,6 +21,7 @@ from neurobridge.neuro.model import NeuroBridge
 from neurobridge.neuro.modes import MODES
 from neurobridge.pipeline.analyses.material import FEWEST_UNITS, Material
 from neurobridge.pipeline.analyses.parts import by_image, each_session, interval, row
+from neurobridge.pipeline.device import device
 from neurobridge.pipeline.spike_scores import WINDOWS, predict, some_rows
 from neurobridge.pipeline.spikes import make_batcher
 
@@ -100,18 +101,18 @@ def forgetting(material: Material) -> list[dict]:
     Null: each unit's mean over its scored cells. Intervals by bootstrap over windows, the same ones for both.
     """
     run = material.run
-    models = [NeuroBridge.load(run / stage).eval() for stage in ("adapt", "align")]
+    models = [NeuroBridge.load(run / stage).eval().to(device(run.settings)) for stage in ("adapt", "align")]
     rows = []
     for session in track(material.sessions, "masked prediction before and after"):
         batcher = make_batcher(models[0], [session], run.settings)
         test = some_rows(session, material.split, WINDOWS)
         batch = batcher.batch([(0, test)])
-        truth = batch.target.numpy()
+        truth = batch.target.cpu().numpy()
         for number, mode in enumerate(MODES):
             plan = Masker(modes=MODES).draw(batch, np.random.default_rng([7, number]), mode)
             if MODES[int(plan.mode[0])] != mode:
                 continue
-            scored = plan.scored(batch).numpy()
+            scored = plan.scored(batch).cpu().numpy()
             gains = [
                 gain(predict(model, batcher, 0, test, lambda _, plan=plan: plan), truth, scored, session.valued)
                 for model in models

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from neurobridge.data import cells
-from neurobridge.data.behaviour import described
+from neurobridge.data.behaviour import columns_of, described
 from neurobridge.data.nwb import open_nwb
 from neurobridge.data.recording import TimeSeries
 from neurobridge.data.sources.lab.columns import Frame, of_session, read_arrays, seconds
@@ -17,6 +17,7 @@ from neurobridge.errors import UserError
 
 MISSING = ("", "na", "n/a", "nan", "null", "none")
 FEWEST = 50
+SHORT = 0.9  # share of the recording: a series that covers less says so
 
 
 def read_behaviour(manifest: Manifest) -> tuple[dict[str, TimeSeries], str]:
@@ -26,8 +27,18 @@ def read_behaviour(manifest: Manifest) -> tuple[dict[str, TimeSeries], str]:
         frame, times, values = _series(manifest, name, table) if table.format != "nwb" else _nwb(manifest, name, table)
         series[name], outside = _within(manifest, frame, name, times, values)
         left = f", {outside} samples outside the duration left out" if outside else ""
-        told.append(f"{name}: {described(series[name])}{left}")
+        told.append(f"{name}: {described(series[name])}{_extent(series[name], manifest)}{left}")
     return series, "; ".join(told)
+
+
+def _extent(series: TimeSeries, manifest: Manifest) -> str:
+    """What would show a missing value that is a number (-9999), a clock of another unit, or a time given twice."""
+    times, values = series.timestamps, columns_of(series)
+    (start, end), span = manifest.duration, float(np.ptp(times))
+    told = f", from {np.nanmin(values):.4g} to {np.nanmax(values):.4g}"
+    told += f", over {span:.4g} of {end - start:.4g} s" if span < SHORT * (end - start) else ""
+    twice = int((np.diff(times) == 0).sum())
+    return told + (f", {twice} at the very time of the one before" if twice else "")
 
 
 def behaviour_columns(table: BehaviourTable) -> tuple[str, ...]:
@@ -68,8 +79,7 @@ def _series(manifest: Manifest, name: str, table: BehaviourTable) -> tuple[Frame
     if table.sampling_rate is not None:
         return frame, table.start + np.arange(len(frame)) / table.sampling_rate, values
     unit = table.time_unit or manifest.time_unit
-    raw_times = frame.integers("time").astype(np.float64) if unit == "samples" else frame.numbers("time")
-    return frame, seconds(raw_times, unit, manifest), values
+    return frame, seconds(frame.times("time", unit, manifest), unit, manifest), values
 
 
 def _nwb(manifest: Manifest, name: str, table: BehaviourTable) -> tuple[Frame, np.ndarray, np.ndarray]:
@@ -118,6 +128,11 @@ def _within(
         raise UserError(
             f"{where} runs from {times[0]:g} to {times[-1]:g} s, all outside the duration of {start:g} to {end:g} s; "
             f"{MIX_UP}"
+        )
+    if inside.sum() == 1 and len(times) >= FEWEST:
+        raise UserError(
+            f"{where} runs from {times[0]:g} to {times[-1]:g} s, and one of its {len(times)} samples lies within the "
+            f"duration of {start:g} to {end:g} s; {MIX_UP}"
         )
     if len(times) >= FEWEST and np.ptp(times) < TIGHT * (end - start):
         raise UserError(

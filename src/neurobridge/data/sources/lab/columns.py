@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from neurobridge.data.tables import Raw
 from neurobridge.errors import UserError
 
 MOST_WHOLE = 2**53
+COARSEST_S = 1e-3  # step between the times that a type can hold
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 NWB_NAMES = {
     "time": "spike_times",
@@ -87,7 +89,11 @@ class Frame:
         return values.astype(np.int64)
 
     def text(self, name: str, *, empty: bool = False) -> np.ndarray:
-        """A column as text, printable and (unless ``empty``) never empty; whole numbers lose their decimal point."""
+        """A column as text, printable and (unless ``empty``) never empty; whole numbers lose their decimal point.
+
+        Blanks around a text are no part of it, and of the two ways to write an accent there is one (NFC): ids that look
+        alike are alike.
+        """
         column = self.columns[name]
         if column.dtype.kind not in "iufOUS":
             raise UserError(f"{self.file}: '{name}' has type {column.dtype}, expected text or numbers")
@@ -96,13 +102,26 @@ class Frame:
             np.array(many, dtype=bool),
             lambda row: f"'{name}' is {cells.shown(column[row])}, and a cell is one text or one number; mend the row",
         )
-        texts = np.array([_text(cell) for cell in column.tolist()], dtype=object)
+        texts = np.array([_text(cell).strip() for cell in column.tolist()], dtype=object)
         if not empty:
-            none = np.array([not text.strip() for text in texts.tolist()], dtype=bool)
+            none = np.array([not text for text in texts.tolist()], dtype=bool)
             self.refuse(none, lambda row: f"'{name}' is empty; fill it in, or name another column of the table")
         bad = np.array([not text.isprintable() for text in texts.tolist()], dtype=bool)
         self.refuse(bad, lambda row: f"'{name}' is {texts[row]!r}, expected printable text; mend the row")
-        return texts.astype(str) if len(texts) else np.zeros(0, "U1")
+        return np.array([unicodedata.normalize("NFC", text) for text in texts.tolist()], dtype=str)
+
+    def times(self, name: str, unit: TimeUnit, manifest: Manifest) -> np.ndarray:
+        """A column of times as they are written, whole numbers of samples among them; :func:`seconds` follows."""
+        column = self.columns[name]
+        if column.dtype.kind == "f" and column.size and np.isfinite(column).any():
+            largest = np.nanmax(np.abs(column[np.isfinite(column)]))
+            step = float(np.spacing(largest)) / {"s": 1.0, "ms": 1000.0, "samples": manifest.sampling_rate}[unit]
+            if step > COARSEST_S:
+                raise UserError(
+                    f"{self.file}: '{name}' is {column.dtype}, which at {largest:g} knows steps of {step:.2g} s only; "
+                    "save times as float64 or whole numbers"
+                )
+        return self.integers(name).astype(np.float64) if unit == "samples" else self.numbers(name)
 
     def truths(self, name: str) -> np.ndarray:
         """A column of true and false, or 1 and 0."""

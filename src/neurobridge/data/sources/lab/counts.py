@@ -8,10 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from neurobridge.data.sources.lab.columns import read_arrays
-from neurobridge.data.sources.lab.manifest import MIX_UP, Manifest, per_second
+from neurobridge.data.sources.lab.events import check_rates
+from neurobridge.data.sources.lab.manifest import MIX_UP, Manifest, per_second, resolve
 from neurobridge.errors import UserError
 
 MOST_COUNT = 10_000
+TENSOR = "lay a tensor of conditions and repeats out with a row a presentation (docs/data-format.md)"
 
 
 def read_counts(manifest: Manifest, units: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
@@ -38,6 +40,12 @@ def read_counts(manifest: Manifest, units: int) -> tuple[np.ndarray, np.ndarray,
         count = values.shape[1]
         rows = np.tile(np.arange(count), len(centre))
         return np.repeat(centre, count), rows, values.ravel().astype(np.float32), span
+    full = np.iinfo(values.dtype).max if values.dtype.kind in "iu" and values.dtype.itemsize == 1 else np.inf
+    if (values == full).sum() > 1:
+        raise UserError(
+            f"{file}: {(values == full).sum()} values are {full}, the most that {values.dtype} holds, so counts may "
+            "have been cut off there; count again with a wider type, or save these as int16 if they are right"
+        )
     whole = values.astype(np.int64)
     bad = np.argwhere((values != whole) | (values < 0) | (values > MOST_COUNT))
     if len(bad):
@@ -51,7 +59,12 @@ def read_counts(manifest: Manifest, units: int) -> tuple[np.ndarray, np.ndarray,
     first = np.repeat(np.cumsum(times_each) - times_each, times_each)
     place = (np.arange(len(first)) - first + 0.5) / np.repeat(times_each, times_each)
     at = np.repeat(time, times_each)
-    return edges[at] + place * (edges[at + 1] - edges[at]), np.repeat(unit, times_each), None, span
+    times, rows = edges[at] + place * (edges[at + 1] - edges[at]), np.repeat(unit, times_each)
+    if len(times):
+        check_rates(
+            resolve(manifest, manifest.spikes.path), times, rows, np.arange(units) + manifest.index_base, manifest
+        )
+    return times, rows, None, span
 
 
 def count_of_units(manifest: Manifest, *, axis: int) -> int:
@@ -59,7 +72,8 @@ def count_of_units(manifest: Manifest, *, axis: int) -> int:
     file, raw = read_arrays(manifest, manifest.spikes, ("values",), ("bin_edges",))
     shape = raw.columns["values"].shape
     if len(shape) != axis + 1:
-        raise UserError(f"{file}: values have shape {shape}, expected {axis + 1} axes, the last of units; mend them")
+        mend = TENSOR if len(shape) > axis + 1 else "mend them"
+        raise UserError(f"{file}: values have shape {shape}, expected {axis + 1} axes, the last of units; {mend}")
     return shape[axis]
 
 
@@ -70,6 +84,8 @@ def _matrix(manifest: Manifest) -> tuple[object, np.ndarray, np.ndarray]:
     values = raw.columns["values"]
     if values.dtype.kind == "b":
         values = values.astype(np.uint8)
+    if values.ndim > 2:
+        raise UserError(f"{file}: values have shape {values.shape}, expected 2 axes, [time, unit]; {TENSOR}")
     if values.dtype.kind not in "iuf" or values.ndim != 2 or 0 in values.shape:
         raise UserError(f"{file}: values are {values.dtype} of shape {values.shape}, expected numbers [time, unit]")
     bad = np.argwhere(~np.isfinite(values))

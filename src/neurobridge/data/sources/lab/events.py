@@ -63,8 +63,7 @@ def read_events(
     """Times [S] in s, unit rows [S] and values [S] (None for spikes) of the rows of ``frame``."""
     labels = manifest.spikes.layout != "indices"
     needed = ("spike_times",) if not labels else ("time",)
-    whole = manifest.time_unit == "samples"
-    raw = frame.integers(needed[0]).astype(np.float64) if whole else frame.numbers(needed[0])
+    raw = frame.times(needed[0], manifest.time_unit, manifest)
     times = seconds(raw, manifest.time_unit, manifest)
     rows = _labelled(frame, unit_ids, manifest) if labels else _indexed(frame, len(unit_ids), manifest)
     _check_times(frame, needed[0], raw, times, rows, unit_ids, manifest)
@@ -115,7 +114,7 @@ def _check_times(
     frame.refuse(
         times < 0,
         lambda row: (
-            f"{name} is {raw[row]:g}, before the first moment"
+            f"{name} is {raw[row]:g} (unit '{unit_ids[rows[row]]}'), before the first moment"
             + (f" (with index_base {manifest.index_base})" if manifest.time_unit == "samples" else "")
             + "; times count from 0: shift the clock, or remove the row"
         ),
@@ -129,24 +128,29 @@ def _check_times(
     frame.refuse(
         (times < start) | (times > end),
         lambda row: (
-            f"{name} is {raw[row]:g} ({times[row]:g} s), outside the duration of {start:g} to {end:g} s; {MIX_UP}"
+            f"{name} is {raw[row]:g} ({times[row]:g} s, unit '{unit_ids[rows[row]]}'), outside the duration of "
+            f"{start:g} to {end:g} s; {MIX_UP}"
         ),
     )
     if manifest.signal_kind not in VALUED:
-        _check_rates(frame.file, times, rows, unit_ids, manifest)
+        check_rates(frame.file, times, rows, unit_ids, manifest)
 
 
-def _check_rates(file: Path, times: np.ndarray, rows: np.ndarray, unit_ids: np.ndarray, manifest: Manifest) -> None:
+def check_rates(file: Path, times: np.ndarray, rows: np.ndarray, unit_ids: np.ndarray, manifest: Manifest) -> None:
     """Refuse what only a mix-up of units explains: 1 kHz, all spikes in 0.2 % of the time, or 0.01 Hz for days."""
     start, end = manifest.duration
     count = np.bincount(rows, minlength=len(unit_ids))
-    busiest = int(count.argmax())
-    span = float(np.ptp(times))
-    if count[busiest] >= FEWEST and count[busiest] > FASTEST_HZ * span:
+    first, last = np.full(len(unit_ids), np.inf), np.full(len(unit_ids), -np.inf)
+    np.minimum.at(first, rows, times)
+    np.maximum.at(last, rows, times)
+    fast = np.flatnonzero((count >= FEWEST) & (count > FASTEST_HZ * np.maximum(last - first, 0)))
+    if len(fast):
+        unit = fast[count[fast].argmax()]
         raise UserError(
-            f"{file}: unit '{unit_ids[busiest]}' has {count[busiest]} spikes in {span:g} s, more than {FASTEST_HZ:g} a "
-            f"second; {MIX_UP}"
+            f"{file}: unit '{unit_ids[unit]}' has {count[unit]} spikes in {last[unit] - first[unit]:g} s, more than "
+            f"{FASTEST_HZ:g} a second; {MIX_UP}"
         )
+    span = float(np.ptp(times))
     if len(times) >= FEWEST and span < TIGHT * (end - start):
         raise UserError(
             f"{file}: all {len(times)} spikes lie within {span:g} s of a recording of {end - start:g} s; {MIX_UP}"

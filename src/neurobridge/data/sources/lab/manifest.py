@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from neurobridge.data.recording import UNKNOWN_REGION, SignalKind
 from neurobridge.data.shapes import name_defect
 from neurobridge.data.sources.lab.filling import fill, kind, missing_keys
-from neurobridge.errors import UserError, reading
+from neurobridge.data.sources.lab.plain_yaml import load_yaml
+from neurobridge.errors import UserError
 
 TimeUnit = Literal["s", "ms", "samples"]
 TableFormat = Literal["csv", "parquet", "npz", "mat", "nwb", "tsgroup", "spikeinterface", "phy"]
@@ -134,18 +133,6 @@ class Manifest:
     file: Path = field(default=Path(), metadata={"ours": True})
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        loaded = super().construct_mapping(node, deep=deep)
-        if len(loaded) != len(node.value):
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice}' is there twice", node.start_mark)
-        return loaded
-
-
 def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest. Raises UserError that names the file, the key and the mend."""
     path = Path(path)
@@ -153,8 +140,7 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"no manifest at {path}: write one (see docs/data-format.md), or check the path")
     if path.stat().st_size > MOST_BYTES:
         raise UserError(f"{path} has {path.stat().st_size} bytes, too many for a manifest: is it another file?")
-    with reading(path, "YAML manifest", "mend the line"):
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    loaded = load_yaml(path)
     if not isinstance(loaded, dict):
         raise UserError(f"{path} holds {kind(loaded)}, expected keys and values: see docs/data-format.md")
     _refuse_missing(loaded, path)

@@ -19,6 +19,7 @@ CHANNELS = ("ch", "channel", "peak_channel", "max_channel")
 IDS = ("cluster_id", "id")
 RATE = re.compile(r"^\s*sample_rate\s*=\s*([0-9.eE+]+)\s*(?:#.*)?$", re.MULTILINE)
 UNSORTED, NOISE = "unsorted", "noise"
+USUAL = ("good", "mua", UNSORTED)
 
 
 def is_phy(path: Path) -> bool:
@@ -49,8 +50,13 @@ def read_phy(path: Path, groups: Sequence[str] = ()) -> Raw:
         )
     ids = np.unique(clusters)
     columns: dict[str, np.ndarray] = {}
+    differ: dict[str, int] = {}
     for file in _tables(path):
-        columns |= _of_clusters(file, ids)
+        for name, told in _of_clusters(file, ids).items():
+            before = columns.get(name, told)
+            columns[name] = np.where(told == "", before, told)
+            if name == GROUPS[0] and (other := int(((before != "") & (told != "") & (before != told)).sum())):
+                differ[file.name] = other
     group = next((columns[name] for name in GROUPS if name in columns), np.full(len(ids), UNSORTED, dtype=object))
     group = np.array([str(one) or UNSORTED for one in group.tolist()], dtype=object)
     there = sorted(set(group.tolist()))
@@ -67,13 +73,17 @@ def read_phy(path: Path, groups: Sequence[str] = ()) -> Raw:
         units["electrode_id"] = channel
     of_kept = keep[np.searchsorted(ids, clusters)]
     left = f"left out {int((~keep).sum())} of {len(ids)} clusters ({', '.join(sorted(set(group[~keep].tolist())))})"
+    said = [] if keep.all() else [f"{left}, {int((~of_kept).sum())} of {len(times)} spikes"]
+    said += [f"the group of {count} clusters is that of {name}, not of another table" for name, count in differ.items()]
+    if not groups and (strange := sorted(set(group[keep].tolist()) - set(USUAL))):
+        said.append(f"clusters called {', '.join(strange)} are units too ('groups' chooses)")
     return Raw(
         columns={"time": times[of_kept], "unit_id": clusters[of_kept]},
         names=["time", "unit_id"],
         rows=np.flatnonzero(of_kept),
         sampling_rate=sampling_rate(path),
         units={name: column[keep] for name, column in units.items()},
-        left_out="" if keep.all() else f"{left}, {int((~of_kept).sum())} of {len(times)} spikes",
+        left_out="; ".join(said),
     )
 
 

@@ -5,8 +5,10 @@ Letters: P presentations.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -69,10 +71,10 @@ def read_presentations(manifest: Manifest) -> tuple[Presentations | None, dict[s
             f"{frame.file} holds no presentations of session {manifest.session_id}: remove stimuli, or mend it"
         )
     unit = stimulus_unit(manifest)
-    read = frame.integers if unit == "samples" else frame.numbers
-    onset, offset = (seconds(read(name).astype(np.float64), unit, manifest) for name in ("onset", "offset"))
+    onset, offset = (seconds(frame.times(name, unit, manifest), unit, manifest) for name in ("onset", "offset"))
     _check_presentations(frame, onset, offset, manifest)
     names = frame.text("image_id")
+    _refuse_same_rows(frame, onset, names)
     key, pictures = _pictures(frame, names, manifest)
     unseen = ("image_path",) if manifest.image_root is None else ()
     concept = frame.text("concept") if "concept" in frame else None
@@ -127,6 +129,15 @@ def _check_presentations(frame: Frame, onset: np.ndarray, offset: np.ndarray, ma
         )
 
 
+def _refuse_same_rows(frame: Frame, onset: np.ndarray, names: np.ndarray) -> None:
+    """A row that was there before would count its spikes twice."""
+    rows = np.array([f"{at!r} {name}" for at, name in zip(onset.tolist(), names.tolist(), strict=True)])
+    frame.refuse(
+        ~first_of_each(rows),
+        lambda row: f"image_id '{names[row]}' at {onset[row]:g} s was there before; remove one of the rows",
+    )
+
+
 def _pictures(frame: Frame, names: np.ndarray, manifest: Manifest) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Content id [P] of each presentation's picture (empty without an image_root), and the pictures."""
     if manifest.image_root is None:
@@ -157,19 +168,37 @@ def _pictures(frame: Frame, names: np.ndarray, manifest: Manifest) -> tuple[np.n
         np.array([not inside[path] for path in paths.tolist()], dtype=bool),
         lambda row: f"the image '{paths[row]}' lies outside of {root}; put it there, or mend image_path or image_root",
     )
-    there = {path: (root / path).is_file() for path in set(paths.tolist())}
+    place = {path: _on_disk(root, path) for path in set(paths.tolist())}
     frame.refuse(
-        np.array([not there[path] for path in paths.tolist()], dtype=bool),
-        lambda row: f"the image '{paths[row]}' is not in {root}; add it, or mend image_path or image_root",
+        np.array([place[path] is None for path in paths.tolist()], dtype=bool),
+        lambda row: f"the image '{paths[row]}' is not in {root}; {_near(root, paths[row])}",
     )
     key_of: dict[str, str] = {}
     pictures: dict[str, np.ndarray] = {}
     for path in dict.fromkeys(paths.tolist()):
-        refuse_pointer(root / path)
-        pixels = read_picture(root / path)
+        file = place[path]
+        assert file is not None, "refused before"
+        refuse_pointer(file)
+        pixels = read_picture(file)
         key_of[path] = content_id(pixels)
         pictures[key_of[path]] = pixels
     return np.array([key_of[path] for path in paths.tolist()]), pictures
+
+
+def _on_disk(root: Path, path: str) -> Path | None:
+    """The file, whichever way its name writes an accent; None where there is none."""
+    spelled = (root / unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    return next((file for file in spelled if file.is_file()), None)
+
+
+def _near(root: Path, path: str) -> str:
+    """What to do about a picture that is not there."""
+    if "\\" in path and _on_disk(root, path.replace("\\", "/")):
+        return "write / between folders"
+    folder = (root / path).parent
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    alike = next((name for name in names if name.lower() == Path(path).name.lower() and name != Path(path).name), "")
+    return f"there is '{alike}': write the names alike" if alike else "add it, or mend image_path or image_root"
 
 
 def _splits(frame: Frame, image: np.ndarray, concept: np.ndarray | None, manifest: Manifest) -> np.ndarray:

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from neurobridge.bridge.adapter import Adapter
-from neurobridge.bridge.generator_training import encode_images, train_condition, train_generator
 from neurobridge.data.images import ImageSet
 from neurobridge.errors import UserError
+from neurobridge.training.generator_training import encode_images, train_condition, train_generator
+from neurobridge.training.trainer import read_metrics
 from neurobridge.vision.encoders import ImageEncoder, embed_images
 from neurobridge.vision.generator import Generator
 
@@ -61,25 +62,27 @@ def test_true_embeddings_identify_their_images(images, encoder, trained):
     assert not (trained / "checkpoints").exists()
 
 
-def test_a_new_adapter_learns_through_the_frozen_generator(images, encoder, trained):
+def test_a_new_adapter_learns_through_the_frozen_generator(images, encoder, trained, tmp_path):
     generator = Generator.load(trained).freeze()
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     embeddings = torch.from_numpy(embed_images(encoder, images.ids, images.pixels, trained, progress=False))
     torch.manual_seed(1)
     adapter = new_adapter(encoder)
-    history = train_condition(
+    train_condition(
         generator,
         adapter,
         encode_images(generator, images.pixels),
         embeddings,
+        out=tmp_path,
         steps=50,
         sketch_steps=100,
         batch_size=8,
         learning_rate=5e-3,
-        progress=False,
     )
-    assert history[1]["sketch"] < 0.6 * history[0]["sketch"]
-    assert "denoising" in history[-1]
+    rows = read_metrics(tmp_path / "metrics.csv")
+    sketch = [float(row["value"]) for row in rows if row["name"] == "train/sketch"]
+    assert np.mean(sketch[5:10]) < 0.6 * np.mean(sketch[:5])
+    assert "train/denoising" in {row["name"] for row in rows}
     assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
 
 
@@ -103,38 +106,36 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_ends(images, encod
             steps=20,
             sketch_steps=50,
             batch_size=4,
-            checkpoints=folder,
-            checkpoint_seconds=0.0,
-            progress=False,
+            out=folder,
         )
         return torch.cat([p.detach().flatten() for p in (*generator.parameters(), *adapter.parameters())])
 
     def stop_after(count, losses):
         calls = iter(range(count))
 
-        def counted(*arguments):
+        def counted(*arguments, **named):
             if next(calls, None) is None:
                 raise KeyboardInterrupt
-            return losses(*arguments)
+            return losses(*arguments, **named)
 
         return counted
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", steps_to_run=10)
     resumed = run(tmp_path / "run", steps_to_run=None)
-    assert torch.equal(resumed, run(None, steps_to_run=None))
+    assert torch.equal(resumed, run(tmp_path / "whole", steps_to_run=None))
 
 
 def test_a_kept_checkpoint_leaves_nothing_to_do(images, encoder, trained, tmp_path):
     embeddings = torch.from_numpy(embed_images(encoder, images.ids, images.pixels, trained, progress=False))
     generator = Generator.load(trained).freeze()
     latents = encode_images(generator, images.pixels)
-    options = {"steps": 3, "sketch_steps": 3, "batch_size": 4, "checkpoints": tmp_path / "run", "progress": False}
+    options = {"steps": 3, "sketch_steps": 3, "batch_size": 4, "out": tmp_path / "run"}
     results = []
     for seed in (0, 1):
         torch.manual_seed(seed)
         adapter = new_adapter(encoder)
-        train_condition(generator, adapter, latents, embeddings, keep_checkpoint=True, **options)
+        train_condition(generator, adapter, latents, embeddings, **options)
         results.append(torch.cat([p.detach().flatten() for p in adapter.parameters()]))
     assert torch.equal(*results)
 
@@ -150,15 +151,15 @@ def test_a_spoilt_checkpoint_of_an_adapter_is_named_and_the_one_before_is_taken(
     def run(folder, **changes):
         torch.manual_seed(2)
         adapter = new_adapter(encoder)
-        options = {"steps": 0, "sketch_steps": 150, "batch_size": 2, "checkpoints": folder, "progress": False} | changes
-        train_condition(generator, adapter, latents, embeddings, checkpoint_seconds=0.0, **options)
+        options = {"steps": 0, "sketch_steps": 150, "batch_size": 2, "out": folder} | changes
+        train_condition(generator, adapter, latents, embeddings, **options)
         return torch.cat([p.detach().flatten() for p in adapter.parameters()])
 
-    whole = run(None)
-    run(tmp_path)
-    names = sorted(path.name for path in tmp_path.iterdir())
+    whole = run(tmp_path)
+    folder = tmp_path / "checkpoints" / "adapter"
+    names = sorted(path.name for path in folder.iterdir())
     assert names == ["step=100.ckpt", "step=150.ckpt"], "the last two are kept"
-    path = tmp_path / "step=150.ckpt"
+    path = folder / "step=150.ckpt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 16
     if how == "another training":
@@ -170,9 +171,9 @@ def test_a_spoilt_checkpoint_of_an_adapter_is_named_and_the_one_before_is_taken(
     assert str(path) in capsys.readouterr().err
 
 
-def test_an_adapter_that_meets_a_number_that_is_none_stops_in_a_sentence(images, encoder, trained):
+def test_an_adapter_that_meets_a_number_that_is_none_stops_in_a_sentence(images, encoder, trained, tmp_path):
     embeddings = torch.from_numpy(embed_images(encoder, images.ids, images.pixels, trained, progress=False))
     generator = Generator.load(trained).freeze()
-    options = {"steps": 0, "sketch_steps": 30, "batch_size": 2, "learning_rate": 1e30, "progress": False}
+    options = {"steps": 0, "sketch_steps": 30, "batch_size": 2, "learning_rate": 1e30, "out": tmp_path}
     with pytest.raises(UserError, match=r"stopped at step \d+, where the loss of sketch is no finite number"):
         train_condition(generator, new_adapter(encoder), encode_images(generator, images.pixels), embeddings, **options)

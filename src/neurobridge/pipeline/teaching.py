@@ -1,0 +1,66 @@
+"""Where a run's lessons come from: the windowed encoding of each session, asked about all training images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from neurobridge.bridge.response_noise import shrunk
+from neurobridge.data.datamodule import Batcher
+from neurobridge.pipeline.closed_form import SeenImages, closed_form, expected_by
+from neurobridge.pipeline.image_data import ImageData, StackFeatures
+from neurobridge.pipeline.joint_encoding import average_by_image, counted_bins, responses
+from neurobridge.training.lessons import Lesson, Lessons
+from neurobridge.training.settings import RunSettings
+
+FEWEST = 50  # images of a session that a teacher can be fitted to
+SMALLEST = 0.01  # of a unit's variance: what scatters beyond Poisson spikes at least
+
+
+def lessons_of(
+    settings: RunSettings, batcher: Batcher, data: ImageData | None, features: StackFeatures | None
+) -> Lessons | None:
+    """Lessons about the training images of all sessions; None where none are asked for.
+
+    A teacher is fitted to a session's own training images; no image of a valid or a test split is asked about.
+    """
+    options = settings.encoding
+    if data is None or features is None or not (options.taught or options.dreamt):
+        return None
+    images = np.flatnonzero(data.train)
+    found: dict[int, Lesson] = {}
+    for index in track(range(len(batcher.sessions)), "teachers, closed form", transient=True):
+        session = batcher.sessions[index]
+        rows = session.rows("train")
+        rows = rows[session.image_row[rows] >= 0]
+        if len(np.unique(session.image_row[rows])) >= FEWEST:
+            shown, mean = average_by_image(responses(session, rows), session.image_row[rows])
+            seen = SeenImages.of(session.name, shown, mean, seed=settings.seed)
+            teacher = closed_form(seen, features)
+            found[index] = lesson_of(
+                expected_by(teacher, features, images),
+                residual=seen.responses - teacher.out_of_fold,
+                response=mean,
+                valued=session.valued,
+                bins=counted_bins(session, batcher.bins[index]),
+            )
+    if not found:
+        return None
+    return Lessons(batcher, found, images, sessions=settings.pretrain.groups, windows=settings.pretrain.windows)
+
+
+def lesson_of(expected: np.ndarray, *, residual: np.ndarray, response: np.ndarray, valued: bool, bins: slice) -> Lesson:
+    """expected [L, N]; residual [P, N] of images that the teacher was not fitted to; response [P, N] of all."""
+    deviation = response.std(axis=0)
+    deviation = np.where(deviation > 0, deviation, 1.0)
+    scatter = shrunk(residual)
+    if not valued:  # Poisson spikes scatter by as much as is expected of them
+        scaled = (scatter - np.diag(response.mean(axis=0))) / deviation[:, None] / deviation
+        values, vectors = np.linalg.eigh(scaled)
+        scatter = (vectors * values.clip(min=SMALLEST)) @ vectors.T * deviation[:, None] * deviation
+    parts: Sequence[np.ndarray] = (expected, np.linalg.cholesky(scatter), deviation)
+    expected_, root, deviation_ = (torch.from_numpy(part).float() for part in parts)
+    return Lesson(expected=expected_, root=root, deviation=deviation_, bins=bins)
