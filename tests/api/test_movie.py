@@ -66,7 +66,7 @@ def test_a_session_shows_every_clip_frame_by_frame_and_answers_it(data, tmp_path
 
 
 def test_clips_end_at_pauses_at_repeats_and_at_what_lasts():
-    ids = list("abcabcd") + ["e"] + list("fg")
+    ids = list("abcabcdefg")
     start = np.array([0, 1, 2, 3, 4, 5, 6, 7, 20, 21]) * 0.05
     lasts = np.full(10, 0.05)
     lasts[7] = 0.5
@@ -98,7 +98,7 @@ def test_films_of_the_test_split_with_their_floors_and_files(aligned, tmp_path, 
     assert main(["movie", str(aligned.path), "--session", "monkeyM_1", "--out", str(tmp_path / "films")]) == 0
     assert "3 clips" in capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "films").iterdir())
-    assert names == sorted(f"clip_{n}.{kind}" for n in range(3) for kind in ("png", "webp")) + ["films.npz"]
+    assert names == [*sorted(f"clip_{n}.{kind}" for n in range(3) for kind in ("png", "webp")), "films.npz"]
     with Image.open(tmp_path / "films" / "clip_0.webp") as moving:
         assert moving.n_frames == 6
         assert moving.width == 4 * (128 + 4) - 4
