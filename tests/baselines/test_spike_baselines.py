@@ -23,6 +23,10 @@ def likelihood(prediction, counts):
     return float((counts * np.log(prediction) - prediction).mean())
 
 
+def mean_rate(train, test):
+    return np.broadcast_to(rates.mean_counts(train)[:, None], test.shape)
+
+
 def test_the_glm_is_scikit_learns_poisson_regressor(shared):
     train, test, _ = shared
     alpha = 0.1
@@ -38,7 +42,7 @@ def test_the_glm_is_scikit_learns_poisson_regressor(shared):
 
 def test_the_baselines_stand_in_their_order(shared):
     train, test, expected = shared
-    mean = likelihood(rates.fit_predict_mean_rate(train, test), test)
+    mean = likelihood(mean_rate(train, test), test)
     coupling = likelihood(rates.fit_predict_population_coupling(train, test, bin_s=0.01), test)
     started = time.perf_counter()
     linear = likelihood(glm.fit_predict_glm(train, test, bin_s=0.01, sigmas_s=(0.05,), alphas=(0.01, 0.1)), test)
@@ -87,7 +91,7 @@ def test_a_time_course_is_smoothed_as_the_windows_allow(locked):
     flat = rates.fit_psth(np.random.default_rng(0).poisson(0.1, (50, 3, 20)), bin_s=0.01)
     assert flat.std(1).max() < 0.01  # nothing is locked to anything
     prediction = rates.fit_predict_psth(train, test, bin_s=0.01)
-    assert likelihood(prediction, test) > likelihood(rates.fit_predict_mean_rate(train, test), test)
+    assert likelihood(prediction, test) > likelihood(mean_rate(train, test), test)
 
 
 def test_psth_times_glm_is_above_either(locked):
@@ -140,7 +144,6 @@ def test_silent_units_and_single_stretches_are_handled(shared):
     train, test = train.copy(), test.copy()
     train[:, 0] = 0
     for prediction in (
-        rates.fit_predict_mean_rate(train, test),
         rates.fit_predict_population_coupling(train, test, bin_s=0.01),
         glm.fit_predict_glm(train, test, bin_s=0.01, sigmas_s=(0.05,), max_samples=3000),
     ):
@@ -152,7 +155,6 @@ def test_silent_units_and_single_stretches_are_handled(shared):
     assert glm.fit_predict_glm(stretch, stretch, bin_s=0.01, units=np.arange(1, 3), sigmas_s=(0.05,)).shape == (2, 1500)
     shorter = glm.fit_predict_glm(stretch, stretch[:, :400], bin_s=0.01, units=np.arange(1, 3), sigmas_s=(0.05,))
     assert shorter.shape == (2, 400)
-    assert rates.fit_predict_mean_rate(stretch, stretch).shape == stretch.shape
 
 
 def test_smoothing_keeps_a_constant_and_stays_within_its_window():
@@ -165,4 +167,4 @@ def test_smoothing_keeps_a_constant_and_stays_within_its_window():
 @pytest.mark.parametrize("bad", [np.zeros(3), np.full((2, 3, 4), np.nan), -np.ones((2, 3, 4)), np.zeros((0, 3, 4))])
 def test_bad_counts_are_named(bad):
     with pytest.raises(ValueError, match="counts must be"):
-        rates.fit_predict_mean_rate(bad, bad)
+        rates.as_windows(bad)

@@ -7,7 +7,6 @@ import pytest
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from neurobridge.evaluation import figures, report
-from neurobridge.evaluation.images import score_pictures
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -41,17 +40,9 @@ def drawn():
     xy, steps = rng.normal(size=(30, 2)), np.arange(100)
     labels = {"area": areas[rng.integers(0, 4, 30)], "position": rng.random(30), "class": rng.integers(0, 20, 30)}
     panel = {"top-1": [figures.Bar("ours", 0.3, 0.2, 0.4, "ours"), figures.Bar("ridge", -0.1)]}
-    scores = score_pictures(
-        {"reconstruction": pictures, "grey": pictures * 0 + 0.5, "oracle": pictures},
-        pictures,
-        feature_nets={},
-        seed=0,
-        draws=50,
-    )
-    return scores, {
+    return {
         "losses": figures.loss_curves({"stage": {"train": (steps, rng.random(100)), "valid": (steps, steps * np.nan)}}),
         "bars": figures.bars(panel, chance={"top-1": 0.01}),
-        "scores": figures.score_bars(scores),
         "gallery": figures.gallery({"target": pictures, "oracle": pictures.transpose(0, 3, 1, 2)}, row_labels="abc"),
         "scatter": figures.representation_scatter(xy, labels),
         "raster": figures.raster_and_psth(rng.poisson(0.3, size=(5, 4, 30)), areas, bin_s=0.01),
@@ -63,14 +54,12 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def page(drawn, tmp_path_factory):
-    scores, drawings = drawn
     path = tmp_path_factory.mktemp("report") / "deep" / "report.html"
     rows = [["ours", (0.43, 0.38, 0.48), 0.12345, 1200]]
     blocks = [
         report.Text("What ran", ["A <script>alert(1)</script> & an ampersand.", "Second paragraph."]),
         report.Table("Scores", ["model", "top-1", "R2", "N"], rows, "a < b", frozenset({0})),
-        report.score_table("Pictures", scores),
-        *(report.Figure(name, figure, f"Caption of {name}.", name == "gallery") for name, figure in drawings.items()),
+        *(report.Figure(name, figure, f"Caption of {name}.", name == "gallery") for name, figure in drawn.items()),
     ]
     report.write_report(
         path,
@@ -102,7 +91,7 @@ def test_every_block_is_in_the_contents_and_every_link_leads_somewhere(page):
     links = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"} - {"report"}
     sections = {attributes["id"] for tag, attributes in page.tags if tag == "section"}
     assert links == sections
-    assert len(sections) == 10
+    assert len(sections) == 8
 
 
 def test_what_it_is_given_is_escaped_and_formatted(page):
@@ -110,15 +99,15 @@ def test_what_it_is_given_is_escaped_and_formatted(page):
     assert "0.43 [0.38, 0.48]" in page.text
     assert "0.123" in page.text
     assert "1,200" in page.text
-    assert sum(attributes.get("class") == "ours" for tag, attributes in page.tags if tag == "tr") == 2
+    assert sum(attributes.get("class") == "ours" for tag, attributes in page.tags if tag == "tr") == 1
 
 
 def test_it_can_be_read_aloud_folded_and_printed(page):
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == len({attributes["alt"] for attributes in images}) == 7
+    assert len(images) == len({attributes["alt"] for attributes in images}) == 6
     assert any("bars. top-1; ours" in attributes["alt"] or "bars. top-1" in attributes["alt"] for attributes in images)
     tags = [tag for tag, _ in page.tags]
-    assert tags.count("table") == tags.count("caption") == tags.count("details") == tags.count("summary") == 2
+    assert tags.count("table") == tags.count("caption") == tags.count("details") == tags.count("summary") == 1
     assert {"header", "nav", "main"} <= set(tags)
     scopes = [attributes.get("scope") for tag, attributes in page.tags if tag == "th"]
     assert set(scopes) == {"col", "row"}

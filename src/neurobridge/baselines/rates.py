@@ -41,13 +41,6 @@ def smooth(counts: np.ndarray, *, bin_s: float, sigma_s: float = SMOOTHING_S) ->
     return gaussian_filter1d(counts, sigma, axis=-1, mode="constant") / mass
 
 
-def fit_predict_mean_rate(train_counts: np.ndarray, test_counts: np.ndarray) -> np.ndarray:
-    """Each unit's mean training count in every bin: expected counts of the shape of ``test_counts``."""
-    train, test = as_windows(train_counts), as_windows(test_counts)
-    prediction = np.broadcast_to(mean_counts(train)[:, None], test.shape).copy()
-    return prediction.reshape(np.shape(test_counts))
-
-
 def fit_psth(
     train_counts: np.ndarray, *, bin_s: float, sigmas_s: Sequence[float] = PSTH_SIGMAS_S, folds: int = 5
 ) -> np.ndarray:

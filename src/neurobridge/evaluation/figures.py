@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
-from neurobridge.evaluation.images import FLOORS, ORACLE, Score, channels_last
+from neurobridge.evaluation.images import channels_last
 
 Role = Literal["ours", "baseline", "floor", "oracle"]
 COLOURS: dict[str, str] = {"ours": "#2563a8", "baseline": "#8a97a6", "floor": "#c3cad2", "oracle": "#d59a1c"}
@@ -133,15 +133,6 @@ def bars(panels: Mapping[str, Sequence[Bar]], *, chance: Mapping[str, float] | N
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     return figure
-
-
-def score_bars(scores: Sequence[Score]) -> Figure:
-    """Bars of ``images.score_pictures``: a panel a metric, floors and oracle in their colours, chance for two-way."""
-    panels: dict[str, list[Bar]] = {}
-    for score in scores:
-        role: Role = "floor" if score.name in FLOORS else "oracle" if score.name == ORACLE else "ours"
-        panels.setdefault(score.metric, []).append(Bar(score.name, score.mean, score.low, score.high, role))
-    return bars(panels, chance={metric: 0.5 for metric in panels if metric.startswith("two-way")})
 
 
 def _bars(axes: Axes, panel: Sequence[Bar], level: float | None) -> None:

@@ -15,7 +15,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from neurobridge.errors import atomic_path
-from neurobridge.evaluation.images import Score
 
 UNFOLDED = 12  # rows that a table may have to be open at first
 Cell = str | float | int | None | tuple[float, float, float]
@@ -116,19 +115,6 @@ def page(name: str) -> Template:
         lstrip_blocks=True,
     )
     return environment.get_template(name)
-
-
-def score_table(title: str, scores: Sequence[Score], *, note: str = "", ours: str = "reconstruction") -> Table:
-    """A table of ``images.score_pictures``: one row a kind of picture, one column a metric, ``ours`` highlighted."""
-    names, metrics = (list(dict.fromkeys(getattr(s, key) for s in scores)) for key in ("name", "metric"))
-    cells = {(s.name, s.metric): (s.mean, s.low, s.high) for s in scores}
-    return Table(
-        title=title,
-        columns=["pictures", *metrics],
-        rows=[[name, *(cells.get((name, metric)) for metric in metrics)] for name in names],
-        note=note,
-        highlight=frozenset(row for row, name in enumerate(names) if name == ours),
-    )
 
 
 def format_cell(cell: Cell) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from neurobridge.evaluation.controls import bootstrap_interval
-from neurobridge.evaluation.distributions import MINIMUM, kernel_distance
+from neurobridge.evaluation.distributions import MINIMUM, frechet_distance, kernel_distance
 from neurobridge.evaluation.images import Evaluator, sample_diversity, score_pictures
 from neurobridge.evaluation.judging import DECOY, HOG, fitness, judge_of
 from neurobridge.pipeline.device import image_device
@@ -91,7 +91,7 @@ def score_sets(
 ) -> list[dict]:
     """How real the pictures look as a set (KID, deepest judge), and how much the samples of one image differ.
 
-    KID's interval is the spread over subsets. FID and the Inception Score need thousands of pictures: not here.
+    KID's interval is the spread over subsets. FID is there from as many pictures on as it takes (MINIMUM).
     """
     rows = []
     for judge, net in list(nets.items())[-1:] if len(targets) >= MINIMUM["KID"] else ():
@@ -100,6 +100,9 @@ def score_sets(
             values = kernel_distance(net.features(array), real, seed=seed)
             spread = [float(values.mean()), *np.quantile(values, [0.025, 0.975]).tolist()]
             rows.append(_set_row(f"KID {judge}", name, spread, len(array), net.network))
+            if len(targets) >= MINIMUM["FID"]:
+                distance = frechet_distance(net.features(array), real)
+                rows.append(_set_row(f"FID {judge}", name, [distance] * 3, len(array), net.network))
     if samples is not None and len(samples) > 1:
         judges = {"pixels": Evaluator(features=lambda x: x, network=""), **nets}
         for judge, net in judges.items():
