@@ -5,6 +5,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from neurobridge.cli import main
+from neurobridge.data.datamodule import Batcher, StepBatches, open_sessions
+from neurobridge.data.images import ImageSet
+from neurobridge.pipeline.spikes import labelled_windows
 
 MODEL = {"width": 16, "depth": 2, "heads": 2, "latents": 2, "unit_width": 8}
 
@@ -46,3 +49,22 @@ def test_identity_encoder_computes_embeddings_without_a_gradient(tiny_config, tm
     np.testing.assert_array_equal(after["units.embedding"][:known], before["units.embedding"])
     assert len(np.unique(fresh.round(6), axis=0)) == len(fresh), "units differ"
     assert (tmp_path / "run" / "adapt" / "identity.safetensors").is_file()
+
+
+def test_of_few_labelled_images_every_step_sees_some(tiny_data):
+    """Drawn like all others, five images in sixty are a handful of windows a step."""
+    [session] = open_sessions(tiny_data, ["monkeyA_1"], window_ms=300)
+    session.attach_images(ImageSet.read(tiny_data / "images.h5"))
+    known = np.zeros(session.image_row.max() + 1, dtype=bool)
+    known[np.unique(session.image_row[session.rows("train")])[:5]] = True
+    batcher = Batcher([session], rows_of_units={session.name: list(range(session.units))}, bin_ms=10)
+    options = {"split": "train", "windows": 32, "groups": 1, "seed": 0, "first": 0, "last": 6}
+    preferred = labelled_windows([session], known)
+    with_label, plain = (
+        np.mean([known[batch.stimulus.numpy()] for batch in StepBatches(batcher, preferred=some, **options)])
+        for some in (preferred, None)
+    )
+    assert 0.4 < with_label < 0.75
+    assert plain < 0.3
+    for batch in StepBatches(batcher, preferred=preferred, **options):
+        np.testing.assert_array_equal(session.image_row[batch.row.numpy()], batch.stimulus.numpy())

@@ -188,7 +188,8 @@ class StepBatches(IterableDataset):
     ``share``: processes that train together take a share each of one and the same batch.
     groups sessions a batch (all of them if there are fewer), windows / groups windows of each, from ``split``.
     Sessions are drawn with probability proportional to the square root of their number of windows. continuous: sessions
-    with stimuli give windows between and outside presentations too (:meth:`Session.draw`).
+    with stimuli give windows between and outside presentations too (:meth:`Session.draw`). preferred: index of a
+    session -> rows of which, where there are any, half of its windows are.
     """
 
     def __init__(
@@ -203,9 +204,10 @@ class StepBatches(IterableDataset):
         last: int,
         share: Share = WHOLE,
         continuous: bool = False,
+        preferred: Mapping[int, np.ndarray] | None = None,
     ) -> None:
         super().__init__()
-        self.continuous = continuous
+        self.continuous, self.preferred = continuous, preferred or {}
         self.batcher, self.seed, self.first, self.last, self.part = batcher, seed, first, last, share.part
         self.split = split
         root = np.sqrt([s.count(split) for s in batcher.sessions])
@@ -222,9 +224,17 @@ class StepBatches(IterableDataset):
         for step in range(self.first + offset, self.last, stride):
             rng = np.random.default_rng([self.seed, step, 0])
             chosen = rng.choice(len(self.share), size=self.groups, replace=False, p=self.share)
-            drawn = [
-                self.batcher.sessions[i].draw(self.split, self.per_group, rng, continuous=self.continuous)
-                for i in chosen
-            ]
+            drawn = [self._windows(int(i), rng) for i in chosen]
             starts = [(int(i), self.part(starts)) for i, (starts, _) in zip(chosen, drawn, strict=True)]
             yield self.batcher.batch_from(starts, rows=[self.part(rows) for _, rows in drawn])
+
+    def _windows(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Starts and rows of one session's windows of a step."""
+        session = self.batcher.sessions[index]
+        starts, rows = session.draw(self.split, self.per_group, rng, continuous=self.continuous)
+        preferred = self.preferred.get(index, rows[:0])
+        if len(preferred):
+            half = rng.random(len(rows)) < 0.5
+            rows[half] = rng.choice(preferred, int(half.sum()))
+            starts[half] = session.starts[rows[half]]
+        return starts, rows

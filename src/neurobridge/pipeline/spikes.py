@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -202,8 +202,11 @@ def spike_task(
         "new_units": new_units,
         "new_unit_decay": settings.adapt.prior_decay,
     }
+    few = settings.adapt.labels if only_units and seen is not None else None
+    labelled = None if seen is None else labelled_images(sessions, settings, len(seen.targets))
+    preferred = {} if few is None or labelled is None else labelled_windows(sessions, labelled.numpy())
     common |= schedule(
-        batcher, settings.adapt if only_units else options, settings, len(sessions) if only_units else None
+        batcher, settings.adapt if only_units else options, settings, len(sessions) if only_units else None, preferred
     )
     if bridge is None or seen is None:
         return MaskedTask(model, only_units=only_units, **common)
@@ -212,7 +215,7 @@ def spike_task(
         bridge.head,
         seen=seen,
         learns="units" if only_units else "all",
-        labelled=labelled_images(sessions, settings, len(seen.targets)) if only_units else None,
+        labelled=labelled if only_units else None,
         lessons=None if lessons is None else lessons_of(settings, batcher, *lessons),
         **joint_options(settings),
         **common,
@@ -244,10 +247,24 @@ def labelled_images(sessions: Sequence[Session], settings: RunSettings, images: 
     return known
 
 
+def labelled_windows(sessions: Sequence[Session], labelled: np.ndarray) -> dict[int, np.ndarray]:
+    """Index of a session -> rows of its training windows that show one of the ``labelled`` [images] (bool)."""
+    found = {}
+    for index, session in enumerate(sessions):
+        rows = session.rows("train")
+        shown = session.image_row[rows]
+        found[index] = rows[(shown >= 0) & labelled[shown]]
+    return found
+
+
 def schedule(
-    batcher: Batcher, stage: PretrainSettings | AdaptSettings, settings: RunSettings, groups: int | None
+    batcher: Batcher,
+    stage: PretrainSettings | AdaptSettings,
+    settings: RunSettings,
+    groups: int | None,
+    preferred: Mapping[int, np.ndarray] | None = None,
 ) -> dict:
-    """What every task needs: batches by step, number of steps, rates, seed."""
+    """What every task needs: batches by step, number of steps, rates, seed. preferred: see :class:`StepBatches`."""
     mixture, adapting = settings.mixture, isinstance(stage, AdaptSettings)
     kinds = {batcher.kind(i) for i in range(len(batcher.sessions))}
     mixed = len(kinds) > 1 or (mixture != MixtureSettings() and not adapting)
@@ -258,7 +275,7 @@ def schedule(
         options |= {"first": first, "last": last, "share": share}
         options["continuous"] = not adapting and settings.pretrain.continuous
         if not mixed:
-            return StepBatches(batcher, **options)
+            return StepBatches(batcher, preferred=preferred, **options)
         return MixtureBatches(
             batcher,
             power=mixture.power,
