@@ -94,6 +94,9 @@ class JointTask(MaskedTask):
             parameter.requires_grad_(True)
         self.train()
 
+    def norms(self) -> list[nn.BatchNorm1d]:
+        return [] if self.model.memory is None else [self.model.memory.norm]
+
     def unfrozen(self) -> list[nn.Parameter]:
         """Weights of the encoder that learn in the joint stage."""
         encoder = self.model.encoder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 
 def across_ranks(rows: Tensor) -> Tensor:
@@ -27,6 +27,40 @@ def mean_over_ranks(counts: Tensor) -> Tensor:
     total = counts.detach().clone()
     distributed.all_reduce(total)
     return total / distributed.get_world_size()
+
+
+def normalised(norm: nn.BatchNorm1d, rows: Tensor) -> Tensor:
+    """``norm`` of rows [B, F] or [B, F, K] by the statistics of the rows of all ranks, as many on each."""
+    if not norm.training:
+        return nn.BatchNorm1d.forward(norm, rows)
+    axes, shape = [i for i in range(rows.dim()) if i != 1], (-1, *[1] * (rows.dim() - 2))
+    ranks, values = distributed.get_world_size(), rows.float()
+    mean = _Summed.apply(values.mean(axes)) / ranks
+    values = values - mean.view(shape)
+    variance = _Summed.apply(values.square().mean(axes)) / ranks
+    count = ranks * rows.numel() // rows.shape[1]
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * count / (count - 1), norm.momentum)
+    values = values * (variance + norm.eps).rsqrt().view(shape)
+    return (values * norm.weight.view(shape) + norm.bias.view(shape)).to(rows.dtype)
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over ranks, and backwards the sum of the gradients."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        distributed.all_reduce(total)
+        return total
 
 
 class _Gathered(torch.autograd.Function):

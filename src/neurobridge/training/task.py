@@ -65,6 +65,10 @@ class Task(lightning.LightningModule):
         """What rows of the weights belong to: the same on all processes, or they would train something else."""
         return []
 
+    def norms(self) -> list[torch.nn.BatchNorm1d]:
+        """Those that see this process's rows alone, and are to normalise by the rows of all."""
+        return []
+
     def stretches(self, done: int) -> int:
         """How many stretches are left after ``done`` steps; they end at multiples of checkpoint_every."""
         return -(-self.steps // self.checkpoint_every) - done // self.checkpoint_every

@@ -23,6 +23,7 @@ from neurobridge.terminal import console
 from neurobridge.training.average import Average
 from neurobridge.training.blocks import blocks, rewrite
 from neurobridge.training.checkpoints import Checkpoints, SealedIO
+from neurobridge.training.ranks import normalised
 from neurobridge.training.sharding import Sharded, whole
 from neurobridge.training.task import NotFinite, Task
 
@@ -94,8 +95,10 @@ def fit(
         )
     stops, processes = Stops(), devices * nodes
     strategies = {"ddp": DDPStrategy(find_unused_parameters=True, broadcast_buffers=False), "fsdp": Sharded(processes)}
-    running = task.twin() if strategy == "fsdp" or activation_checkpointing or compile else task
+    running = task.twin() if processes != 1 or activation_checkpointing or compile else task
     running.parts, running.workers = accumulate, workers
+    for norm in running.norms() if processes != 1 else ():
+        norm.forward = partial(normalised, norm)
     rewrite(blocks(running), twice=activation_checkpointing, compiled=compile)
     mean = Average(average) if average else None
     if mean is not None:
