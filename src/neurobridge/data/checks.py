@@ -22,9 +22,6 @@ STIMULUS_FIELDS = ("start", "end", "image_id", "repeat", "split", "valid", "cond
 def check(recording: Recording, where: str) -> None:
     """Raise UserError at the first thing that makes a recording unusable; ``where`` names the file in the sentence."""
     r = recording
-    for name, told in (("dataset", r.dataset), ("subject", r.subject), ("session", r.session)):
-        if "/" in told or not told.strip():
-            raise UserError(f"{where}: the {name} is '{told}', and a unit is dataset/subject/session/unit: rename it")
     check_units(r.signal_kind, r.unit_ids, r.regions, where)
     if len(r.spike_times) != len(r.spike_units):
         raise UserError(f"{where}: {len(r.spike_times)} spike times but {len(r.spike_units)} unit indices")
