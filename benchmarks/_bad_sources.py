@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
-from _bad_field import packed
+from _bad_field_files import packed
 from _bad_files import Silent, fits, run, says
 from _common import ROOT
 
@@ -123,6 +123,11 @@ def cut(root: Path) -> None:
     file.write_bytes(file.read_bytes()[:20_000])
 
 
+def unknown(root: Path) -> None:
+    with h5py.File(next(root.rglob("*normMUA*.mat")), "r+") as file:
+        file["train_MUA"][0, 0] = np.nan
+
+
 SCENES = "intervals/natural_scenes_presentations"
 SOURCES: dict[str, Situation] = {
     "allen: a filter that is not installed": lambda d: refused("filter 32015|compression", "allen", allen(d, packed)),
@@ -166,5 +171,8 @@ SOURCES: dict[str, Situation] = {
         "averaged counts are finite", "v4", v4(d, np.random.default_rng(0).normal(size=(5, 12)))
     ),
     "v4: float16 that ran over": lambda d: refused("response inf", "v4", v4(d, np.full((5, 12), 7e4).astype("f2"))),
+    "tvsd: one value that is not finite": lambda d: told(
+        "left out 1 presentations with a value that is not finite", "tvsd", tvsd(d, unknown)
+    ),
     "tvsd: a file cut off": lambda d: refused("cut off", "tvsd", tvsd(d, cut)),
 }

@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import _bad_field as field
+import _bad_field_files as files
 from _bad_files import outcome
 from _bad_readers import DOORS, MESSAGES, METRICS, READERS
 from _bad_recordings import IDENTITY, OBSERVED, PICTURES, SAID, WRITERS
@@ -30,11 +31,11 @@ KINDS = {
     "observed time": OBSERVED,
     "clocks": field.CLOCKS,
     "identity": IDENTITY | field.IDENTITY,
-    "pictures": PICTURES | field.PICTURES,
-    "readers": READERS | field.READERS,
+    "pictures": PICTURES | files.PICTURES,
+    "readers": READERS | files.READERS,
     "doors": DOORS,
     "public data sets": SOURCES,
-    "writers": WRITERS | field.WRITERS,
+    "writers": WRITERS | files.WRITERS,
     "metrics": METRICS,
     "messages": MESSAGES,
     "what is said": SAID,

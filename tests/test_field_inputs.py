@@ -8,10 +8,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import _bad_field as field
+import _bad_field_files as files
 from _bad_files import outcome
 from _bad_sources import SOURCES
 
-GROUPS = (field.CLOCKS, field.IDENTITY, field.READERS, field.PICTURES, field.WRITERS, SOURCES)
+GROUPS = (field.CLOCKS, field.IDENTITY, files.READERS, files.PICTURES, files.WRITERS, SOURCES)
 
 
 @pytest.mark.parametrize("name", [name for group in GROUPS for name in group])

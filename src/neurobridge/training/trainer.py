@@ -103,7 +103,7 @@ def fit(
     mean = Average(average) if average else None
     if mean is not None:
         running.averaged = partial(mean.instead, running)
-    bar = [] if console.quiet else [RichProgressBar(refresh_rate=5)]
+    bar = [] if console.quiet else [Bar(refresh_rate=5)]
     trainer = lightning.Trainer(
         max_epochs=last["epoch"] + 1 + task.stretches(done),
         accelerator=accelerator,
@@ -157,6 +157,13 @@ def with_best(task: Task, checkpoints: Checkpoints) -> int:
         return task.steps
     task.load_state_dict(best["state_dict"])
     return best["step"]
+
+
+class Bar(RichProgressBar):
+    """Without the end of the loggers' names, which the Trainer shows as a version."""
+
+    def get_metrics(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> dict:  # pyright: ignore
+        return {name: value for name, value in super().get_metrics(trainer, task).items() if name != "v_num"}
 
 
 class Stops(Callback):

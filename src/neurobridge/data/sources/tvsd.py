@@ -163,6 +163,9 @@ def _recording(
     start = INTERVAL * np.arange(len(values))
     times, units, events = _events(values[np.ix_(valid, kept)], start[valid], monkey.regions[kept])
     silent = np.flatnonzero(~kept)
+    unknown = len(valid) - int(valid.sum()) - int(padding.sum())
+    counts = ((len(silent), "channels, mostly not finite"), (unknown, "presentations with a value that is not finite"))
+    left_out = " and ".join(f"{count} {what}" for count, what in counts if count)
     return Recording(
         **_identity(monkey, signal)._asdict(),
         species="MACACA_MULATTA",
@@ -195,8 +198,9 @@ def _recording(
             "split": splits.sentence,
             "dropped_channels": f"{len(silent)} not finite in over {MOST_NAN:.0%} of the presentations"
             + (f" (first: {silent[0] + 1:04d})" if len(silent) else ""),
-            "dropped_presentations": f"{len(valid) - valid.sum() - padding.sum()} with a value that is not finite, "
+            "dropped_presentations": f"{unknown} with a value that is not finite, "
             f"{padding.sum()} test repeats all zero (padding), {(split == 'none').sum()} of held-out pictures",
+            **({"left_out": f"left out {left_out}"} if left_out else {}),
         },
     )
 

@@ -136,6 +136,8 @@ def read_sorting(path: Path) -> Raw:
             spikes = np.load(spikes_file, allow_pickle=False)
             units, rate, segments = np.array(info["unit_ids"]), float(info["sampling_frequency"]), info["num_segments"]
             time, index = spikes["sample_index"], spikes["unit_index"].astype(np.int64)
+            if "segment_index" in (spikes.dtype.names or ()):
+                segments = max(segments, int(spikes["segment_index"].max(initial=0)) + 1)
         bad = np.flatnonzero((index < 0) | (index >= len(units)))
         if len(bad):
             raise UserError(

@@ -34,6 +34,7 @@ UNIT = re.compile(
 )
 TRAINS = re.compile(r"spike|train|unit|cell|neuron", re.IGNORECASE)
 CHECK = "check"
+TENSOR = re.compile(r"(float|int)\d+ \[\d+(, \d+){2,}\]")
 SOON = 0.05  # of the last spike: where the first one comes later, the recording is taken to begin with it
 
 
@@ -269,6 +270,8 @@ def _text(draft: Draft, path: Path, out: Path) -> str:
         "# units: {format: csv, path: units.csv}       # unit_id, electrode_id, area, ...: where regions differ",
     ]
     stimuli = draft.stimuli.replace("PATH", repr(where)) or "{format: csv, path: stimuli.csv}"
+    if not draft.spikes and any(TENSOR.search(told) for told in draft.keys.values()):
+        lines.append("# responses by condition, without times, are laid out first: 'a row a presentation' in that page")
     lines += [
         f"# stimuli: {stimuli}",
         "# image_root: pictures         # null: the pictures are not at hand",

@@ -23,7 +23,8 @@ class _Loader(yaml.SafeLoader):
         if len(loaded) != len(node.value):
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice}' is there twice", node.start_mark)
+            second = [key for (key, _), name in zip(node.value, keys, strict=True) if name == twice][1]
+            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice}' is there twice", second.start_mark)
         return loaded
 
 

@@ -38,6 +38,9 @@ def recording_from_tsgroup(
     what makes no sound recording.
     """
     where = f"TsGroup of session {session}"
+    for name, told in (("dataset", dataset), ("subject", subject), ("session", session)):
+        if "/" in told or not told.strip():
+            raise UserError(f"{where}: the {name} is '{told}', and a unit is dataset/subject/session/unit: rename it")
     keys = list(tsgroup.keys())
     columns: dict[str, np.ndarray] = {
         str(name): np.asarray(tsgroup.metadata[name]) for name in tsgroup.metadata_columns if name != "rate"
