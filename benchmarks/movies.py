@@ -3,7 +3,7 @@
 An embedding and a picture a frame of ten held-out clips (8 presentations each), by decoding and likelihood against the
 training frames. Bars, with 95 % intervals over clips: PixCorr of the film strip and identification of the frame among
 all held-out frames (two-way, by pixels) lie above both floors, the mean training frame and the training frame that is
-nearest by decoding; the control, the same pictures at moments of other clips, must not identify and must lie below ours.
+nearest by decoding; the control, the same pictures at moments of other clips, must not identify and lie below ours.
 
     python benchmarks/movies.py [--out runs/movies] [--steps 300]
 
@@ -38,7 +38,14 @@ def trained(out: Path, steps: int) -> nb.Model:  # pyright: ignore
     if (out / "aligned" / "align" / DONE).is_file():
         return nb.load(out / "aligned")
     model = nb.pretrain(
-        recordings, out=out / "pretrained", steps=steps, windows=64, groups=1, model=SIZES, window=WINDOW_MS, seed=SEED
+        recordings,
+        out=out / "pretrained",
+        steps=steps,
+        windows=64,
+        groups=1,
+        model=SIZES,
+        window_ms=WINDOW_MS,
+        seed=SEED,
     )
     return nb.align(model, recordings, out=out / "aligned", steps=200, joint_steps=50, windows=128, hidden=128)
 

@@ -31,6 +31,7 @@ PATIENCE = 120_000  # ms: two busy cores are slow
 SPLIT_TRIALS = 8 * 4
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[browser]'")
+sync_api.expect.set_options(timeout=PATIENCE)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
 

@@ -31,7 +31,8 @@ UNION = re.compile(
 
 def call_with(function: Callable, argv: list[str], name: str) -> object:
     """Call ``function`` with the options in ``argv``. Raises UserError, in one sentence, for those it does not take."""
-    usage = {"usage": f"neurobridge {name} [options]"} if name in READ_BY else {}
+    first = "[RUN]" if name == "pretrain" else "RUN"  # the folder of a run, which has all options
+    usage = {"usage": f"neurobridge {name} {first} [options]"} if name in READ_BY else {}
     return auto_cli(function, args=argv, parser_class=Parser, prog=f"neurobridge {name}", allow_abbrev=False, **usage)
 
 

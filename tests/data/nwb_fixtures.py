@@ -93,8 +93,10 @@ def maze_behaviour() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return times, values
 
 
-def write_allen(path: Path, *, session: str = "715093703", frames_as_text: bool = False, scenes: bool = True) -> Path:
-    """An Allen Visual Coding Neuropixels session."""
+def write_allen(
+    path: Path, *, session: str = "715093703", frames_as_text: bool = False, scenes: bool = True, movie: int = 0
+) -> Path:
+    """An Allen Visual Coding Neuropixels session; ``movie``: frames of a movie that is shown twice."""
     file = pynwb.NWBFile(
         session_description="Data and metadata for an Ecephys session",
         identifier=session,
@@ -129,6 +131,8 @@ def write_allen(path: Path, *, session: str = "715093703", frames_as_text: bool 
         )
     _table(file, "drifting_gratings", np.array([2.0, 5.0]), 2.0, orientation=["45.0", "N/A"], contrast=[0.8, 0.8])
     _table(file, "spontaneous", np.array([13.0]), 4.0)
+    if movie:
+        _table(file, "natural_movie_one", 30 + np.arange(2 * movie) / 30, 1 / 30, frame=np.tile(np.arange(movie), 2))
     file.add_invalid_time_interval(start_time=INVALID[0], stop_time=INVALID[1], tags=["EcephysProbe", "1", "probeB"])
     start, end, speed = running()
     module = file.create_processing_module("running", "running speed data")

@@ -470,3 +470,31 @@ def test_broken_pictures(file: Path, folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "stack.npy", np.zeros((118, 6, 10)))
     with pytest.raises(UserError, match=r"float64 of shape \(118, 6, 10\), expected uint8"):
         import_allen(file, tmp_path / "out", images=tmp_path / "stack.npy")
+
+
+def test_frames_of_a_movie_are_images_split_by_parts(tmp_path: Path) -> None:
+    """A movie of 400 frames, shown twice, beside the scenes; the frames of one part are never near another split."""
+    file = made.write_allen(tmp_path / "raw.nwb", movie=400)
+    rng = np.random.default_rng(0)
+    films = tmp_path / "films"
+    films.mkdir()
+    np.save(films / "natural_movie_one.npy", rng.integers(0, 256, (400, 6, 10), dtype=np.uint8))
+    out = tmp_path / "out"
+    recording = imported(file, out, movies=films)
+    stimuli, pixels = recording.stimuli, ImageSet.read(out / "images.h5")
+    movie = np.char.startswith(stimuli.condition, "natural_movie_one")
+    assert movie.sum() == 800
+    assert (stimuli.image_id[movie][:400] == stimuli.image_id[movie][400:]).all()
+    assert set(stimuli.image_id[movie].tolist()) == set(pixels.ids.tolist())
+    assert stimuli.split[movie][:400].tolist() == (
+        ["train"] * 145 + ["none"] * 15 + ["valid"] * 40 + ["none"] * 15 + ["train"] * 130 + ["none"] * 15
+        + ["test"] * 40
+    )  # fmt: skip
+    assert stimuli.image_id[~movie].tolist()[0] == "allen_natural_scenes_017"
+    assert set(stimuli.split[~movie].tolist()) == {"none"}, "no picture of the scenes was given"
+    plain = imported(file, tmp_path / "plain").stimuli
+    assert not np.char.startswith(plain.condition, "natural_movie").any()
+    every = imported(file, tmp_path / "every", tables=()).stimuli
+    assert set(every.image_id[np.char.startswith(every.condition, "natural_movie")].tolist()) == {""}
+    with pytest.raises(UserError, match=r"no movie at .*: give a folder with natural_movie_one\.npy"):
+        imported(file, tmp_path / "none", movies=tmp_path / "out")

@@ -60,7 +60,7 @@ def moving(path: Path, rows: Mapping[str, ArrayLike], *, frame_ms: int, zoom: in
 def frame_scores(drawn: ArrayLike, shown: ArrayLike) -> dict[str, np.ndarray]:
     """PixCorr [F], and identification [F]: the share of all other frames that a picture is less like than its own.
 
-    Pictures [F, H, W, 3] in [0, 1], of all clips; chance of identification 0.5, ties lose, so one picture for all has 0.
+    Pictures [F, H, W, 3] in [0, 1], of all clips; chance of identification is 0.5.
     """
     drawn, shown = np.asarray(drawn, np.float64), np.asarray(shown, np.float64)
     matrix = correlation_matrix(drawn, shown)

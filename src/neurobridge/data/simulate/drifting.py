@@ -132,7 +132,7 @@ def watch(
     rng: np.random.Generator, units: Population, images: ImageSet, shown: np.ndarray, split: np.ndarray,
     order: np.ndarray, session: str,
 ) -> Recording:  # fmt: skip
-    """One session that shows the clips ``order``: each frame drives every unit until the next one, after its latency."""
+    """One session that shows the clips ``order``: a frame drives every unit until the next one, after its latency."""
     frames = shown.shape[1]
     every, lead = frames * FRAME + PAUSE, PAUSE
     seconds = lead + len(order) * every

@@ -26,7 +26,8 @@ from neurobridge.data.nwb_observed import observed_by_all, seen_by_unit, split_i
 from neurobridge.data.quality import QualitySettings, select_units
 from neurobridge.data.recording import Recording, Stimuli, TimeSeries
 from neurobridge.data.sessions import Identity
-from neurobridge.data.sources.allen_file import LAST_FRAME, SCENES, Found, look_at
+from neurobridge.data.sources.allen_file import LAST_FRAME, SCENES, SUFFIX, Found, look_at
+from neurobridge.data.sources.allen_movies import Films, add_movies, film_of, film_splits, movie_files
 from neurobridge.data.sources.v4 import split_of
 from neurobridge.errors import UserError
 
@@ -36,6 +37,7 @@ def import_allen(
     out: Path = Path("data/allen"),
     *,
     images: Path | None = None,
+    movies: Path | None = None,
     tables: tuple[str, ...] = (SCENES,),
     unusable: bool = False,
     quality: QualitySettings = QualitySettings(),
@@ -54,6 +56,9 @@ def import_allen(
         out: Data folder to write.
         images: Folder of pictures named by frame number (0.png ... 117.png), or a .npy or .tiff stack. Without it the
             frames are known by number only, and an image is called allen_natural_scenes_017.
+        movies: Folder with the frames of movies, natural_movie_one.npy (or .tiff, or a folder of that name), of the
+            size of ``images``. Their tables are kept too, and every frame is an image: of ten parts of a movie one is
+            valid and one is test, and what is within half a second of these is of no split.
         tables: Stimulus tables to keep, without "_presentations"; empty for all of them.
         unusable: Keep units that the release calls noise or whose peak channel it calls invalid.
         quality: Thresholds of unit quality.
@@ -62,6 +67,8 @@ def import_allen(
     path, out = Path(path), Path(out)
     options = {"tables": tables, "unusable": unusable, "seed": seed, **asdict(quality)}
     options["pictures"] = signature(_picture_files(images))
+    if movies is not None:
+        options["movies"] = signature(_picture_files(movies))
     with Progress(transient=True) as progress:
         pending: list[tuple[Identity, Path, str]] = []
         for identity, file in progress.track(_sessions(path).items(), description="files"):
@@ -79,11 +86,14 @@ def import_allen(
                         "it a stack with its frames last? Give [frames, H, W], or name the pictures by frame number"
                     )
                 frames = dict(zip(read, add_images(out, read.values()), strict=True))
+        films = add_movies(out, movie_files(Path(movies))) if movies is not None and pending else {}
         for identity, file, mark in progress.track(pending, description="sessions"):
             with open_nwb(file) as nwb:
-                look, found = look_at(nwb, tables)
+                there = [key.removesuffix(SUFFIX) for key in nwb.members("intervals") if key.endswith(SUFFIX)]
+                played = [name for name in there if film_of(name) in films and name not in tables]
+                look, found = look_at(nwb, (*tables, *played) if tables else tables)
                 look.refuse()
-                recording = _recording(nwb, found, identity, frames, unusable, seed)
+                recording = _recording(nwb, found, identity, frames, films, unusable, seed)
                 del found  # its spikes are as large as the recording
             recording = select_units(recording, quality)
             recording.provenance["signature"] = mark
@@ -146,7 +156,7 @@ def _picture_files(images: Path | None) -> list[Path]:
 
 
 def _recording(
-    nwb: Nwb, found: Found, identity: Identity, frames: dict[int, str] | None, unusable: bool, seed: int
+    nwb: Nwb, found: Found, identity: Identity, frames: dict[int, str] | None, films: Films, unusable: bool, seed: int
 ) -> Recording:
     ids, spikes, regions, usable = found.ids, found.spikes, found.regions, found.usable
     assert ids is not None, "refused before"
@@ -161,7 +171,7 @@ def _recording(
     seen = timed if of_units is None else timed & seen_by_unit(spikes.values, unit, of_units)
     of_kept = keep[unit] & seen
     times, unit = spikes.values[of_kept].astype(np.float64, copy=False), unit[of_kept]
-    stimuli = _stimuli(found, nwb.path, frames, seed)
+    stimuli = _stimuli(found, nwb.path, frames, films, seed)
     running, running_note = _running(found)
     clocks = [times, *([stimuli.start, stimuli.end] if stimuli else []), *([running.timestamps] if running else [])]
     edges = [float(edge) for clock in clocks if len(clock) for edge in (clock.min(), clock.max())]
@@ -206,28 +216,40 @@ def _recording(
     )
 
 
-def _stimuli(found: Found, path: Path, frames: dict[int, str] | None, seed: int) -> Stimuli | None:
+def _stimuli(found: Found, path: Path, frames: dict[int, str] | None, films: Films, seed: int) -> Stimuli | None:
     if not found.tables:
         return None
     start, end, condition, frame = (
         np.concatenate([getattr(table, name) for table in found.tables.values()])
         for name in ("start", "stop", "condition", "frame")
     )
+    table = np.repeat(list(found.tables), [len(table.start) for table in found.tables.values()])
     order = np.argsort(start, kind="stable")
-    start, end, condition, frame = start[order], end[order], condition[order], frame[order]
-    shown = np.unique(frame[frame >= 0]).astype(int).tolist()
+    start, end, condition, frame, table = start[order], end[order], condition[order], frame[order], table[order]
+    scene = np.where(table == SCENES, frame, -1)
+    shown = np.unique(scene[scene >= 0]).astype(int).tolist()
     missing = [number for number in shown if frames is not None and number not in frames]
     if missing:
         raise UserError(f"{path} shows natural scene {missing[0]}, and --images holds no picture of it: add one")
     ids = {number: f"allen_{SCENES}_{number:03d}" if frames is None else frames[number] for number in shown}
-    splits = {number: split_of(ids[number], seed=seed) for number in shown}
-    other = "none" if frames is not None and shown else "train"
+    played = [name for name in found.tables if film_of(name) in films]
+    unseen = "none" if frames is None and played else ""  # of a session with pictures every training window shows one
+    splits = {number: unseen or split_of(ids[number], seed=seed) for number in shown}
+    other = "none" if (frames is not None and shown) or played else "train"
+    image_id = np.array([ids.get(number, "") for number in scene.tolist()], dtype="U64")
+    split = np.array([splits.get(number, other) for number in scene.tolist()], dtype="U5")
+    for name in played:
+        film = films[film_of(name)]
+        mine = np.flatnonzero((table == name) & np.isin(frame, list(film)))
+        parts = film_splits(film)
+        image_id[mine] = [film[int(number)] for number in frame[mine].tolist()]
+        split[mine] = [parts[image] for image in image_id[mine].tolist()]
     return Stimuli(
         start=start,
         end=end,
-        image_id=np.array([ids.get(number, "") for number in frame.tolist()], dtype=str),
+        image_id=image_id,
         repeat=repeats(condition),
-        split=np.array([splits.get(number, other) for number in frame.tolist()], dtype=str),
+        split=split,
         valid=~overlaps(start, end, found.invalid),
         condition=condition,
     )

@@ -14,7 +14,7 @@ from neurobridge.data.nwb import Nwb, Ragged, Series
 from neurobridge.data.nwb_doctor import FAR, UNIT_MIX_UP, Look, wrong_ids, wrong_intervals, wrong_spikes, wrong_times
 from neurobridge.data.recording import UNKNOWN_REGION
 
-SCENES = "natural_scenes"
+SCENES, MOVIES = "natural_scenes", "natural_movie"
 SUFFIX = "_presentations"
 BLANK = -1
 LAST_FRAME = 117
@@ -30,7 +30,7 @@ NOT_PARAMETERS = (
 
 @dataclass(kw_only=True)
 class Presentations:
-    """One table: ``start``, ``stop`` [P] in s; ``condition`` [P]; ``frame`` [P] of natural scenes, NaN elsewhere."""
+    """One table: ``start``, ``stop`` [P] in s; ``condition`` [P]; ``frame`` [P] of scenes and movies, NaN elsewhere."""
 
     start: np.ndarray
     stop: np.ndarray
@@ -145,9 +145,11 @@ def _presentations(nwb: Nwb, look: Look, name: str) -> Presentations | None:
         return None
     start, stop = edges
     if name != SCENES:
-        return Presentations(
-            start=start, stop=stop, condition=_conditions(nwb, name, len(start)), frame=np.full(len(start), np.nan)
-        )
+        frame = None
+        if name.startswith(MOVIES) and nwb.has(f"{table}/frame"):
+            frame = look.at(f"{table}/frame", "frame numbers", lambda: nwb.floats(f"{table}/frame", rows=len(start)))
+        frame = np.full(len(start), np.nan) if frame is None else frame
+        return Presentations(start=start, stop=stop, condition=_conditions(nwb, name, len(start)), frame=frame)
     typical = float(np.median(stop - start)) if len(start) else 0.0
     if typical > 0.25 * FAR:
         told = f"a table of presentations of {typical:.4g} s {UNIT_MIX_UP}"
