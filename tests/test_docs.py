@@ -41,9 +41,15 @@ PLACEHOLDERS = {
     "COMMAND": "run",
 }
 RUN_HERE = (
-    "doctor", "completion", "plan", "data list", "data validate", "data audit", "embed", "adapt", "predict", "export",
+    "doctor", "completion", "data list", "data validate", "data audit", "embed", "adapt", "predict", "export",
 )  # fmt: skip
-OF_ANOTHER_PLACE = ("downloads/", "phy", "configs/", "000128")  # what the pages have and a test has not
+OF_ANOTHER_PLACE = (
+    "downloads/",
+    "data/allen",
+    "data/lab",
+    "phy",
+    "adapt RUN",
+)  # what the pages have and a test has not
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
