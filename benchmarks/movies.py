@@ -1,7 +1,7 @@
 """Movies drawn along time: a simulated animal watches scenes drift across the aperture, a frame every 50 ms.
 
-An embedding and a picture a frame of ten held-out clips (8 presentations each), by decoding and likelihood against the
-training frames. Bars, with 95 % intervals over clips: PixCorr of the film strip and identification of the frame among
+An embedding and a picture a frame of ten held-out clips (8 presentations each), by decoding and likelihood of training
+frames along time. Bars, with 95 % intervals over clips: PixCorr of the film strip and identification of the frame among
 all held-out frames (two-way, by pixels) lie above both floors, the mean training frame and the training frame that is
 nearest by decoding; the control, the same pictures at moments of other clips, must not identify and lie below ours.
 
