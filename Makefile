@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY = passive
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types bench clean
+.PHONY: help setup demo test lint types bench docs wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' \
@@ -38,6 +38,13 @@ types: $(STAMP) ## pyright, errors only (apart from test: it takes minutes on a 
 bench: $(STAMP) ## run the benchmarks, fail if a bar is missed (BENCH=benchmarks/demo_quality.py for one)
 	@missed=0; for file in $(BENCH); do echo "== $$file"; $(BIN)/python "$$file" || missed=1; done; exit $$missed
 
+docs: .venv/.docs ## build the pages into build/docs, warnings are errors (installs the extra docs)
+	$(BIN)/sphinx-build -W --keep-going docs build/docs
+	@echo "open build/docs/index.html"
+
+wheel: ## build the wheel into dist/ and try it in an empty environment, offline (some minutes)
+	PYTHON=$(PYTHON) .ci/wheel
+
 clean: ## delete .venv and caches; keeps runs and data
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -50,4 +57,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install torch==2.13.0 -c constraints.txt
 	$(BIN)/python -m pip install -e '.[dev]' -c constraints.txt
 	$(BIN)/python -m pip install --no-deps ibl-bwb-eval==0.1.0
+	@touch $@
+
+.venv/.docs: $(STAMP)
+	$(BIN)/python -m pip install -e '.[docs]' -c constraints.txt
 	@touch $@

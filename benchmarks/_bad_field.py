@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import scipy.io
-from _bad_files import SHOWN, TIMES, bring, equal, imports, manifest, pictures, pixels, shown, tables
+from _bad_files import SHOWN, TIMES, bring, equal, imports, manifest, pictures, pixels, run, shown, tables
 from _bad_readers import counts, npz, of_nwb, phy
 from _bad_recordings import picture, plain, said, without_pictures
 from PIL import Image
@@ -121,6 +121,16 @@ def narrow(d: Path) -> Path:
     return file
 
 
+def late() -> str:
+    return "".join(f"{t:.3f},u0\n" for t in T0 if t > 40)
+
+
+def drafted(d: Path) -> str:
+    spikes(d, late())
+    run("data", "doctor", d / "spikes.csv", "--manifest", d / "draft.yaml")
+    return equal("duration: [40, 60] " in (d / "draft.yaml").read_text(), True)
+
+
 TIME = np.arange(100) * 0.5
 CLOCKS: dict[str, Situation] = {
     "1:00 in a manifest, which YAML takes for 60": lambda d: imports("base 60|line 7", edited(d, "- 60\n", "- 1:00\n")),
@@ -142,6 +152,10 @@ CLOCKS: dict[str, Situation] = {
     "a presentation off the end": lambda d: imports(
         "after the end of the recording", shown(d, SHOWN.replace("3,3.5", "59.8,60.3"))
     ),
+    "a clock that ran long before the recording": lambda d: said(
+        "no unit fired in 0 to 40.05 s, 67% of the duration", spikes(d, late(), **ONE_REGION)
+    ),
+    "a draft for such a file": drafted,
     "NaN in a table of trials": lambda d: imports("'onset' is nan", shown(d, SHOWN.replace("3,3.5", "nan,nan"))),
     "obs_intervals the wrong way round": lambda d: imports("a start and a later stop", reversed_intervals(d)),
     "a recording of no length": lambda d: imports("first and last second", manifest(d, duration=[0, 0])),

@@ -158,6 +158,7 @@ def test_a_typo_is_answered_by_what_was_meant(capsys):
         (["pretrain", "--pretrain.step", "3"], "did you mean --pretrain.steps?"),
         (["pretrain", "--pretrain.steps", "few"], "--pretrain.steps: expected int, got few ('"),
         (["data", "import", "lab", "x", "--quality.min_rate", "high"], "min_rate: expected float or null, got high ('"),
+        (["evaluate"], "give the folder that pretrain or run has made, as in 'neurobridge evaluate runs/mine'"),
         (["run", "--model.preset", "huge"], "--model.preset: expected one of 'none', 'tiny'"),
     ):
         assert main(argv) == 2
@@ -175,6 +176,7 @@ def test_help_is_short_and_of_the_command_itself(capsys):
     with pytest.raises(SystemExit):
         main(["adapt", "--help"])
     told = capsys.readouterr().out
+    assert told.startswith("usage: neurobridge adapt RUN [options]")
     assert "--adapt.steps" in told
     assert "--align.steps" not in told
 

@@ -37,7 +37,9 @@ def pins() -> dict[str, str]:
 def requirements() -> list[Requirement]:
     """What pyproject.toml asks for, the extras that tests need included."""
     extras = PROJECT["optional-dependencies"]
-    lines = PROJECT["dependencies"] + [line for name in ("data", "image", "report", "dev") for line in extras[name]]
+    lines = PROJECT["dependencies"] + [
+        line for name in ("data", "image", "report", "dev", "docs", "peers") for line in extras[name]
+    ]
     return [r for r in map(Requirement, lines) if canonicalize_name(r.name) != PROJECT["name"]]
 
 

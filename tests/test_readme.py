@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import re
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from neurobridge.cli import COMMANDS, main
 from neurobridge.data.images import ImageSet
@@ -150,6 +152,15 @@ def test_example_of_the_data_format_writes_what_can_be_read(tmp_path: Path, monk
     assert recording.unit_keys == ["lab/monkey/day1/u0", "lab/monkey/day1/u1"]
     assert recording.stimuli is not None
     assert len(ImageSet.read("DIR/images.h5").rows(recording.stimuli.image_id)) == 4
+    declared = {"dataset": "lab", "subject": "ann", "session_id": "tensor", "signal_kind": "binned_count"}
+    declared |= {"time_unit": "s", "index_base": 0, "duration": [0, 60], "areas": ["V1"], "image_root": None}
+    declared |= {"spikes": {"format": "npz", "path": "responses.npz", "layout": "binned"}, "split": "image"}
+    declared |= {"stimuli": {"format": "csv", "path": "shown.csv"}, "session_date": datetime.date(2024, 5, 1)}
+    Path("tensor.yaml").write_text(yaml.safe_dump(declared))
+    assert main(["data", "import", "lab", "tensor.yaml", "--out", "DIR"]) == 0
+    tensor = read_recording("DIR/sessions/tensor.h5")
+    assert tensor.stimuli is not None
+    assert len(tensor.stimuli) == 20 * 4 - 2
 
 
 def test_the_chinese_readme_says_the_same():

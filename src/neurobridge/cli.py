@@ -77,6 +77,7 @@ COMMANDS = {
     "generator train": f"{STAGES}:train_scene_generator",
 }  # what is typed -> module:function, imported when it is asked for
 NO_RUN = ("demo",)  # commands of that module that are no stages
+ON_A_RUN = ("adapt", "align", "adapter", "reconstruct", "evaluate", "report")  # stages that begin none
 LATER = "adapt_later"  # what 'adapt RUN --sessions ...' is short for
 
 
@@ -151,6 +152,11 @@ def run(argv: list[str]) -> int:
     if argv[:1] == ["--version"]:
         print(f"neurobridge {__version__}")
         return 0
+    if len(argv) == 1 and argv[0] in ON_A_RUN:
+        raise UserError(
+            f"'neurobridge {argv[0]}' works on a run: give the folder that pretrain or run has made, as in "
+            f"'neurobridge {argv[0]} runs/mine'"
+        )
     if len(argv) > 1 and not argv[1].startswith("-") and COMMANDS.get(argv[0], "").startswith(f"{STAGES}:"):
         argv = in_run(argv)
     if "--window" in argv[:-1] and argv[at := argv.index("--window") + 1] == "auto":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from argparse import SUPPRESS
 from collections.abc import Callable
@@ -30,7 +31,8 @@ UNION = re.compile(
 
 def call_with(function: Callable, argv: list[str], name: str) -> object:
     """Call ``function`` with the options in ``argv``. Raises UserError, in one sentence, for those it does not take."""
-    usage = {"usage": f"neurobridge {name} [options]"} if name in READ_BY else {}
+    first = "[RUN]" if name == "pretrain" else "RUN"  # the folder of a run, which has all options
+    usage = {"usage": f"neurobridge {name} {first} [options]"} if name in READ_BY else {}
     return auto_cli(function, args=argv, parser_class=Parser, prog=f"neurobridge {name}", allow_abbrev=False, **usage)
 
 
@@ -42,6 +44,23 @@ class Parser(ArgumentParser):
             del options["type"]
             options["action"] = ActionYesNo(no_prefix="no_")
         return super().add_argument(*args, **options)
+
+    def parse_args(self, args=None, *rest, **options):  # pyright: ignore
+        """``[201025]`` for an option that takes names is a name, though YAML would read a number."""
+        of_names = {
+            name
+            for action in self._actions
+            if re.search(r"\b(list|tuple)\[str\b", str(getattr(action, "_typehint", "")))
+            for name in action.option_strings
+        }
+        told = list(args or ())
+        for at, word in enumerate(told):
+            option, sign, value = word.partition("=")
+            if option in of_names and sign:
+                told[at] = f"{option}={_names(value)}"
+            elif at and told[at - 1] in of_names:
+                told[at] = _names(word)
+        return super().parse_args(None if args is None else told, *rest, **options)
 
     def format_help(self) -> str:
         stage = self.prog.removeprefix("neurobridge ")
@@ -66,6 +85,12 @@ class Parser(ArgumentParser):
                 told += f"; did you mean {near[0]}?"
                 break
         raise UserError(f"{told.rstrip('.')} ('{parser.prog} --help' shows the options)") from ex
+
+
+def _names(value: str) -> str:
+    """``[a, 7]`` with each name in quotes; anything else as it is."""
+    inside = re.fullmatch(r"\[([^\[\]{}'\"]+)\]", value.strip())
+    return json.dumps([name.strip() for name in inside[1].split(",")]) if inside else value
 
 
 def _kinds(subtypes: str) -> str:

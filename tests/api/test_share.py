@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import neurobridge as nb
@@ -65,6 +66,13 @@ def test_what_cannot_be_shared_or_opened_is_a_sentence(data, aligned, tmp_path):
     assert main(["export", str(aligned.path), "--out", str(out)]) == 2
     with pytest.raises(UserError, match="is no exported model"):
         nb.push_to_hub(aligned.path, "lab/spikes")
+
+
+def test_an_exported_model_identifies_images_that_lie_elsewhere(data, aligned, tmp_path):
+    nb.export(aligned.path, out=tmp_path / "shared")
+    model, recording = nb.from_pretrained(tmp_path / "shared"), nb.open(data)[0]
+    ours, theirs = (nb.identify(m, recording, progress=False) for m in (model, aligned))
+    pd.testing.assert_frame_equal(ours, theirs)
 
 
 def test_the_model_of_the_package_reads_new_spikes_without_a_network():

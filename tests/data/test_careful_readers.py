@@ -113,9 +113,9 @@ def test_what_only_looks_like_a_number_is_refused(write_lab, lab_tables, tmp_pat
 
 def test_sessions_that_are_written_in_two_ways_are_not_left_out(write_lab, lab_tables, tmp_path):
     names = ["day1"] * len(lab_tables["spikes"]["time"])
-    names[7] = "day1 "
+    names[6:8] = ["day1 ", "Day1"]  # blanks are no part of a name, capitals are
     lab_tables["spikes"]["session_id"] = names
-    with pytest.raises(UserError, match=r"line 9: session_id is 'day1 ', beside 'day1'"):
+    with pytest.raises(UserError, match=r"line 9: session_id is 'Day1', beside 'day1'"):
         import_lab(write_lab(tmp_path / "raw", lab_tables), tmp_path / "out")
 
 

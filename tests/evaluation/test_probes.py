@@ -86,3 +86,9 @@ def test_bad_arguments_are_named(clusters):
         probes.knn_accuracy(x[:5], labels[:5], x, labels, k=9)
     with pytest.raises(ValueError, match="finite"):
         probes.project_2d(x * np.nan)
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_items_that_are_all_alike_lie_on_one_point(method):
+    xy = probes.project_2d(np.full((14, 8), 0.3), method=method)
+    np.testing.assert_array_equal(xy, np.zeros((14, 2)))

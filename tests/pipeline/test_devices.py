@@ -139,9 +139,9 @@ def test_sigterm_saves_the_adapter(short, tmp_path):
     config = yaml.safe_load(short.read_text())
     config["generator"] = {"adapter_steps": 100, "sketch_steps": 5000, "batch": 8}
     short.write_text(yaml.safe_dump(config))
-    out = tmp_path / "run"
     for stage in ("pretrain", "adapt", "align"):
-        one_device(stage, short, out)
+        one_device(stage, short, tmp_path / "run")
+    out = Path(shutil.copytree(tmp_path / "run", tmp_path / "again"))  # which this process does not hold
     options = ["--config", str(short), "--out", str(out), "--accelerator", "cpu"]
     running = subprocess.Popen([sys.executable, "-m", "neurobridge", "adapter", *options], stderr=subprocess.PIPE)
     while not (found := list((out / "checkpoints" / "adapter").glob("*/step=*.ckpt"))):

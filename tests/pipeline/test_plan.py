@@ -29,14 +29,15 @@ ALIGN, IMAGE = AlignSettings(queries=2, hidden=32), ImageSettings(dimensions=16)
 
 
 @pytest.mark.parametrize(
-    ("model", "images"),
+    ("model", "images", "modes"),
     [
-        (ModelSettings(width=32, depth=2, heads=4, latents=2, unit_width=16), True),
-        (ModelSettings(width=64, depth=3, heads=4, latents=4, unit_width=32), False),
+        (ModelSettings(width=32, depth=2, heads=4, latents=2, unit_width=16), True, ["neuron"]),
+        (ModelSettings(width=64, depth=3, heads=4, latents=4, unit_width=32), False, ["neuron"]),
+        (ModelSettings(width=48, depth=1, heads=4, latents=4, unit_width=16), True, PretrainSettings().modes),
     ],
 )
-def test_operations_and_memory_are_those_of_a_step_of_the_whole_batch(model, images):
-    pretrain = PretrainSettings(windows=48, groups=2, images=images, modes=["neuron"])
+def test_operations_and_memory_are_those_of_a_step_of_the_whole_batch(model, images, modes):
+    pretrain = PretrainSettings(windows=48, groups=2, images=images, modes=modes)
     options = {"model": model, "pretrain": pretrain, "align": ALIGN, "image": IMAGE}
     found = plan(units=60, recordings=2, **options)
     settings = RunSettings(**options)

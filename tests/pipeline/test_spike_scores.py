@@ -13,6 +13,7 @@ from neurobridge.pipeline.spike_scores import (
     OVER_PSTH,
     PSTH,
     co_smoothing_scores,
+    predictors,
     rival_predictions,
     some_rows,
 )
@@ -49,6 +50,30 @@ def test_rivals_are_scored_over_the_mean_rate_and_over_the_time_course(session):
     assert table.rows[0][-3:] == [0.1, "bits/spike", None]
     assert table.rows[2][-1] == tuple(rows[1]["ours_minus"])
     assert table.highlight == {0, 1, 6}
+
+
+def test_of_very_many_units_a_glm_sees_those_that_go_with_its_own_and_that_is_said(session, monkeypatch, capsys):
+    truth, units = session.binned(some_rows(session, "test", 300), 10), np.array([7, 2])
+    train = session.binned(some_rows(session, "train", 1500), 10)
+    all_of_them = rival_predictions(session, 10, truth, units)
+    monkeypatch.setattr("neurobridge.pipeline.spike_scores.MOST_PREDICTORS", 6)
+    some = predictors(train, units, 10)
+    assert len(some) == 6
+    assert set(units.tolist()) < set(some.tolist())
+    counts = np.moveaxis(train.reshape(*train.shape[:2], -1, 5).sum(-1), 1, 2).reshape(-1, train.shape[1])
+    together = np.abs(np.corrcoef(counts.T))[units].max(0)
+    left = np.setdiff1d(np.arange(train.shape[1]), some)
+    assert together[np.setdiff1d(some, units)].min() >= together[left].max()
+    capsys.readouterr()
+    rivals = rival_predictions(session, 10, truth, units)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"see the 6 of its {session.units} units that go most with those they predict" in said
+    for name in ("population coupling", PSTH):
+        np.testing.assert_array_equal(rivals[name], all_of_them[name])
+    assert np.abs(rivals["leave-one-out GLM"] - all_of_them["leave-one-out GLM"]).max() > 0
+    row = {"session": "s", "role": "pretrained", "task": CO_SMOOTHING, "method": "leave-one-out GLM", "value": 0.1}
+    row |= {"unit": "bits/spike", "interval": [0.1, 0.0, 0.2], "predictors": [6, session.units]}
+    assert f"In session s the GLMs saw 6 of {session.units} units." in spikes([row])[-1].note
 
 
 def test_windows_that_know_no_onset_have_no_time_course():

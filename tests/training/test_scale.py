@@ -165,6 +165,24 @@ def test_what_spares_memory_or_time_leaves_every_bit_as_it_is(tmp_path, options)
     assert curves[0] == curves[1]
 
 
+class Dying(Numbers):
+    """The process that reads step 4 is killed."""
+
+    def __iter__(self):
+        for step in range(self.first, self.last):
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield torch.full((1,), float(step))
+
+
+def test_a_worker_that_dies_is_a_sentence_and_the_training_goes_on(tmp_path):
+    task = Line()
+    task.loader = Dying
+    with pytest.raises(UserError, match=r"a process that reads batches has died.*fewer train\.workers"):
+        train(tmp_path, task, workers=1)
+    assert torch.equal(train(tmp_path, Line()).weight, train(tmp_path / "whole", Line()).weight)
+
+
 def test_a_block_that_is_compiled_or_computed_twice_has_the_same_gradients():
     torch.manual_seed(0)
     block, phase = Block(16, 2), rotary_phase(torch.arange(12.0) * 10, 8)

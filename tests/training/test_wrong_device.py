@@ -12,6 +12,7 @@ from neurobridge.bridge.alignment import ImageHead
 from neurobridge.neuro.batch import SpikeBatch
 from neurobridge.neuro.identity import IDEncoder
 from neurobridge.neuro.masking import Masker
+from neurobridge.neuro.modes import MODES
 from neurobridge.neuro.prior import NewUnits
 from neurobridge.training.condition_task import ConditionTask
 from neurobridge.training.joint_task import JointTask, Seen
@@ -80,6 +81,19 @@ def test_joint_training(learns, readout):
     seen = Seen(maps=torch.randn(4, 9, 5).half(), targets=torch.randn(4, 7))
     task = JointTask(model, head, seen=seen, learns=learns, joint_blocks=1, masker=Masker(), **COMMON)
     step(placed(task), make_batch())
+
+
+def test_masks_are_drawn_without_a_copy_to_the_host(monkeypatch):
+    batch = make_batch().to(THERE)
+
+    def copied(tensor):
+        raise AssertionError("a copy to the host, for which the device is waited for")
+
+    monkeypatch.setattr(Placed, "cpu", copied, raising=False)
+    for mode in MODES:
+        assert Masker().draw(batch, np.random.default_rng(0), mode).hidden_unit.device == THERE
+    with pytest.raises(AssertionError, match="a copy to the host"):
+        Masker().draw(batch.only_units(batch.unit_mask), np.random.default_rng(0))
 
 
 def test_adaptation_and_calibration():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurobridge.api.keywords import takes
-from neurobridge.api.model import Model, names_in, settings_with
+from neurobridge.api.model import Model, holds, names_in, settings_with
 from neurobridge.api.train import folder_of
 from neurobridge.api.use import one
 from neurobridge.data.images import ImageSet
@@ -136,9 +136,9 @@ def reconstruct(
     Raises:
         UserError: The model is not aligned, the session shows no images, or options cannot be used.
     """
-    asked(model, recording, {})
+    wanted = asked(model, recording, {}).settings
     where = folder_of(out)
-    changes = {"out": where, "picture_sessions": names_in(model.settings.data, [one(recording)])}
+    changes = {"out": where, "data": wanted.data, "picture_sessions": wanted.picture_sessions}
     given: dict[str, dict[str, Any]] = options["options"]
     if diffusion is not None:
         given = {**given, "generator": {**given.get("generator", {}), "model": diffusion}}
@@ -215,11 +215,14 @@ def asked(model: Model, recording: object, options: Mapping[str, Mapping[str, An
     model.session(r)
     if model.stage != "align":
         raise UserError("the model is not aligned to images: model = nb.align(model, recordings) first")
-    names = names_in(model.settings.data, [r])
+    data = model.settings.data
+    if not holds(data, r):  # the model was made elsewhere, or its data have moved
+        data = r.path.parent.parent
+    names = names_in(data, [r])
     if names[0] not in _aligned(model):
         raise UserError(f"session {names[0]} shows no images, or was not aligned: align the model to it too")
     folder = RunFolder.existing(model.path)
-    folder.settings = settings_with(model.settings, options, picture_sessions=names)
+    folder.settings = settings_with(model.settings, options, data=data, picture_sessions=names)
     return folder
 
 

@@ -190,6 +190,11 @@ def names_in(data: Path, recordings: Sequence[StoredRecording]) -> list[str]:
     return [of[identity_of(r.path)] for r in recordings]
 
 
+def holds(data: Path, recording: StoredRecording) -> bool:
+    """Whether ``recording`` is one of the data folder ``data``."""
+    return identity_of(recording.path) in map(identity_of, (data / "sessions").glob("*.h5"))
+
+
 def do(settings: RunSettings, stages: Sequence[str], *, progress: bool) -> Model:
     """Do ``stages`` in the run folder, as the command line does, and open what is there then."""
     with shown(progress):

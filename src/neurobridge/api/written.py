@@ -88,14 +88,14 @@ def write_npz(out: Path, sets: Mapping[str, Dataset], model: Model) -> None:
 
 
 def write_zarr(out: Path, sets: Mapping[str, Dataset], model: Model) -> None:
-    """One group a session. Raises UserError where there is something already."""
+    """One group a session, in format 2, for 3 has no text of fixed width. UserError where there is something."""
     with needs("zarr"):
         import zarr  # noqa: F401  # pyright: ignore
     if out.exists():
         raise UserError(f"{out} is there already: remove it, or choose another --out")
     part = out.with_name(f".{out.name}.part")
     for name, found in sets.items():
-        found.to_zarr(part, group=name, mode="a")
+        found.to_zarr(part, group=name, mode="a", zarr_format=2)
     part.rename(out)
 
 
@@ -111,7 +111,12 @@ def write_nwb(out: Path, sets: Mapping[str, Dataset], model: Model) -> None:
         identifier=f"{r.dataset}/{r.subject}/{r.session}/{model.stage}",
         session_start_time=UNKNOWN_START,
         session_id=r.session,
-        subject=Subject(subject_id=r.subject, species=r.species),
+        subject=Subject(
+            subject_id=r.subject,
+            species=r.species.replace("_", " ").capitalize(),
+            sex="U",
+            description=f"of the data set {r.dataset}",
+        ),
     )
     module = file.create_processing_module("neurobridge", "latents and expected rates of a spike encoder")
     window = found["start"].values

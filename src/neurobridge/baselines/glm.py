@@ -114,7 +114,7 @@ def fit_predict_psth_glm(
 
     For windows [W, N, T] that all begin at the same time from stimulus onset. ``options``: :func:`fit_predict_glm`.
     """
-    course = fit_psth(train_counts, bin_s=bin_s)[units]
+    course = fit_psth(np.asarray(train_counts)[:, units], bin_s=bin_s)
     return fit_predict_glm(
         train_counts, test_counts, bin_s=bin_s, units=units, time_course=course,
         sigmas_s=sigmas_s, alphas=alphas, **options,

@@ -74,18 +74,22 @@ def fit_predict_population_coupling(
     test_counts: np.ndarray,
     *,
     bin_s: float,
+    units: np.ndarray | None = None,
     sigma_s: float = SMOOTHING_S,
     iterations: int = 25,
 ) -> np.ndarray:
     """Population coupling: ``exp(b + g log p(t))`` with p the smoothed activity of all *other* units over its mean.
 
     After Okun et al. 2015 (Nature 521:511). b (starting at the log mean) and g of every unit by Newton's method on the
-    Poisson likelihood of the training counts. ``bin_s`` and ``sigma_s`` in seconds. Returns expected counts.
+    Poisson likelihood of the training counts. ``bin_s`` and ``sigma_s`` in seconds. ``units``: those to predict
+    (default all). Returns expected counts [W, len(units), T] (or [len(units), T]).
     """
     train, test = as_windows(train_counts), as_windows(test_counts)
+    units = np.arange(train.shape[1]) if units is None else np.asarray(units)
     mean = mean_counts(train)
-    others = mean.sum() - mean
-    x_train, x_test = (_log_population(counts, others, bin_s, sigma_s) for counts in (train, test))
+    others = (mean.sum() - mean)[units]
+    x_train, x_test = (_log_population(counts, units, others, bin_s, sigma_s) for counts in (train, test))
+    train, mean = train[:, units], mean[units]
 
     base, gain = np.log(mean), np.zeros_like(mean)
     ridge = 1e-3 * mean * train.shape[0] * train.shape[2]  # keeps the gain of near-silent units finite
@@ -103,7 +107,7 @@ def fit_predict_population_coupling(
             break
     ceiling = np.log(np.maximum(train.max((0, 2)), 1.0))[:, None]
     prediction = np.exp(np.minimum(base[:, None] + gain[:, None] * x_test, ceiling))
-    return prediction.reshape(np.shape(test_counts))
+    return prediction if np.ndim(test_counts) == 3 else prediction[0]
 
 
 def _course(sums: np.ndarray, windows: np.ndarray | int) -> np.ndarray:
@@ -118,9 +122,11 @@ def _smooth_course(course: np.ndarray, bin_s: float, sigma_s: float) -> np.ndarr
     return smooth(course, bin_s=bin_s, sigma_s=sigma_s)
 
 
-def _log_population(counts: np.ndarray, others: np.ndarray, bin_s: float, sigma_s: float) -> np.ndarray:
-    """log p [W, N, T]: smoothed sum of the other units over its training mean ``others`` [N], floored at 5 %."""
-    population = counts.sum(1, keepdims=True) - counts
+def _log_population(
+    counts: np.ndarray, units: np.ndarray, others: np.ndarray, bin_s: float, sigma_s: float
+) -> np.ndarray:
+    """log p [W, U, T]: the smoothed sum of all units but one of ``units``, over its training mean; 5 % at least."""
+    population = counts.sum(1, keepdims=True) - counts[:, units]
     return np.log(
         np.maximum(smooth(population, bin_s=bin_s, sigma_s=sigma_s) / np.maximum(others[:, None], 1e-9), 0.05)
     )

@@ -20,7 +20,7 @@ from neurobridge.data.sessions import Identity, file_of, locked
 from neurobridge.errors import UserError
 
 FORMAT = 3
-SAID = ("observed", "behaviour", "left_out")  # of the provenance, in the line on a session
+SAID = ("observed", "silence", "behaviour", "left_out")  # of the provenance, in the line on a session
 POINTER_BYTES = 32_768
 
 

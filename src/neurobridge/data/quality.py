@@ -15,6 +15,7 @@ from neurobridge.errors import UserError
 REFRACTORY_S = 1.5e-3
 MINUTE_S = 60.0
 COLUMNS = ("rate_hz", "isi_below_1_5_ms", "presence_minutes")
+TWICE = "twice"  # spikes at the very time of another of their unit: a table, or a sorter, has them twice
 SPIKES_AT_ONCE = 2**24
 
 
@@ -49,7 +50,8 @@ def select_units(recording: Recording, settings: QualitySettings) -> Recording:
     Raises UserError if the recording is not sound, or if no unit is left, with the counts and the mend.
     """
     check(recording, f"session {recording.session}")
-    measured = unit_quality(recording) if recording.spike_values is None else {}
+    measured = _measured(recording) if recording.spike_values is None else {}
+    twice = int(measured.pop(TWICE, np.zeros(1)).sum())
     rate, isi, presence = (measured.get(name) for name in COLUMNS)
     snr = next((column for name, column in recording.unit_columns.items() if name.lower() == "snr"), None)
     keep = np.ones(len(recording.unit_ids), dtype=bool)
@@ -83,26 +85,20 @@ def select_units(recording: Recording, settings: QualitySettings) -> Recording:
         snr = _numbers(snr, recording)
     judge("min_snr", "SNR", "with an SNR below {:g}", snr, "not judged (the source knows none)")
     kept = f"kept {int(keep.sum())} of {len(keep)} units"
-    if measured and (twice := _coincident(recording)):
+    if twice:
         beside.append(f"{twice} spikes at the very time of another of their unit")
-    summary = "; ".join([kept, *told, *beside])
+    summary = "; ".join([kept, *told])
     if dropped:
         verb = "keeps" if len(dropped) == 1 else "keep"
         kept += f": {', '.join(dropped.values())}; {' and '.join(dropped)} {verb} them"
     kept = "; ".join([kept, *beside])
     if not keep.any():
+        why = "; ".join([summary, *beside])
         raise UserError(
-            f"session {recording.session}: no unit is left after the quality filters ({summary}); relax the thresholds "
-            "(--quality.min_rate and its neighbours, null switches one off) or leave this session out"
+            f"session {recording.session}: no unit is left after the quality filters ({why}); relax the "
+            "thresholds (--quality.min_rate and its neighbours, null switches one off) or leave this session out"
         )
     return _with_units(recording, keep, measured, {"quality": summary, "kept": kept})
-
-
-def _coincident(recording: Recording) -> int:
-    """Spikes that share unit and time with another: a table was written twice, or a sorter found them twice."""
-    order = np.lexsort((recording.spike_times, recording.spike_units))
-    times, rows = recording.spike_times[order], recording.spike_units[order]
-    return int(((np.diff(times) == 0) & (np.diff(rows) == 0)).sum())
 
 
 def unit_quality(recording: Recording) -> dict[str, np.ndarray]:
@@ -110,8 +106,13 @@ def unit_quality(recording: Recording) -> dict[str, np.ndarray]:
 
     All of observed time alone: spikes outside do not count, no interval spans a gap, and minutes are those of a clock
     that stands still in gaps. The last, incomplete minute belongs to the one before it. A unit with fewer than two
-    spikes violates nothing. Units are looked at some at a time, as many as have :data:`SPIKES_AT_ONCE` spikes.
+    spikes violates nothing.
     """
+    return {name: column for name, column in _measured(recording).items() if name in COLUMNS}
+
+
+def _measured(recording: Recording) -> dict[str, np.ndarray]:
+    """:func:`unit_quality` and :data:`TWICE`, of as many units at a time as have :data:`SPIKES_AT_ONCE` spikes."""
     units = len(recording.unit_ids)
     observed = merged(recording.observed_time)
     group = np.cumsum(np.bincount(recording.spike_units, minlength=units)) // SPIKES_AT_ONCE
@@ -124,13 +125,14 @@ def unit_quality(recording: Recording) -> dict[str, np.ndarray]:
         parts.append(
             _measure(recording.spike_times[inside], recording.spike_units[inside] - first, last - first, observed)
         )
-    return {name: np.concatenate([part[name] for part in parts]) for name in COLUMNS}
+    return {name: np.concatenate([part[name] for part in parts]) for name in (*COLUMNS, TWICE)}
 
 
 def _measure(times: np.ndarray, rows: np.ndarray, units: int, observed: np.ndarray) -> dict[str, np.ndarray]:
-    """:data:`COLUMNS` [N] of ``units`` by the times [S] and rows [S] of their spikes, in any order."""
+    """:func:`_measured` [N] of ``units`` by the times [S] and rows [S] of their spikes, in any order."""
     order = np.lexsort((times, rows))
     times, rows = times[order], rows[order]
+    same = np.bincount(rows[1:][(np.diff(times) == 0) & (np.diff(rows) == 0)], minlength=units)
     part, clock = elapsed(times, observed)
     times, rows, clock, part = (column[part >= 0] for column in (times, rows, clock, part))
     counts = np.bincount(rows, minlength=units)
@@ -141,8 +143,8 @@ def _measure(times: np.ndarray, rows: np.ndarray, units: int, observed: np.ndarr
     minute = np.clip((clock // MINUTE_S).astype(np.int64), 0, minutes - 1)
     seen = np.zeros((units, minutes), dtype=bool)
     seen[rows, minute] = True
-    values = (counts / max(length_of(observed), REFRACTORY_S), short / np.maximum(intervals, 1), seen.mean(1))
-    return dict(zip(COLUMNS, values, strict=True))
+    values = (counts / max(length_of(observed), REFRACTORY_S), short / np.maximum(intervals, 1), seen.mean(1), same)
+    return dict(zip((*COLUMNS, TWICE), values, strict=True))
 
 
 def _with_units(

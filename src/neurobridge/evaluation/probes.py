@@ -156,7 +156,7 @@ def project_2d(x: ArrayLike, method: Literal["tsne", "pca", "umap"] = "tsne", se
     """Map ``x`` [I, D] to [I, 2] for the eye: standardised, at most 50 principal components, then the method.
 
     t-SNE (van der Maaten & Hinton 2008) with perplexity 30, or a third of the items if that is less; ``umap`` needs the
-    package umap-learn. Distances between far clusters mean nothing.
+    package umap-learn. Distances between far clusters mean nothing. Items that are all alike lie on one point.
     """
     x = np.asarray(x, np.float64)
     if x.ndim != 2 or len(x) < 4 or not np.isfinite(x).all():
@@ -165,6 +165,8 @@ def project_2d(x: ArrayLike, method: Literal["tsne", "pca", "umap"] = "tsne", se
     if x.shape[1] < 2:
         x = np.pad(x, ((0, 0), (0, 1)))
     components = min(2 if method == "pca" else 50, *x.shape)
+    if np.abs(x).max() < 1e-9:  # nothing varies, and t-SNE would recurse without end
+        return np.zeros((len(x), 2))
     x = PCA(components, random_state=seed).fit_transform(x)
     if method == "pca":
         return x

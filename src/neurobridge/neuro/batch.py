@@ -58,7 +58,12 @@ class SpikeBatch:
         return per_session[:, None].expand(-1, self.windows // self.groups, *per_session.shape[1:]).flatten(0, 1)
 
     def to(self, device: torch.device | str) -> SpikeBatch:
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        moved = self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        for name in ("unit_mask", "region"):
+            here, there = getattr(self, name), getattr(moved, name)
+            if there is not here and here.device.type == "cpu":
+                there.host = here  # masks are drawn from it, so that nothing waits for a copy back
+        return moved
 
     def pin_memory(self) -> SpikeBatch:
         """In memory from which a GPU copies while it computes."""

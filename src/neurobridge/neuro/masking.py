@@ -74,6 +74,11 @@ def everything_hidden(batch: SpikeBatch) -> MaskPlan:
     return plan
 
 
+def on_host(tensor: Tensor) -> np.ndarray:
+    """``tensor`` as it was before :meth:`SpikeBatch.to` moved it; copied where it came to be on a device."""
+    return getattr(tensor, "host", tensor).cpu().numpy()
+
+
 class Masker:
     """Draws a plan a batch. Each window gets a mode of its own.
 
@@ -113,8 +118,7 @@ class Masker:
         """One plan for ``batch``; ``mode`` fixes the mode of every window (frozen evaluation masks)."""
         windows, n = batch.windows, batch.unit_row.shape[1]
         device = batch.target.device
-        exists = batch.unit_mask.cpu().numpy()
-        region = batch.region.cpu().numpy()
+        exists, region = on_host(batch.unit_mask), on_host(batch.region)
         group = np.repeat(np.arange(batch.groups), windows // batch.groups)
         wanted = rng.integers(len(self.modes), size=windows)
         low_high = {name: self.ratios[name] for name in MODES}

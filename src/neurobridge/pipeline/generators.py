@@ -16,9 +16,10 @@ import torch
 from neurobridge.bridge.adapter import Adapter
 from neurobridge.data.images import ImageSet
 from neurobridge.errors import UserError, atomic_path, helping
+from neurobridge.pipeline.alignment import sessions_with_images
 from neurobridge.pipeline.device import device
 from neurobridge.pipeline.folder import REFUSED, RunFolder, as_yaml
-from neurobridge.pipeline.image_data import ImageData, cache, image_encoder
+from neurobridge.pipeline.image_data import ImageData, cache, embedded_images, image_encoder
 from neurobridge.pipeline.oracle import measure_oracle, require_oracle
 from neurobridge.pipeline.spikes import fit_here
 from neurobridge.terminal import console
@@ -274,9 +275,11 @@ def shipped_weights() -> Path:
 
 
 def load_images(run: RunFolder) -> ImageData:
-    """Images and their embeddings, as the align stage left them."""
-    kept = run.load_arrays("align/embeddings.npz")
+    """Images and their embeddings, as the align stage left them; of a model that was exported they are made again."""
     images = ImageSet.read(run.settings.data / "images.h5")
+    if not (run / "align" / "embeddings.npz").is_file():  # no picture goes along with an exported model
+        return embedded_images(run.settings, images, sessions_with_images(run))
+    kept = run.load_arrays("align/embeddings.npz")
     if kept["ids"].tolist() != images.ids.tolist():
         raise UserError(f"{run.settings.data / 'images.h5'} changed since the align stage: start a new run")
     return ImageData(images=images, embeddings=kept["embeddings"], train=kept["train"])

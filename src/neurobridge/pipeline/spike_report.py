@@ -35,10 +35,20 @@ def spikes(rows: list[dict]) -> list[Block]:
             table,
             note=f"{splits} split, up to 300 windows, frozen masks, one seed. Null: each unit's mean over the scored "
             "cells. Co-smoothing: 20 units, each predicted from all the others; intervals over units, paired for ours "
-            "minus a rival. PSTH x GLM: the unit's own time course times what the other units add.",
+            "minus a rival. PSTH x GLM: the unit's own time course times what the other units add." + predictors(rows),
             highlight=frozenset(i for i, r in enumerate(rows) if r["method"] == OURS),
         ),
     ]
+
+
+def predictors(rows: list[dict]) -> str:
+    """A sentence on sessions of which the GLMs saw a part of the units; nothing where they saw all."""
+    told = dict.fromkeys(
+        f" In session {r['session']} the GLMs saw {r['predictors'][0]} of {r['predictors'][1]:,} units."
+        for r in rows
+        if "predictors" in r
+    )
+    return "".join(told)
 
 
 def interval(row: dict, key: str) -> tuple[float, float, float] | None:

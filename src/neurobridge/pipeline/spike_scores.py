@@ -27,8 +27,10 @@ from neurobridge.neuro.modes import MODES
 from neurobridge.pipeline.device import device
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.spikes import held_out_sessions, make_batcher, pretraining_sessions
+from neurobridge.terminal import console
 
 WINDOWS, UNITS, GLM_SAMPLES = 300, 20, 30_000
+MOST_PREDICTORS, TOGETHER_MS = 512, 50  # units that a GLM sees at most; bins in which they go together
 WIDTHS_S = (0.02, 0.05, 0.2, 0.5, 1.0)  # of the smoothing of a GLM where windows know no onset: to a quarter of one
 GLM = {"sigmas_s": (0.02, 0.05), "lags_s": ((0.0,), (-0.05, 0.0, 0.05)), "alphas": (0.1, 1.0, 3.0), "folds": 2}
 OURS, PSTH = "NeuroBridge", "time course of the unit (PSTH)"
@@ -82,7 +84,11 @@ def spike_tasks(
     if not session.valued and not truth[:, units].any():
         return scores
     predictions = {OURS: ours} | rival_predictions(session, batcher.bin_ms, truth, units)
-    return scores + co_smoothing_scores(predictions, truth[:, units], valued=session.valued)
+    rows = co_smoothing_scores(predictions, truth[:, units], valued=session.valued)
+    for row in rows:
+        if row["method"].endswith("GLM") and session.units > MOST_PREDICTORS:
+            row["predictors"] = [MOST_PREDICTORS, session.units]
+    return scores + rows
 
 
 def co_smoothing_scores(predictions: Mapping[str, np.ndarray], truth: np.ndarray, *, valued: bool) -> list[dict]:
@@ -186,7 +192,8 @@ def rival_predictions(
 ) -> dict[str, np.ndarray]:
     """Closed-form rivals of leave-one-out co-smoothing: method -> [W, len(units), T].
 
-    samples: training bins that a GLM sees at most.
+    samples: training bins that a GLM sees at most. Of more than :data:`MOST_PREDICTORS` units it sees so many, those
+    that go most with the ones it predicts, and that is said: it inverts a matrix of their number squared.
     """
     train = session.binned(some_rows(session, "train", 1500), bin_ms)
     if session.valued:
@@ -196,21 +203,43 @@ def rival_predictions(
         predicted = np.concatenate(fits, axis=1).reshape(len(truth), -1, len(units))
         return {"ridge on the other units": np.moveaxis(predicted, 1, 2)}
     bin_s = bin_ms / 1000
-    options = {"bin_s": bin_s, "units": units, "max_samples": samples}
+    some = predictors(train, units, bin_ms)
+    if len(some) < session.units:
+        told = f"session {session.name}: the GLMs, which are rivals, see the {len(some)} of its {session.units:,} units"
+        console.print(f"{told} that go most with those they predict", markup=False, soft_wrap=True)
+    counts = train[:, some], truth[:, some]
+    options = {"bin_s": bin_s, "units": np.searchsorted(some, units), "max_samples": samples}
     onsets = (session.stimulus_row >= 0).all()
     if not onsets:  # of a grid, which may be long and slow
         wide = tuple(width for width in WIDTHS_S if width * 4000 <= session.window_ms)
         options["sigmas_s"] = wide or GLM["sigmas_s"][:1]
     rivals = {
-        "population coupling": fit_predict_population_coupling(train, truth, bin_s=bin_s)[:, units],
-        "leave-one-out GLM": fit_predict_glm(train, truth, **GLM | options),
+        "population coupling": fit_predict_population_coupling(train, truth, bin_s=bin_s, units=units),
+        "leave-one-out GLM": fit_predict_glm(*counts, **GLM | options),
     }
     if not onsets:
         return rivals
     return rivals | {
-        PSTH: fit_predict_psth(train, truth, bin_s=bin_s)[:, units],
-        "PSTH x leave-one-out GLM": fit_predict_psth_glm(train, truth, **options),
+        PSTH: fit_predict_psth(train[:, units], truth[:, units], bin_s=bin_s),
+        "PSTH x leave-one-out GLM": fit_predict_psth_glm(*counts, **options),
     }
+
+
+def predictors(train: np.ndarray, units: np.ndarray, bin_ms: int) -> np.ndarray:
+    """Rows, sorted, of ``units`` and of those that correlate most with one of them in the counts ``train`` [W, N, T].
+
+    All, where there are no more than :data:`MOST_PREDICTORS`. Correlations are those of counts in :data:`TOGETHER_MS`.
+    """
+    number = train.shape[1]
+    if number <= MOST_PREDICTORS:
+        return np.arange(number)
+    counts = np.add.reduceat(train, np.arange(0, train.shape[2], max(1, TOGETHER_MS // bin_ms)), axis=2)
+    counts = np.moveaxis(counts, 1, 2).reshape(-1, number)
+    counts = counts - counts.mean(0)
+    counts /= np.maximum(np.linalg.norm(counts, axis=0), 1e-9)
+    together = np.abs(counts[:, units].T @ counts).max(0)
+    together[units] = np.inf
+    return np.sort(np.argsort(-together, kind="stable")[:MOST_PREDICTORS])
 
 
 def some_rows(session: Session, split: str, most: int) -> np.ndarray:

@@ -34,8 +34,9 @@ class Average(Callback):
         self.step = trainer.global_step
         learning = {name: p for name, p in task.named_parameters() if p.requires_grad}
         self.values = {name: p.detach().clone() for name, p in learning.items()}
-        for name in self.kept.keys() & learning.keys():
-            local(self.values[name]).copy_(local(like(self.kept[name], learning[name])))
+        for name, value in self.values.items():  # in the same order on all processes
+            if name in self.kept:
+                local(value).copy_(local(like(self.kept[name], learning[name])))
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule, *_: object) -> None:

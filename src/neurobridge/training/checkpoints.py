@@ -11,7 +11,7 @@ import numpy as np
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from neurobridge.errors import helping
+from neurobridge.errors import UserError, helping
 from neurobridge.sealed import forget_old, newest, read_sealed, write_sealed
 from neurobridge.training.sharding import whole
 from neurobridge.training.task import Task
@@ -48,11 +48,19 @@ class Checkpoints(Checkpoint):
         self.folder, self.origin, self.steps = folder, origin, steps
         self.lowest = np.inf
 
+    def on_fit_start(self, trainer: lightning.Trainer, task: Task) -> None:
+        mine = [self.origin, task.names()]
+        if not trainer.strategy.reduce_boolean_decision(trainer.strategy.broadcast(mine) == mine):
+            raise UserError(
+                "the processes of this training see different units or options: let all nodes read the same data "
+                "folder and the same --config"
+            )
+
     def on_save_checkpoint(self, trainer: object, task: object, checkpoint: dict[str, Any]) -> None:
         checkpoint["origin"] = self.origin
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, task: Task) -> None:  # pyright: ignore
-        self._keep_best(task)
+        self._keep_best(trainer, task)
         trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
         forget_old(self.folder)
 
@@ -60,11 +68,12 @@ class Checkpoints(Checkpoint):
         """The newest checkpoint that can be used, and what it holds; those that cannot are named and set aside."""
         return newest(self.folder, self.origin, steps=self.steps)
 
-    def _keep_best(self, task: Task) -> None:
+    def _keep_best(self, trainer: lightning.Trainer, task: Task) -> None:
         """Where training was stopped within a stretch is no place to judge it: none that was not stopped has it."""
         step, loss = task.global_step, task.valid_loss
-        if loss is None or not loss < self.lowest or (step % task.checkpoint_every and step != self.steps):
-            return
+        lower = loss is not None and loss < self.lowest
+        if not trainer.strategy.broadcast(lower and not (step % task.checkpoint_every and step != self.steps)):
+            return  # as the first process says: where weights are cut, all have to put them together
         self.lowest = loss
         with task.averaged():
             state = {name: whole(value) for name, value in task.state_dict().items()}

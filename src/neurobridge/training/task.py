@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -60,6 +61,10 @@ class Task(lightning.LightningModule):
         weights = [(name, list(value.shape)) for name, value in self.state_dict().items()]
         return sha256(json.dumps([course, weights]).encode()).hexdigest()
 
+    def names(self) -> list[str]:
+        """What rows of the weights belong to: the same on all processes, or they would train something else."""
+        return []
+
     def stretches(self, done: int) -> int:
         """How many stretches are left after ``done`` steps; they end at multiples of checkpoint_every."""
         return -(-self.steps // self.checkpoint_every) - done // self.checkpoint_every
@@ -68,8 +73,8 @@ class Task(lightning.LightningModule):
         first = self.global_step
         last = min((first // self.checkpoint_every + 1) * self.checkpoint_every, self.steps)
         batches = [self.loader(first, last, self.share_of(part)) for part in range(self.parts)]
-        pinned = self.device.type == "cuda"
-        return InParts(DataLoader(Steps(batches), batch_size=None, num_workers=self.workers, pin_memory=pinned))
+        options = {"num_workers": self.workers, "pin_memory": self.device.type == "cuda", "worker_init_fn": deaf}
+        return InParts(DataLoader(Steps(batches), batch_size=None, **options))
 
     @property
     def share(self) -> Share:
@@ -170,6 +175,12 @@ class Steps(IterableDataset):
     def __iter__(self) -> Iterator[list]:
         for parts in zip(*self.batches, strict=True):
             yield list(parts)
+
+
+def deaf(number: int) -> None:
+    """A process that reads batches leaves it to the one that trains to answer Ctrl-C and SIGTERM."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
 
 
 class InParts:

@@ -68,6 +68,9 @@ class MaskedTask(Task):
         if new_units is not None:
             model.units.embedding.requires_grad_(False)
 
+    def names(self) -> list[str]:
+        return self.model.units.keys
+
     def groups(self) -> list[dict]:
         table = self.model.units
         alone = {"weight_decay": 0.0, "rows": True}

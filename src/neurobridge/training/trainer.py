@@ -67,8 +67,9 @@ def fit(
 
     Returns the step whose weights it has then: the last, or that of the lowest valid loss where the task has one.
 
-    Raises UserError where a loss or a gradient is no finite number: checkpoints are kept, nothing is made of it. Ctrl-C
-    is answered by KeyboardInterrupt; SIGTERM by a checkpoint, then SystemExit with code 143 (0 in processes that help).
+    Raises UserError where a loss or a gradient is no finite number, and where a worker dies: checkpoints are kept,
+    nothing is made of it. Ctrl-C is answered by KeyboardInterrupt; SIGTERM by a checkpoint, then SystemExit with code
+    143 (0 in processes that help).
     """
     warnings.filterwarnings("ignore", f".*({'|'.join(EXPECTED)}).*")
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -127,6 +128,13 @@ def fit(
             f"{stage} stopped at step {error.step}, where {error.what} is no finite number: look for unsound values "
             f"('neurobridge data validate'), or remove {folder} and run again with a lower learning rate; checkpoints "
             "up to there are kept"
+        ) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"{stage}: a process that reads batches has died, often for want of memory: run the same command again to "
+            "go on from the last checkpoint, with fewer train.workers"
         ) from error
     if stops.terminated:
         if not helping():

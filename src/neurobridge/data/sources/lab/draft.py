@@ -34,15 +34,16 @@ UNIT = re.compile(
 )
 TRAINS = re.compile(r"spike|train|unit|cell|neuron", re.IGNORECASE)
 CHECK = "check"
+SOON = 0.05  # of the last spike: where the first one comes later, the recording is taken to begin with it
 
 
 @dataclass(kw_only=True)
 class Draft:
-    """What is proposed: ``spikes`` the lines of that table, ``last`` the last time in the file's unit, and so on."""
+    """What is proposed: ``spikes`` the lines of that table, ``span`` first and last time as written, and so on."""
 
     keys: dict[str, str]
     spikes: dict[str, str] = field(default_factory=dict)
-    last: float | None = None
+    span: tuple[float, float] | None = None
     time_unit: str = "s"
     rate: float | None = None
     kind: str = "sorted"
@@ -97,14 +98,14 @@ def _folder(path: Path) -> Draft:
         keys = {file.name: f"{file.stat().st_size} bytes" for file in phy_files(path)}
         keys |= {f"clusters: {name}": _of(column) for name, column in (raw.units or {}).items()}
         keys |= {"spikes": f"{len(raw.columns['time'])}"} | ({"left out": raw.left_out} if raw.left_out else {})
-        last = float(raw.columns["time"].max(initial=0))
-        return Draft(keys=keys, spikes={"format": "phy"}, last=last, time_unit="samples", rate=raw.sampling_rate)
+        span = _span(raw.columns["time"])
+        return Draft(keys=keys, spikes={"format": "phy"}, span=span, time_unit="samples", rate=raw.sampling_rate)
     if all((path / name).is_file() for name in SORTING_FILES) or (path / SORTING_ARCHIVE).is_file():
         raw = read_sorting(path)
         keys = {name: _of(column) for name, column in raw.columns.items()}
-        last = float(np.max(raw.columns["time"], initial=0))
+        span = _span(raw.columns["time"])
         spikes = {"format": "spikeinterface"}
-        return Draft(keys=keys, spikes=spikes, last=last, time_unit="samples", rate=raw.sampling_rate)
+        return Draft(keys=keys, spikes=spikes, span=span, time_unit="samples", rate=raw.sampling_rate)
     raise UserError(f"{path} is no phy folder and no SpikeInterface sorting: give the file that holds the spikes")
 
 
@@ -162,7 +163,7 @@ def _columns(path: Path, form: str, keys: dict[str, str], columns: Mapping[str, 
     if counts and form in ("mat", "npz"):
         name = max(counts, key=lambda one: counts[one].size)
         draft.spikes = {"format": form, "layout": "continuous", "columns": f"{{values: '{name}'}}", "bin_width": "TODO"}
-        draft.kind, draft.last = "binned_count", None
+        draft.kind, draft.span = "binned_count", None
         draft.keys[name] += " (read as [time, unit])"
     return draft
 
@@ -209,16 +210,22 @@ def _first_axis(path: Path, keys: Mapping[str, str]) -> dict[str, np.ndarray]:
 
 
 def _of_times(draft: Draft, times: np.ndarray) -> Draft:
-    """With the last time, and the unit that times of this kind mostly have."""
+    """With the first and the last time, and the unit that times of this kind mostly have."""
     try:
         known = np.asarray(times).astype(np.float64)
     except (TypeError, ValueError):
         return draft
     known = known[np.isfinite(known)]
-    draft.last = float(known.max(initial=0))
+    draft.span = _span(known)
     whole = len(known) and (known == np.round(known)).all()
-    draft.time_unit = "samples" if whole and draft.last > 1e5 else "ms" if draft.last > 1e5 else "s"
+    long = draft.span[1] > 1e5
+    draft.time_unit = "samples" if whole and long else "ms" if long else "s"
     return draft
+
+
+def _span(times: np.ndarray) -> tuple[float, float]:
+    """First and last, or 0 and 0 of no times."""
+    return (float(times.min()), float(times.max())) if len(times) else (0.0, 0.0)
 
 
 def _of(value: Any) -> str:
@@ -241,8 +248,10 @@ def _text(draft: Draft, path: Path, out: Path) -> str:
     dated = re.fullmatch(r"\d{4}-\d\d-\d\d", date) is not None
     date = date if dated else datetime.date.fromtimestamp(path.stat().st_mtime).isoformat()
     per = {"s": 1.0, "ms": 1000.0, "samples": draft.rate or np.nan}[draft.time_unit]
-    last = np.nan if draft.last is None else np.ceil(draft.last / per)
-    end = f"{last:.0f}" if np.isfinite(last) else "TODO"
+    low, high = (np.nan, np.nan) if draft.span is None else np.array(draft.span) / per
+    begun = np.floor(low) if low > SOON * high else 0.0  # a clock that ran before the recording did
+    start, end = (f"{begun:.0f}", f"{np.ceil(high):.0f}") if np.isfinite(high) else ("0", "TODO")
+    runs = f"; spikes run from {low:.6g} to {high:.6g}" if np.isfinite(high) else ""
     spikes = {"path": repr(where), **draft.spikes} if draft.spikes else {"format": "TODO", "path": repr(where)}
     lines = [
         f"# A draft for {path.name}. What says '{CHECK}' is a proposal, and TODO only you know; docs/data-format.md.",
@@ -254,7 +263,7 @@ def _text(draft: Draft, path: Path, out: Path) -> str:
         f"time_unit: {draft.time_unit}                 # {CHECK}: s, ms or samples",
         *([f"sampling_rate: {draft.rate or 'TODO'}"] if draft.time_unit == "samples" else []),
         "index_base: 0",
-        f"duration: [0, {end}]          # {CHECK}: of the recording, in s",
+        f"duration: [{start}, {end}]          # {CHECK}: of the recording, in s{runs}",
         f"areas: [{', '.join(map(repr, draft.areas))}]       # {CHECK}: one name is that of all units without an area",
         f"spikes: {{{', '.join(f'{key}: {value}' for key, value in spikes.items())}}}",
         "# units: {format: csv, path: units.csv}       # unit_id, electrode_id, area, ...: where regions differ",

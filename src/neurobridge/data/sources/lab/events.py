@@ -114,9 +114,9 @@ def _check_times(
     frame.refuse(
         times < 0,
         lambda row: (
-            f"{name} is {raw[row]:g} (unit '{unit_ids[rows[row]]}'), before the first moment"
+            f"{name} is {raw[row]:g}, before the first moment"
             + (f" (with index_base {manifest.index_base})" if manifest.time_unit == "samples" else "")
-            + "; times count from 0: shift the clock, or remove the row"
+            + f", of unit '{unit_ids[rows[row]]}'; times count from 0: shift the clock, or remove the row"
         ),
     )
     order = np.argsort(rows, kind="stable")

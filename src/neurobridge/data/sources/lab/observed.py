@@ -20,6 +20,8 @@ from neurobridge.data.sources.lab.containers import read_npz
 from neurobridge.data.sources.lab.manifest import MIX_UP, Manifest, resolve
 from neurobridge.errors import UserError
 
+QUIET_SHARE, QUIET_SPIKES = 0.05, 30  # of the duration; spikes of all units that were to be expected in such a time
+
 
 def observe(
     manifest: Manifest, times: np.ndarray, units: np.ndarray, rows: np.ndarray, span: np.ndarray | None = None
@@ -62,6 +64,26 @@ def observe(
     told += f", {outside} of {len(seen)} events outside left out" if outside else ""
     throughout = len(complement(observed, start, end)) == 0
     return seen, None if throughout else observed, told if outside or not throughout else ""
+
+
+def silences(manifest: Manifest, times: np.ndarray, observed: np.ndarray | None) -> str:
+    """What is observed, as it is declared, and so long without any spike that it may not have been; in words."""
+    start, end = manifest.duration
+    known = np.array([[start, end]]) if observed is None else observed
+    longest = max(QUIET_SHARE * (end - start), QUIET_SPIKES * length_of(known) / max(len(times), 1))
+    if np.histogram(times, bins=int(np.ceil(2 * (end - start) / longest)), range=(start, end))[0].all():
+        return ""  # the usual case, without another copy of all times
+    edges = np.concatenate([[start], np.sort(times), [end]])
+    long = np.flatnonzero(np.diff(edges) > longest)
+    gaps = intersection([np.stack([edges[long], edges[long + 1]], axis=1), known], start, end)
+    gaps = gaps[gaps[:, 1] - gaps[:, 0] > longest]
+    if not len(gaps):
+        return ""
+    where = " and ".join(f"{low:.6g} to {high:.6g} s" for low, high in gaps.tolist())
+    return (
+        f"no unit fired in {where}, {length_of(gaps) / (end - start):.0%} of the duration, and rates count that as "
+        "silence: if nothing was recorded there, say so by 'duration' or 'observed'"
+    )
 
 
 def _of_all_units(manifest: Manifest, times: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -49,6 +49,6 @@ def load_yaml(path: Path) -> Any:
             return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            line = f", line {mark.line + 1}" if mark else ""
+            line = f"line {mark.line + 1}: " if mark else ""
             told = " ".join(str(error.problem or error.context).split())
-            raise UserError(f"{path}{line} is no YAML as it is meant here ({told}): mend the line") from error
+            raise UserError(f"{path} is not a readable YAML manifest ({line}{told}): mend the line") from error

@@ -19,7 +19,7 @@ from neurobridge.data.sources.lab.counts import count_of_units, read_counts
 from neurobridge.data.sources.lab.events import event_frame, read_binned, read_events
 from neurobridge.data.sources.lab.extras import kept_columns
 from neurobridge.data.sources.lab.manifest import Manifest, Table, resolve
-from neurobridge.data.sources.lab.observed import observe
+from neurobridge.data.sources.lab.observed import observe, silences
 from neurobridge.data.sources.lab.phy import sampling_rate
 from neurobridge.data.sources.lab.presentations import read_presentations
 from neurobridge.errors import UserError
@@ -70,6 +70,8 @@ def build(manifest: Manifest) -> Session:
             gone = int((stimuli.valid & ~inside).sum())
             told += f", {gone} of {len(inside)} presentations not all observed are not valid" if gone else ""
             stimuli.valid = stimuli.valid & inside
+    quiet = silences(manifest, times[seen], observed) if values is None else ""
+    told_of = {"observed": told, "silence": quiet, "behaviour": measured, "left_out": left_out}
     recording = Recording(
         dataset=manifest.dataset,
         subject=manifest.subject,
@@ -86,9 +88,7 @@ def build(manifest: Manifest) -> Session:
         stimuli=stimuli,
         observed=observed,
         behaviour=behaviour,
-        provenance={
-            key: text for key, text in {"observed": told, "behaviour": measured, "left_out": left_out}.items() if text
-        },
+        provenance={key: text for key, text in told_of.items() if text},
     )
     check(recording, str(manifest.file))
     labels: dict[str, dict[str, str]] = {}
