@@ -106,7 +106,7 @@ def movie(model: Model, recording: object, *, progress: bool = True) -> list[Fil
     how = chosen(evidence, decoded.valid, [at for _, at in held["valid"]], known, library)
     films = []
     for clip, at in held["test"]:
-        drawn = library.drawn(weights(evidence, decoded.test, at, library, how))
+        drawn = library.drawn(weights(evidence, decoded.test, at, library, how), how.contrast)
         nearest = library.pixels[cosine(decoded.test.decoded[at], evidence.targets[rows]).argmax(1)]
         target = data.images.pixels[decoded.test.images[at]] / 255
         pictures = {SHOWN: target, DRAWN: drawn, NEAREST: nearest, MEAN: np.broadcast_to(mean, target.shape)}

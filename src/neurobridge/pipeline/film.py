@@ -18,18 +18,20 @@ from neurobridge.pipeline.decoding import Split
 from neurobridge.pipeline.identification import Evidence, combine
 from neurobridge.pipeline.pictures import cosine
 
-SHARES, REACHES, SHARPNESS = (0.0, 0.5, 1.0), (0, 1, 2, 4), (0.5, 1.0, 2.0, 3.0, 5.0, 8.0)
+SHARES, REACHES, SHARPNESS, CONTRASTS = (0.0, 0.5, 1.0), (0, 2, 4), (1.0, 2.0, 4.0), (1.0, 2.0, 4.0, 8.0)
 SMALL = 16  # pixels a side, at which the choice is made
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filming:
     """How frames are weighed: ``share`` of the likelihood beside decoding; ``reach``: moments before and after that are
-    heard too; ``sharpness`` of the weights, which are the softmax of that many standard deviations."""
+    heard too; ``sharpness`` of the weights, which are the softmax of that many standard deviations; ``contrast``: how
+    much what differs from the mean frame is enlarged, for a mean of many frames is paler than any of them."""
 
     share: float
     reach: int = 0
-    sharpness: float = 3.0
+    sharpness: float = 2.0
+    contrast: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +57,11 @@ class Library:
                 after[a], before[b] = b, a
         return cls(rows=rows, pixels=(pixels / 255).astype(np.float32), after=after, before=before)
 
-    def drawn(self, weights: np.ndarray) -> np.ndarray:
-        """[F, H, W, 3]: the mean of the library under ``weights`` [F, L]."""
-        flat = weights.astype(np.float32) @ self.pixels.reshape(len(self.pixels), -1)
+    def drawn(self, weights: np.ndarray, contrast: float) -> np.ndarray:
+        """[F, H, W, 3]: the mean of the library under ``weights`` [F, L], enlarged about the mean of all."""
+        pixels = self.pixels.reshape(len(self.pixels), -1)
+        mean = pixels.mean(0)
+        flat = mean + contrast * (weights.astype(np.float32) @ pixels - mean)
         return flat.reshape(len(weights), *self.pixels.shape[1:]).clip(0, 1)
 
 
@@ -96,8 +100,9 @@ def chosen(
     true = resize(target, SMALL)
 
     def score(how: Filming) -> float:
-        found = [pixcorr(small.drawn(weights(evidence, split, at, small, how)), true[at]).mean() for at in clips]
-        return float(np.mean(found))
+        found = [weights(evidence, split, at, small, how) for at in clips]
+        scores = [pixcorr(small.drawn(w, how.contrast), true[at]).mean() for w, at in zip(found, clips, strict=True)]
+        return float(np.mean(scores))
 
-    ways = [Filming(share=s, reach=r, sharpness=x) for s, r, x in product(SHARES, REACHES, SHARPNESS)]
-    return max(ways, key=score)
+    every = product(SHARES, REACHES, SHARPNESS, CONTRASTS)
+    return max((Filming(share=s, reach=r, sharpness=x, contrast=c) for s, r, x, c in every), key=score)
