@@ -1,11 +1,11 @@
 """Movies drawn along time: a simulated animal watches scenes drift across the aperture, a frame every 50 ms.
 
-An embedding and a picture a frame of ten held-out clips (8 presentations each), by decoding and likelihood against the
-training frames. Bars, with 95 % intervals over clips: PixCorr of the film strip and identification of the frame among
+An embedding and a picture a frame of ten held-out clips (8 presentations each), by decoding and likelihood of training
+frames along time. Bars, with 95 % intervals over clips: PixCorr of the film strip and identification of the frame among
 all held-out frames (two-way, by pixels) lie above both floors, the mean training frame and the training frame that is
 nearest by decoding; the control, the same pictures at moments of other clips, must not identify and lie below ours.
 
-    python benchmarks/movies.py [--out runs/movies] [--steps 300]
+    python benchmarks/movies.py [--out runs/movies] [--steps 200]
 
 About six minutes on two cores.
 """
@@ -53,7 +53,7 @@ def trained(out: Path, steps: int) -> nb.Model:  # pyright: ignore
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "movies")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     options = parser.parse_args()
     start = time.monotonic()
     model = trained(options.out, options.steps)

@@ -144,35 +144,35 @@ def test_every_control_of_the_page_works(run, page, address, tmp_path):
     assert heading.inner_text() == "monkeyA_1, test trial 0"
     before = page.locator("#spikes").get_attribute("src")
 
-    page.get_by_label("Session").select_option("monkeyB_1")
+    page.get_by_role("combobox", name="Session").select_option("monkeyB_1")
     sync_api.expect(heading).to_have_text("monkeyB_1, test trial 0")
     page.get_by_role("link", name="next trial").click()
     sync_api.expect(heading).to_have_text("monkeyB_1, test trial 1")
-    page.get_by_label("Trial").fill(str(SPLIT_TRIALS - 1))
-    page.get_by_label("Trial").press("Tab")
+    page.get_by_role("spinbutton", name="Trial").fill(str(SPLIT_TRIALS - 1))
+    page.get_by_role("spinbutton", name="Trial").press("Tab")
     sync_api.expect(heading).to_have_text(f"monkeyB_1, test trial {SPLIT_TRIALS - 1}")
     assert page.get_by_role("link", name="next trial").count() == 0
-    page.get_by_label("Split").select_option("valid")
+    page.get_by_role("combobox", name="Split").select_option("valid")
     sync_api.expect(heading).to_have_text("monkeyB_1, valid trial 0")
     assert page.locator("#spikes").get_attribute("src") != before
 
     before = page.locator("#spikes").get_attribute("src")
-    page.get_by_label("V4").check()
+    page.get_by_role("checkbox", name="V4").check()
     sync_api.expect(page.get_by_role("heading", name="without what is hidden")).to_have_count(1)
     assert page.locator("#spikes").get_attribute("src") != before
-    page.get_by_label("V4").uncheck()
+    page.get_by_role("checkbox", name="V4").uncheck()
     sync_api.expect(page.get_by_role("heading", name="without what is hidden")).to_have_count(0)
     unit = run.recordings.named("monkeyB_1")[0].unit_ids[0]
-    page.get_by_label("Hide units").select_option(str(unit))
+    page.get_by_role("listbox", name="Hide units").select_option(str(unit))
     sync_api.expect(page.get_by_role("heading", name="without what is hidden")).to_have_count(1)
 
     picture = tmp_path / "new.png"
     Image.fromarray(ImageSet.read(run.settings.data / "images.h5").pixels[3]).save(picture)
-    page.get_by_label("Picture file").fill(str(picture))
+    page.get_by_role("textbox", name="Picture file").fill(str(picture))
     page.get_by_role("button", name="Show").click()
     sync_api.expect(page.get_by_role("heading", name="Expected response to new.png")).to_be_visible()
     assert page.locator("#response").evaluate("i => i.naturalWidth") > 500
     assert unloaded(page) == []
-    page.get_by_label("Picture file").fill(str(tmp_path / "absent.png"))
-    page.get_by_label("Picture file").press("Enter")
+    page.get_by_role("textbox", name="Picture file").fill(str(tmp_path / "absent.png"))
+    page.get_by_role("textbox", name="Picture file").press("Enter")
     sync_api.expect(page.get_by_role("alert")).to_contain_text("no picture at")

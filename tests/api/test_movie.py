@@ -13,7 +13,9 @@ from neurobridge.data.images import ImageSet
 from neurobridge.data.recording import Stimuli, read_recording
 from neurobridge.data.simulate.drifting import FRAME, OVERLAP, panorama, simulate_movies
 from neurobridge.errors import UserError
+from neurobridge.pipeline.film import Filming, Library, carried
 
+HOW = Filming(share=0.5)
 SIZES = {"clips": 6, "valid_clips": 2, "test_clips": 3, "test_repeats": 2, "frames": 6, "electrodes": 16}
 
 
@@ -76,7 +78,7 @@ def test_clips_end_at_pauses_at_repeats_and_at_what_lasts():
     )  # fmt: skip
     assert [clip.tolist() for clip in clips_of(stimuli, "test")] == [[0, 1, 2], [3, 4, 5, 6]]
     assert clips_of(stimuli, "train") == []
-    assert every(np.arange(4), np.array([0, 0.0333, 0.0667, 0.1]), 0.05).tolist() == [0, 2]
+    assert every(np.array([0, 0.0333, 0.0667, 0.1]), 0.05).tolist() == [0, 2]
 
 
 def test_films_of_the_test_split_with_their_floors_and_files(aligned, tmp_path, capsys):
@@ -110,13 +112,13 @@ def test_what_is_drawn_right_scores_above_floors_and_the_control_does_not():
     for _ in range(6):
         shown = rng.random((5, 12, 12, 3))
         pictures = {SHOWN: shown, DRAWN: 0.5 * shown + 0.5 * rng.random(shown.shape)}
-        pictures |= {NEAREST: rng.random(shown.shape), MEAN: np.broadcast_to(shown.mean(0), shown.shape)}
-        films.append(
-            Film(times=np.arange(5), images=np.arange(5), embeddings=np.ones((5, 2)), pictures=pictures, frame_s=0.05)
-        )
+        pictures |= {NEAREST: rng.random(shown.shape), MEAN: np.full(shown.shape, 0.5)}
+        still = {"times": np.arange(5), "images": np.arange(5), "embeddings": np.ones((5, 2)), "frame_s": 0.05}
+        films.append(Film(pictures=pictures, how=HOW, **still))
     found = {(row["method"], row["task"]): row for row in score_rows(films, seed=0)}
     assert found[DRAWN, "frame identification"]["value"] > 0.95
     assert found[SHUFFLED, "frame identification"]["value"] < 0.7
+    assert found[MEAN, "frame identification"]["value"] == 0.5
     for task in ("PixCorr", "frame identification"):
         assert found[f"{DRAWN} minus {SHUFFLED}", task]["low"] > 0
     clip = np.repeat(np.arange(6), 5)
@@ -130,3 +132,18 @@ def test_a_session_without_a_movie_is_told_so(aligned, tmp_path):
     plain = nb.recording(times, units, session="plain")
     with pytest.raises(UserError, match="does not know 3 of 3 units"):
         nb.movie(aligned, plain)
+
+
+def test_neighbours_are_heard_for_what_came_before_and_after():
+    """Three moments see frames 0, 1, 2 of a clip of the library, the second one badly: its neighbours mend it."""
+    stimuli = Stimuli(
+        start=np.arange(4) * 0.05, end=np.arange(1, 5) * 0.05, image_id=np.array(list("abcd")),
+        repeat=np.zeros(4, int), split=np.array(["train"] * 4), valid=np.ones(4, bool),
+    )  # fmt: skip
+    library = Library.of(np.arange(4), np.zeros((4, 2, 2, 3), np.uint8), np.array(list("abcd")), stimuli)
+    assert library.after.tolist() == [1, 2, 3, 3]
+    assert library.before.tolist() == [0, 0, 1, 2]
+    scores = np.array([[2.0, 0, 0, 0], [0, 0.4, 0, 0.5], [0, 0, 2.0, 0]])
+    assert scores.argmax(1).tolist() == [0, 3, 2]
+    assert carried(scores, library, 1).argmax(1).tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(carried(scores, library, 0), scores)

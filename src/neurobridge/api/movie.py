@@ -17,12 +17,14 @@ from neurobridge.api.judge import asked, table
 from neurobridge.api.model import Model, load
 from neurobridge.api.recordings import open_recordings
 from neurobridge.api.use import one
-from neurobridge.baselines.linear_encoding import library_posterior_mean
+from neurobridge.data.images import ImageSet
 from neurobridge.data.recording import Stimuli
 from neurobridge.errors import UserError, atomic_path, needs
 from neurobridge.evaluation.controls import bootstrap_interval
+from neurobridge.pipeline.decoding import Split
+from neurobridge.pipeline.film import Filming, Library, chosen, weights
 from neurobridge.pipeline.generators import load_images
-from neurobridge.pipeline.identification import Evidence, combine, gather_evidence
+from neurobridge.pipeline.identification import gather_evidence
 from neurobridge.pipeline.pictures import cosine, decode_sessions
 from neurobridge.terminal import console
 from neurobridge.terminal import progress as shown_progress
@@ -34,7 +36,7 @@ SHOWN, DRAWN, NEAREST, MEAN, SHUFFLED = (
     "shown", "drawn", "nearest training frame", "mean training frame", "drawn, time shuffled",
 )  # fmt: skip
 ROLES = {DRAWN: "ours", NEAREST: "floor", MEAN: "floor", SHUFFLED: "control"}
-LIBRARY, TOP = 4000, 10
+LIBRARY = 4000
 LONGEST, FEWEST = 0.2, 3  # s: of a frame; frames of a clip
 
 
@@ -50,6 +52,7 @@ class Film:
     embeddings: np.ndarray
     pictures: Mapping[str, np.ndarray]
     frame_s: float
+    how: Filming
 
     def __len__(self) -> int:
         return len(self.times)
@@ -69,9 +72,10 @@ def movie(model: Model, recording: object, *, progress: bool = True) -> list[Fil
     """What the animal saw along time: every clip of the test split, its presentations averaged, as a film.
 
     A clip is a run of presentations that follow each other without a pause, each 0.2 s at most and with an image of its
-    own. A frame is decoded from the window that begins with it; of frames that come faster than the model's chunks one
-    a chunk is kept. It is drawn as the mean of the ten training frames that decoding and, where the model reads images,
-    the likelihood of the response make likeliest, and stands beside the one that is nearest by decoding alone.
+    own. A frame is decoded from the window that begins with it and drawn as the mean of the training frames, weighed
+    by decoding, by the likelihood of the response, and by those of the moments before and after for what came before
+    and after in the training clips; how much of each is chosen on clips of the valid split. Beside it stands the frame
+    that is nearest by decoding alone. Of frames that come faster than the model's chunks one a chunk is kept.
 
     Raises:
         UserError: The model is not aligned, or the recording shows no movie in its test split.
@@ -94,28 +98,27 @@ def movie(model: Model, recording: object, *, progress: bool = True) -> list[Fil
     rows = np.flatnonzero(data.train)
     if len(rows) > LIBRARY:
         rows = np.sort(np.random.default_rng(model.settings.seed).choice(rows, LIBRARY, replace=False))
-    library = data.images.pixels[rows]
-    likeliest, near = library_scores(evidence, rows)
-    drawn = library_posterior_mean(likeliest, library, top=min(TOP, len(rows)))
-    nearest = library[near.argmax(1)] / 255
-    mean = library.mean(0) / 255
-    place = {key: i for i, key in enumerate(data.images.ids[decoded.test.images].tolist())}
+    library = Library.of(rows, data.images.pixels[rows], data.images.ids[rows], stimuli)
+    mean = library.pixels.mean(0)
+    held = {name: clips_in(split, data.images, clips_of(stimuli, name), stimuli)
+            for name, split in (("valid", decoded.valid), ("test", decoded.test))}  # fmt: skip
+    known = data.images.pixels[decoded.valid.images] / 255
+    how = chosen(evidence, decoded.valid, [at for _, at in held["valid"]], known, library)
     films = []
-    for clip in clips:
-        clip = every(clip, stimuli.start, model.net.encoder.chunk_ms / 1000)
-        known = np.array([row for row in clip if stimuli.image_id[row] in place], dtype=int)
-        if len(known) < FEWEST:
-            continue
-        at = np.array([place[key] for key in stimuli.image_id[known].tolist()])
+    for clip, at in held["test"]:
+        drawn = library.drawn(weights(evidence, decoded.test, at, library, how), how.contrast)
+        nearest = library.pixels[cosine(decoded.test.decoded[at], evidence.targets[rows]).argmax(1)]
         target = data.images.pixels[decoded.test.images[at]] / 255
-        pictures = {SHOWN: target, DRAWN: drawn[at], NEAREST: nearest[at]}
+        pictures = {SHOWN: target, DRAWN: drawn, NEAREST: nearest, MEAN: np.broadcast_to(mean, target.shape)}
+        kept = every(stimuli.start[clip], model.net.encoder.chunk_ms / 1000)
         films.append(
             Film(
-                times=stimuli.start[known] - stimuli.start[known[0]],
-                images=stimuli.image_id[known],
-                embeddings=decoded.test.decoded[at],
-                pictures=pictures | {MEAN: np.broadcast_to(mean, target.shape)},
-                frame_s=float(np.median(np.diff(stimuli.start[known]))),
+                times=(stimuli.start[clip] - stimuli.start[clip[0]])[kept],
+                images=stimuli.image_id[clip][kept],
+                embeddings=decoded.test.decoded[at][kept],
+                pictures={name: frames[kept] for name, frames in pictures.items()},
+                frame_s=float(np.median(np.diff(stimuli.start[clip][kept]))),
+                how=how,
             )
         )
     if not films:
@@ -125,12 +128,17 @@ def movie(model: Model, recording: object, *, progress: bool = True) -> list[Fil
     return films
 
 
-def library_scores(evidence: Evidence, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[I, L] twice: how likely each library image (by row) is to be what was seen, by both ways, and by decoding."""
-    test = evidence.decoded.test
-    near = cosine(test.decoded, evidence.targets[rows])
-    likelihood = evidence.encoding.log_likelihood(test.responses, rows, repeats=test.repeats)
-    return combine(near, likelihood, evidence.share), near
+def clips_in(
+    split: Split, images: ImageSet, clips: Sequence[np.ndarray], stimuli: Stimuli
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of every clip the presentations whose image is at hand, and where these are among the images of the split."""
+    place = {key: i for i, key in enumerate(images.ids[split.images].tolist())}
+    found = []
+    for clip in clips:
+        known = np.array([row for row in clip if stimuli.image_id[row] in place], dtype=int)
+        if len(known) >= FEWEST:
+            found.append((known, np.array([place[key] for key in stimuli.image_id[known].tolist()])))
+    return found
 
 
 def clips_of(stimuli: Stimuli, split: str) -> list[np.ndarray]:
@@ -158,12 +166,12 @@ def clips_of(stimuli: Stimuli, split: str) -> list[np.ndarray]:
     return list(clips.values())
 
 
-def every(clip: np.ndarray, start: np.ndarray, chunk_s: float) -> np.ndarray:
-    """Those rows of a clip that begin a chunk or more after the one before."""
-    kept = [clip[0]]
-    for row in clip[1:]:
-        if start[row] - start[kept[-1]] >= chunk_s - 1e-3:
-            kept.append(row)
+def every(start: np.ndarray, chunk_s: float) -> np.ndarray:
+    """Those of the frames that begin at ``start`` [F] s which begin a chunk or more after the one before."""
+    kept = [0]
+    for frame in range(1, len(start)):
+        if start[frame] - start[kept[-1]] >= chunk_s - 1e-3:
+            kept.append(frame)
     return np.array(kept)
 
 
@@ -183,7 +191,7 @@ def score_rows(films: Sequence[Film], *, seed: int) -> list[dict]:
     clip = np.repeat(np.arange(len(films)), [len(film) for film in films])
     joined = {name: np.concatenate([film.pictures[name] for film in films]) for name in (SHOWN, DRAWN, NEAREST, MEAN)}
     joined[SHUFFLED] = joined[DRAWN][another_clip(clip, seed)]
-    found = {name: frame_scores(joined[name], joined[SHOWN]) for name in ROLES}
+    found = {name: frame_scores(joined[name], joined[SHOWN], joined[MEAN][0]) for name in ROLES}
     rows = []
     for metric in ("PixCorr", "frame identification"):
         by_clip = {

@@ -57,11 +57,13 @@ def moving(path: Path, rows: Mapping[str, ArrayLike], *, frame_ms: int, zoom: in
         )
 
 
-def frame_scores(drawn: ArrayLike, shown: ArrayLike) -> dict[str, np.ndarray]:
+def frame_scores(drawn: ArrayLike, shown: ArrayLike, mean: ArrayLike) -> dict[str, np.ndarray]:
     """PixCorr [F], and identification [F]: the share of all other frames that a picture is less like than its own.
 
-    Pictures [F, H, W, 3] in [0, 1], of all clips; chance of identification is 0.5.
+    Pictures [F, H, W, 3] in [0, 1], of all clips. What is alike is how they differ from the ``mean`` [H, W, 3] training
+    frame; a picture that does not differ from it says nothing, which is chance, 0.5.
     """
-    drawn, shown = np.asarray(drawn, np.float64), np.asarray(shown, np.float64)
-    matrix = correlation_matrix(drawn, shown)
-    return {"PixCorr": pixcorr(drawn, shown), "frame identification": np.diag(two_way_matrix(matrix)).copy()}
+    drawn, shown, mean = (np.asarray(x, np.float64) for x in (drawn, shown, mean))
+    found = np.diag(two_way_matrix(correlation_matrix(drawn - mean, shown - mean))).copy()
+    found[np.abs(drawn - mean).max((1, 2, 3)) < 1e-6] = 0.5
+    return {"PixCorr": pixcorr(drawn, shown), "frame identification": found}
