@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY = passive
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types bench docs wheel clean
+.PHONY: help setup demo test test-stages test-rest lint types bench docs wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' \
@@ -25,7 +25,14 @@ demo: $(STAMP) ## the main job on a simulated brain, ends with the path of its r
 	$(BIN)/neurobridge demo --out $(OUT) $(ARGS)
 
 test: lint ## style, import contract and all tests (ARGS="-m 'not slow'" leaves out the whole path)
-	$(BIN)/python -m pytest $(ARGS)
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-stages test-rest
+
+# Side by side, for two cores; what each printed comes when it has ended.
+test-stages:
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pipeline $(ARGS)
+
+test-rest:
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/pipeline $(ARGS)
 
 lint: $(STAMP) ## style, formatting and the import contract
 	$(BIN)/ruff check .
