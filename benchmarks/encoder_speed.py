@@ -7,7 +7,7 @@ heads, 4 latents every 50 ms (80 a window). Repetitions are interleaved over siz
 machine does hits all of them, and each timed step follows an untimed one of its own kind, as in training; the medians
 are compared. Two to ten minutes.
 
-The bars: at least 2.3 / 6 / 20 times faster than POYO at 4,000 / 16,000 / 64,000 spikes a window; 64,000 spikes cost at
+The bars: at least 2.9 / 8 / 28 times faster than POYO at 4,000 / 16,000 / 64,000 spikes a window; 64,000 spikes cost at
 most 1.5 times what 1,000 cost; a step at 4,000 takes at most twice its matrix products alone: their floating-point
 operations (attention included) over the rate at which this machine does the products of the step's own shapes, timed
 in the same repetitions.
@@ -44,7 +44,7 @@ UNITS, REGIONS, WINDOWS, WINDOW_MS, BIN_MS, CHUNK_MS = 300, 6, 8, 1000, 10, 50
 SIZE = {"width": 128, "depth": 12, "heads": 8, "latents": 4}
 REPETITIONS = {1_000: 7, 4_000: 7, 16_000: 5, 64_000: 2}  # of POYO; ours always takes the most
 MIDDLE = 4_000
-SPEEDUP = {4_000: 2.3, 16_000: 6.0, 64_000: 20.0}
+SPEEDUP = {4_000: 2.9, 16_000: 8.0, 64_000: 28.0}
 GROWTH, PRODUCTS = 1.5, 2.0
 aten = torch.ops.aten
 

@@ -9,7 +9,7 @@ from argparse import SUPPRESS
 from collections.abc import Callable
 from typing import NoReturn
 
-from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
+from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter, auto_cli
 
 from neurobridge.errors import UserError
 
@@ -34,6 +34,20 @@ def call_with(function: Callable, argv: list[str], name: str) -> object:
     first = "[RUN]" if name == "pretrain" else "RUN"  # the folder of a run, which has all options
     usage = {"usage": f"neurobridge {name} {first} [options]"} if name in READ_BY else {}
     return auto_cli(function, args=argv, parser_class=Parser, prog=f"neurobridge {name}", allow_abbrev=False, **usage)
+
+
+class Short(DefaultHelpFormatter):
+    """A sentence and a default an option, side by side with its name; types are in what it says of wrong values."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=42, width=118)
+
+    def _get_help_string(self, action):
+        text = super()._get_help_string(action) or ""
+        return re.sub(r"\(type: (?:(?!default:).)*default:", "(default:", text, flags=re.DOTALL)
+
+    def _format_action_invocation(self, action):
+        return action.option_strings[0] if action.option_strings else super()._format_action_invocation(action)
 
 
 class Parser(ArgumentParser):
@@ -66,9 +80,11 @@ class Parser(ArgumentParser):
         stage = self.prog.removeprefix("neurobridge ")
         if stage not in READ_BY:
             return super().format_help()
+        self.formatter_class = Short
+        groups = {action.dest.partition(".")[0] for action in self._actions if "." in action.dest}
         for action in self._actions:
             group, _, rest = action.dest.partition(".")
-            if rest and group not in READ_BY[stage]:
+            if (rest and group not in READ_BY[stage]) or action.dest in groups:
                 action.help = SUPPRESS
         return super().format_help() + "\nOptions of the other stages: neurobridge run --help\n"
 

@@ -95,7 +95,7 @@ def test_processes_that_cut_the_weights_go_on_from_one_that_does_not_and_back(sh
     same_shapes(one, two)
     one, two = (load_file(run / "pretrain" / "model.safetensors") for run in (whole, out))
     for name, value in one.items():
-        np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=1e-3, err_msg=name)  # a step of Adam
     config["pretrain"]["steps"] = 8
     short.write_text(yaml.safe_dump(config))
     for run in (whole, out):

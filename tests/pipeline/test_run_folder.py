@@ -212,7 +212,7 @@ def begun(arguments: list[str], out: Path) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     command = [sys.executable, "-m", "neurobridge", "pretrain", *arguments]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while process.poll() is None and not list(out.glob("checkpoints/pretrain/*.ckpt")):
+    while process.poll() is None and not list(out.glob("checkpoints/pretrain/step=*.ckpt")):
         time.sleep(0.02)
     assert process.poll() is None, process.communicate()
     return process
@@ -237,10 +237,10 @@ def test_two_runs_in_one_folder_and_sigterm_and_kill(made, tmp_path, capsys, one
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "Traceback" not in errors
-    saved = sorted(int(path.stem.split("=")[1]) for path in out.glob("checkpoints/pretrain/*.ckpt"))
+    saved = sorted(int(path.stem.split("=")[1]) for path in out.glob("checkpoints/pretrain/step=*.ckpt"))
     process = begun(arguments, out)
     while process.poll() is None and max(saved) in (
-        now := [int(path.stem.split("=")[1]) for path in out.glob("checkpoints/pretrain/*.ckpt")]
+        now := [int(path.stem.split("=")[1]) for path in out.glob("checkpoints/pretrain/step=*.ckpt")]
     ):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
