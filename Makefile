@@ -10,10 +10,11 @@ STAMP := .venv/.installed
 
 # Idle threads sleep instead of spinning: matters whenever two processes share the cores.
 export OMP_WAIT_POLICY = passive
+export ARGS
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-stages test-rest lint types bench docs wheel clean
+.PHONY: help setup demo test lint types bench docs wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' \
@@ -24,15 +25,10 @@ setup: $(STAMP) ## create .venv and install, quick if nothing changed (PYTHON=py
 demo: $(STAMP) ## the main job on a simulated brain, ends with the path of its report (OUT=runs/demo)
 	$(BIN)/neurobridge demo --out $(OUT) $(ARGS)
 
-test: lint ## style, import contract and all tests (ARGS="-m 'not slow'" leaves out the whole path)
-	@$(MAKE) --no-print-directory -j2 --output-sync=target test-stages test-rest
-
-# Side by side, for two cores; what each printed comes when it has ended.
-test-stages:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pipeline $(ARGS)
-
-test-rest:
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/pipeline $(ARGS)
+test: lint ## style, import contract and all tests, in two processes (ARGS="-m 'not slow'" leaves out the whole path)
+	@printf '%s\n' tests/pipeline 'tests --ignore=tests/pipeline' | OMP_NUM_THREADS=1 xargs -P 2 -I% sh -c \
+		'log=$$(mktemp); eval "$(BIN)/python -m pytest % $$ARGS" > "$$log" 2>&1; code=$$?; cat "$$log"; rm "$$log"; \
+		[ $$code -eq 5 ] || exit $$code'
 
 lint: $(STAMP) ## style, formatting and the import contract
 	$(BIN)/ruff check .
