@@ -4,11 +4,13 @@ import os
 import resource
 import signal
 
+import numpy as np
 import pytest
 import torch
 
 from neurobridge.errors import UserError
 from neurobridge.sealed import checkpoints, read_sealed
+from neurobridge.training.checkpoints import beyond_chance
 from neurobridge.training.task import Task
 from neurobridge.training.trainer import fit
 
@@ -220,3 +222,12 @@ def test_more_steps_may_do_better_than_the_best_so_far(tmp_path):
     assert fit(longer, stage="line", out=tmp_path, accelerator="cpu") == 6
     assert longer.seen == [7, 8], "it goes on from the last state, not from the best"
     assert fit(Falling(steps=12), stage="line", out=tmp_path, accelerator="cpu") == 12
+
+
+def test_what_was_lower_by_chance_is_not_better():
+    """Of a short recording the parts disagree: weights of an early step are taken where most of them say so alone."""
+    rng = np.random.default_rng(0)
+    parts = rng.normal(0.7, 0.2, 8)
+    assert beyond_chance(parts, parts + rng.normal(0.02, 0.005, 8))
+    assert not beyond_chance(parts, parts + rng.normal(0.002, 0.02, 8))
+    assert beyond_chance([], []), "where nothing is known of parts, every difference counts"

@@ -34,7 +34,7 @@ from neurobridge.training.task import Task
 from neurobridge.training.tasks import MaskedTask
 from neurobridge.training.trainer import fit
 
-VALIDATION_WINDOWS = 64
+VALIDATION_WINDOWS, VALIDATION_PART = 64, 8
 UNITS_FASTER = 20  # learning rate of unit embeddings in pretraining, over that of the body
 
 
@@ -138,16 +138,17 @@ def add_units(model: NeuroBridge, sessions: Sequence[Session], settings: RunSett
 
 
 def frozen_validation(batcher: Batcher, masker: Masker) -> list[tuple[SpikeBatch, MaskPlan]]:
-    """Fixed windows of the valid split with fixed plans, every mode, from up to three sessions (one a data set)."""
+    """Fixed windows of the valid split with fixed plans, every mode, from up to three sessions (one a data set), in
+    parts of some windows in a row.
+    """
     plans = []
     first = [batcher.datasets.index(name) for name in dict.fromkeys(batcher.datasets)]
     for index in first if len(first) > 1 else range(min(3, len(batcher.sessions))):
         rows = batcher.sessions[index].rows("valid")[:VALIDATION_WINDOWS]
-        if len(rows) == 0:
-            continue
-        batch = batcher.batch([(index, rows)])
-        for number, mode in enumerate(masker.modes):
-            plans.append((batch, masker.draw(batch, np.random.default_rng([index, number]), mode)))
+        for at in range(0, len(rows), VALIDATION_PART):
+            batch = batcher.batch([(index, rows[at : at + VALIDATION_PART])])
+            for number, mode in enumerate(masker.modes):
+                plans.append((batch, masker.draw(batch, np.random.default_rng([index, number, at]), mode)))
     return plans
 
 

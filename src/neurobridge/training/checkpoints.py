@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Checkpoints(Checkpoint):
     """Saves at the end of every stretch, as folder/step=N.ckpt; keeps the last two.
 
     Of a task that has a ``valid_loss`` the weights at its lowest are kept beside them, as folder/best.ckpt: training
-    goes on from the last state and ends with these.
+    goes on from the last state and ends with these, if their loss is lower beyond chance.
 
     ``origin``: what the training is; a checkpoint of another origin is not taken up, nor one beyond its ``steps``. One
     of a shorter training is: it goes on.
@@ -56,8 +57,8 @@ class Checkpoints(Checkpoint):
                 "folder and the same --config"
             )
 
-    def on_save_checkpoint(self, trainer: object, task: object, checkpoint: dict[str, Any]) -> None:
-        checkpoint["origin"] = self.origin
+    def on_save_checkpoint(self, trainer: object, task: Task, checkpoint: dict[str, Any]) -> None:
+        checkpoint["origin"], checkpoint["valid_parts"] = self.origin, task.valid_parts
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, task: Task) -> None:  # pyright: ignore
         self._keep_best(trainer, task)
@@ -79,6 +80,7 @@ class Checkpoints(Checkpoint):
             state = {name: whole(value) for name, value in task.state_dict().items()}
             if not helping():
                 kept = {"origin": self.origin, "step": step, "loss": loss, "state_dict": state}
+                kept["parts"] = task.valid_parts
                 write_sealed(self.folder / BEST, kept)
 
     def best(self, done: int) -> dict[str, Any] | None:
@@ -97,3 +99,14 @@ class Checkpoints(Checkpoint):
             return None
         self.lowest = kept["loss"]
         return kept
+
+
+def beyond_chance(lower: Sequence[float], higher: Sequence[float]) -> bool:
+    """Whether losses of the same parts of the valid windows differ by more than twice the error of their difference.
+
+    Where nothing is known of parts, every difference counts. Parts of a recording that is short disagree by chance.
+    """
+    difference = np.subtract(higher, lower) if len(lower) == len(higher) else np.zeros(0)
+    if len(difference) < 2:
+        return True
+    return bool(difference.mean() > 2 * difference.std(ddof=1) / len(difference) ** 0.5)

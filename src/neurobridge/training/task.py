@@ -54,6 +54,7 @@ class Task(lightning.LightningModule):
         self.part = 0
         self.current: dict[str, Tensor] = {}  # losses of this step
         self.valid_loss: float | None = None  # at the last checkpoint, of a task that is to end with its lowest
+        self.valid_parts: list[float] = []  # the same of parts of the valid windows, to tell how sure it is
 
     def origin(self, stage: str) -> str:
         """What tells this training from others: its stage, its course but for its length, and the weights it has."""

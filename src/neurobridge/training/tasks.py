@@ -105,14 +105,18 @@ class MaskedTask(Task):
             return  # validation windows are the same on all ranks; where weights are cut, all help with them
         self.eval()
         by_mode: dict[str, list[float]] = defaultdict(list)
+        parts = []
         with torch.no_grad(), self.averaged():
             for batch, plan in self.validation:
-                for mode, value in self.valid_losses(batch.to(self.device), plan).items():
+                found = self.valid_losses(batch.to(self.device), plan)
+                parts.append(float(np.mean([value.item() for value in found.values()])))
+                for mode, value in found.items():
                     self.log(f"valid/{mode}", value, on_epoch=True, batch_size=1, rank_zero_only=True)
                     by_mode[mode].append(value.item())
         self.train()
         if self.validation and self.ends_with_best:
             self.valid_loss = float(np.mean([np.mean(values) for values in by_mode.values()]))
+            self.valid_parts = parts
 
     def valid_losses(self, batch: SpikeBatch, plan: MaskPlan) -> dict[str, Tensor]:
         """Loss of each mode in the plan, of this batch alone."""

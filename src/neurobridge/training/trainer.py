@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,7 @@ from neurobridge.errors import UserError, atomic_path, helping
 from neurobridge.terminal import console
 from neurobridge.training.average import Average
 from neurobridge.training.blocks import blocks, rewrite
-from neurobridge.training.checkpoints import Checkpoints, SealedIO
+from neurobridge.training.checkpoints import Checkpoints, SealedIO, beyond_chance
 from neurobridge.training.ranks import normalised
 from neurobridge.training.sharding import Sharded, whole
 from neurobridge.training.task import NotFinite, Task
@@ -83,7 +84,7 @@ def fit(
     loggers: list[Logger] = [MetricsCSV(out / "metrics.csv", stage=stage, keep_below=done)]
     if done >= task.steps:
         task.load_state_dict(last["state_dict"] | (last.get("average", {}) if average else {}))
-        return with_best(task, checkpoints)
+        return with_best(task, checkpoints, last.get("valid_parts", []))
     if done and not helping():
         console.print(f"{stage}: goes on from step {done} of {task.steps}")
     loggers.append(TensorBoardLogger(out / "tensorboard", name=stage, version=""))
@@ -147,13 +148,15 @@ def fit(
         mean.settle(running)
     if running is not task:
         task.load_state_dict({name: whole(value) for name, value in running.state_dict().items()})
-    return with_best(task, checkpoints)
+    return with_best(task, checkpoints, running.valid_parts)
 
 
-def with_best(task: Task, checkpoints: Checkpoints) -> int:
-    """Give ``task`` the weights of its lowest valid loss, if some were kept; the step they are of."""
+def with_best(task: Task, checkpoints: Checkpoints, last: Sequence[float]) -> int:
+    """Give ``task`` the weights of its lowest valid loss, if some were kept and are better than the ``last`` beyond
+    chance; the step they are of.
+    """
     best = checkpoints.best(task.steps)
-    if best is None:
+    if best is None or not beyond_chance(best.get("parts", []), last):
         return task.steps
     task.load_state_dict(best["state_dict"])
     return best["step"]
