@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from _common import Draws, train
-from _encoder import ranks_of, seen_rows
+from _encoder import ranks_of
 from torch import Tensor
 
 from neurobridge.bridge.alignment import ImageHead
@@ -73,7 +73,7 @@ class NewSession:
 
     def labelled(self, number: int | None, *, seed: int) -> np.ndarray:
         """Rows of ``number`` images of the train split, drawn by ``seed``; None: all of them."""
-        images = np.unique(self.session.image_row[seen_rows(self.session, "train")])
+        images = np.unique(self.session.image_row[self.session.shown("train")])
         return np.random.default_rng([seed, 41]).permutation(images)[:number]
 
     def start(self, how: str) -> Tensor:
@@ -106,7 +106,7 @@ class NewSession:
         if how != "random":
             assert prior is not None, "what was not pretrained knows no unit"
             units = NewUnits(self.start(how), prior.factor, first=self.first)
-        rows = seen_rows(self.session, "train")
+        rows = self.session.shown("train")
         rows = rows[np.isin(self.session.image_row[rows], labelled)]
         if steps and len(rows):
 
@@ -141,7 +141,7 @@ class NewSession:
 
     def decoded(self, model: NeuroBridge, head: ImageHead, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Images [I] of a split and their ranks [I] by decoding through the latents."""
-        rows = seen_rows(self.session, split)
+        rows = self.session.shown(split)
         predicted = predict_windows(model, head, self.batcher, 0, rows)
         images, mean = average_by_image(predicted, self.session.image_row[rows])
         return images, ranks_of(mean, self.targets[images])

@@ -100,12 +100,6 @@ def ranks_of(predicted: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return rank(cosine(predicted, targets))
 
 
-def seen_rows(session: Session, split: str) -> np.ndarray:
-    """Windows of a split whose image is known."""
-    rows = session.rows(split)
-    return rows[session.image_row[rows] >= 0]
-
-
 def shuffled(batch: SpikeBatch, rng: np.random.Generator) -> SpikeBatch:
     """A batch of one session whose units each keep their responses, but in another order of windows, unit by unit."""
     windows = np.tile(np.arange(batch.windows), (batch.unit_mask.shape[1], 1))

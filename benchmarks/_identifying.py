@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from _adaptation import NewSession
-from _encoder import seen_rows, sessions_named
+from _encoder import sessions_named
 
 from neurobridge.bridge.alignment import ImageHead
 from neurobridge.bridge.response_noise import ResponseNoise
@@ -31,7 +31,7 @@ COMPONENTS, PENALTIES, FOLDS = 600, (30, 100, 300, 1000, 3000, 10000), 5
 
 def mean_responses(session: Session, split: str, only: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Images [I] of a split (those in ``only``) and the mean of their responses [I, N]."""
-    rows = seen_rows(session, split)
+    rows = session.shown(split)
     if only is not None:
         rows = rows[np.isin(session.image_row[rows], only)]
     return average_by_image(responses(session, rows), session.image_row[rows])
@@ -65,7 +65,7 @@ class Identifier:
         """Images [I]; decoding [I, G]; likelihood [I, G] by noise."""
         if split not in self._evidence:
             session = self.new.session
-            rows = seen_rows(session, split)
+            rows = session.shown(split)
             predicted = predict_windows(self.model, self.head, self.new.batcher, 0, rows)
             images, mean = average_by_image(predicted, session.image_row[rows])
             _, x = mean_responses(session, split)

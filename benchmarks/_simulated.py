@@ -100,8 +100,7 @@ def category_of_counts(settings: RunSettings, names: Sequence[str]) -> dict[str,
 
 def shown_rows(session: Session) -> np.ndarray:
     """Presentations of known images in the train and valid splits."""
-    rows = np.concatenate([session.rows("train"), session.rows("valid")])
-    return rows[session.image_row[rows] >= 0]
+    return np.concatenate([session.shown("train"), session.shown("valid")])
 
 
 def category_probe(x: np.ndarray, session: Session, images: ImageSet) -> float:

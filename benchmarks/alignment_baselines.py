@@ -82,11 +82,6 @@ def decoded_by(run: RunFolder, names: tuple[str, ...]) -> tuple[list[Decoded], n
     return decoded, bridge.space(torch.from_numpy(load_images(run).embeddings)).numpy()
 
 
-def pictures_rows(session: Session, split: str) -> np.ndarray:
-    rows = session.rows(split)
-    return rows[session.image_row[rows] >= 0]
-
-
 def small_decoders(run: RunFolder, decoded: list[Decoded], targets: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Ranks of the baselines [sum of the sessions' test images], by name."""
     _, bridge = load_aligned(run)
@@ -100,11 +95,11 @@ def small_decoders(run: RunFolder, decoded: list[Decoded], targets: np.ndarray, 
     for d in decoded:
         add(RIDGE, ridge_decoder(d, data.embeddings, space)(d.test.responses), d)
         session = sessions[d.session]
-        rows = pictures_rows(session, "train")
+        rows = session.shown("train")
         shown = session.image_row[rows]
         bins = session.window_ms if session.valued else BIN_MS
         x = session.binned(rows, bins).transpose(0, 2, 1)
-        test = pictures_rows(session, "test")
+        test = session.shown("test")
         test = test[np.isin(session.image_row[test], d.test.images)]
         _, held_out = average_by_image(session.binned(test, bins).transpose(0, 2, 1), session.image_row[test])
         for name, attention in (("time-averaged MLP, contrastive", False), ("temporal attention + MLP", True)):
@@ -134,7 +129,7 @@ def poyo(sessions: list[Session], decoded: list[Decoded], targets: np.ndarray, s
         parts = np.split(np.arange(len(window)), np.searchsorted(window, np.arange(1, len(rows))))
         return [(column[part] + first[index], tick[part] / 1000) for part in parts]
 
-    rows = [pictures_rows(s, "train") for s in sessions]
+    rows = [s.shown("train") for s in sessions]
     every = [w for i, r in enumerate(rows) for w in windows(i, r)]
     session = np.repeat(np.arange(len(sessions)), [len(r) for r in rows])
     shown = np.concatenate([s.image_row[r] for s, r in zip(sessions, rows, strict=True)])
@@ -151,7 +146,7 @@ def poyo(sessions: list[Session], decoded: list[Decoded], targets: np.ndarray, s
     decoder = ContrastiveDecoder(seed=seed).fit(latents, targets[shown], shown)
     predictions = []
     for i, (s, d) in enumerate(zip(sessions, decoded, strict=True)):
-        test = pictures_rows(s, "test")
+        test = s.shown("test")
         test = test[np.isin(s.image_row[test], d.test.images)]
         predicted = decoder.predict(model.encode(windows(i, test), np.full(len(test), i)))
         predictions.append(average_by_image(predicted, s.image_row[test])[1])

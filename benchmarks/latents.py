@@ -50,7 +50,6 @@ from _encoder import (
     ranks_of,
     recorded,
     rounded,
-    seen_rows,
     sessions_named,
     shown,
     shuffled,
@@ -82,7 +81,7 @@ def contrastive(
     def predicted(decoder: ContrastiveDecoder, read: Callable, split: str, *, average_first: bool) -> np.ndarray:
         """Ranks of the split's images, responses or predictions averaged."""
         images = getattr(decoded, split).images
-        rows = seen_rows(session, split)
+        rows = session.shown(split)
         rows = rows[np.isin(session.image_row[rows], images)]
         x = read(rows) if average_first else decoder.predict(read(rows))
         _, mean = average_by_image(x, session.image_row[rows])
@@ -91,7 +90,7 @@ def contrastive(
     inputs: dict[bool, Callable] = {False: lambda rows: responses(session, rows)}
     if not session.valued:
         inputs[True] = lambda rows: session.binned(rows, 50).transpose(0, 2, 1)
-    rows = seen_rows(session, "train")
+    rows = session.shown("train")
     image = session.image_row[rows]
     best, ranks = np.inf, np.empty(0)
     for attention, read in inputs.items():
@@ -108,7 +107,7 @@ def contrastive(
 def shuffled_ranks(seeing: Seeing, index: int, decoded: Decoded, *, seed: int) -> np.ndarray:
     """Ranks of the test images where no window holds one image's responses any more."""
     session, head, rng = seeing.sessions[index], seeing.bridge.head, np.random.default_rng([seed, 9])
-    rows = seen_rows(session, "test")
+    rows = session.shown("test")
     rows = rows[np.isin(session.image_row[rows], decoded.test.images)]
     parts = [
         F.normalize(head(seeing.model.encode(shuffled(batch, rng), level=head.level)), dim=-1)

@@ -25,7 +25,7 @@ from neurobridge.pipeline.decoding import Split
 from neurobridge.pipeline.film import Filming, Library, chosen, weights
 from neurobridge.pipeline.generators import load_images
 from neurobridge.pipeline.identification import gather_evidence
-from neurobridge.pipeline.pictures import cosine, decode_sessions
+from neurobridge.pipeline.pictures import LIBRARY, cosine, decode_sessions
 from neurobridge.terminal import console
 from neurobridge.terminal import progress as shown_progress
 
@@ -36,7 +36,6 @@ SHOWN, DRAWN, NEAREST, MEAN, SHUFFLED = (
     "shown", "drawn", "nearest training frame", "mean training frame", "drawn, time shuffled",
 )  # fmt: skip
 ROLES = {DRAWN: "ours", NEAREST: "floor", MEAN: "floor", SHUFFLED: "control"}
-LIBRARY = 4000
 LONGEST, FEWEST = 0.2, 3  # s: of a frame; frames of a clip
 
 
@@ -95,9 +94,7 @@ def movie(model: Model, recording: object, *, progress: bool = True) -> list[Fil
         decoded = decode_sessions(run)[0]
         data = load_images(run)
         evidence = gather_evidence(run, [decoded])[0]
-    rows = np.flatnonzero(data.train)
-    if len(rows) > LIBRARY:
-        rows = np.sort(np.random.default_rng(model.settings.seed).choice(rows, LIBRARY, replace=False))
+    rows = data.library(LIBRARY, np.random.default_rng(model.settings.seed))
     library = Library.of(rows, data.images.pixels[rows], data.images.ids[rows], stimuli)
     mean = library.pixels.mean(0)
     held = {name: clips_in(split, data.images, clips_of(stimuli, name), stimuli)

@@ -185,8 +185,7 @@ class Twin:
     def trust(self) -> tuple[np.ndarray, np.ndarray]:
         """Correlation [N] of expected and recorded mean responses to test images, and its ceiling [N]; NaN: unknown."""
         unknown = np.full(self.session.units, np.nan)
-        rows = self.session.rows("test")
-        rows = rows[self.session.image_row[rows] >= 0]
+        rows = self.session.shown("test")
         if self.images is None or len(np.unique(self.session.image_row[rows])) < 3:
             return unknown, unknown.copy()
         counts, shown = responses(self.session, rows), self.session.image_row[rows]
@@ -202,8 +201,7 @@ class Twin:
 
     def library(self, seed: int) -> torch.Tensor:
         """Training images [L, 3, H, W] at a multiple of the patch, at most LIBRARY of them."""
-        rows = np.unique(self.session.image_row[self.session.rows("train")])
-        rows = rows[rows >= 0]
+        rows = np.unique(self.session.image_row[self.session.shown("train")])
         if self.images is None or not len(rows):
             raise UserError(f"session {self.session.name} shows no training images: there is no library to start from")
         rows = np.sort(np.random.default_rng(seed).permutation(rows)[:LIBRARY])

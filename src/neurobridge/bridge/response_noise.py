@@ -35,9 +35,7 @@ class ResponseNoise:
         if differences is None:
             return cls(model=total, presentation=np.zeros_like(total))
         presentation = shrunk(differences) / 2
-        scale = np.sqrt(np.diag(total))
-        values, vectors = np.linalg.eigh((total - presentation / repeats) / scale[:, None] / scale)
-        model = (vectors * values.clip(min=SMALLEST)) @ vectors.T * scale[:, None] * scale
+        model = remainder(total, presentation / repeats, scale=np.sqrt(np.diag(total)), least=SMALLEST)
         return cls(model=model, presentation=presentation)
 
     def covariance(self, repeats: float) -> np.ndarray:
@@ -51,6 +49,14 @@ class ResponseNoise:
         distance = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)
         constant = np.log(np.diag(whiten)).sum() - 0.5 * observed.shape[1] * np.log(2 * np.pi)
         return constant - 0.5 * distance
+
+
+def remainder(total: np.ndarray, part: np.ndarray, *, scale: np.ndarray, least: float) -> np.ndarray:
+    """What is left of the covariance ``total`` [N, N] without ``part``, with no eigenvalue below ``least``, in units of
+    ``scale`` [N]: both are estimates, and their difference may be no covariance.
+    """
+    values, vectors = np.linalg.eigh((total - part) / scale[:, None] / scale)
+    return (vectors * values.clip(min=least)) @ vectors.T * scale[:, None] * scale
 
 
 def shrunk(rows: np.ndarray) -> np.ndarray:

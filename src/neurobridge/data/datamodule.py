@@ -182,6 +182,13 @@ class Share(NamedTuple):
 WHOLE = Share()
 
 
+def steps_here(first: int, last: int) -> range:
+    """Those of the steps first..last whose batches this worker process makes; all of them without workers."""
+    worker = get_worker_info()
+    offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+    return range(first + offset, last, stride)
+
+
 class StepBatches(IterableDataset):
     """The training batches of steps first..last: each drawn by a generator seeded with (seed, step).
 
@@ -219,9 +226,7 @@ class StepBatches(IterableDataset):
         return self.last - self.first
 
     def __iter__(self) -> Iterator[SpikeBatch]:
-        worker = get_worker_info()
-        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step in range(self.first + offset, self.last, stride):
+        for step in steps_here(self.first, self.last):
             rng = np.random.default_rng([self.seed, step, 0])
             chosen = rng.choice(len(self.share), size=self.groups, replace=False, p=self.share)
             drawn = [self._windows(int(i), rng) for i in chosen]

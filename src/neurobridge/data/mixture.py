@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
-from neurobridge.data.datamodule import WHOLE, Batcher, Share
+from neurobridge.data.datamodule import WHOLE, Batcher, Share, steps_here
 from neurobridge.errors import UserError
 from neurobridge.neuro.batch import SpikeBatch
 
@@ -110,9 +110,7 @@ class MixtureBatches(IterableDataset):
         return self.last - self.first
 
     def __iter__(self) -> Iterator[list[SpikeBatch]]:
-        worker = get_worker_info()
-        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step in range(self.first + offset, self.last, stride):
+        for step in steps_here(self.first, self.last):
             yield self.batches(step)
 
     def chosen(self, step: int) -> list[int]:

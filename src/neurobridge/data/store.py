@@ -129,6 +129,11 @@ class Session:
         """Indices of the windows of ``split``."""
         return np.flatnonzero(self.split_code == SPLITS.index(split))
 
+    def shown(self, split: str) -> np.ndarray:
+        """Those of :meth:`rows` that show an image which is at hand (see attach_images)."""
+        rows = self.rows(split)
+        return rows[self.image_row[rows] >= 0]
+
     def count(self, split: str) -> int:
         """Number of windows of ``split``."""
         return int(np.count_nonzero(self.split_code == SPLITS.index(split)))

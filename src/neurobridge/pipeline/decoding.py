@@ -81,8 +81,7 @@ def decode_session(
     session = batcher.sessions[index]
 
     def split(name: str, most: int | None = None) -> Split:
-        rows = session.rows(name)
-        rows = rows[session.image_row[rows] >= 0]
+        rows = session.shown(name)
         if most is not None:
             shown = np.unique(session.image_row[rows])
             kept = np.random.default_rng(settings.seed).permutation(shown)[:most]
@@ -103,16 +102,14 @@ def decode_session(
     valid = split("valid")
     encoding = None
     if maps is not None and len(valid.images) > 1:
-        shown = session.rows("valid")
         encoding = SessionEncoding.of(
             expected_responses(model, batcher, index, maps, np.arange(len(maps))),
             images=valid.images,
             responses=valid.responses,
             repeats=valid.repeats,
-            differences=differences_between_repeats(session, shown[session.image_row[shown] >= 0]),
+            differences=differences_between_repeats(session, session.shown("valid")),
         )
-    train = session.rows("train")
-    train = train[session.image_row[train] >= 0]
+    train = session.shown("train")
     train_images, train_responses = average_by_image(responses(session, train), session.image_row[train])
     return Decoded(
         session=session.name,

@@ -34,6 +34,11 @@ class ImageData:
     embeddings: np.ndarray
     train: np.ndarray
 
+    def library(self, most: int, rng: np.random.Generator) -> np.ndarray:
+        """Rows of the training images, sorted; of more than ``most`` so many, drawn by ``rng``."""
+        rows = np.flatnonzero(self.train)
+        return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
+
 
 @dataclass(kw_only=True)
 class StackFeatures:

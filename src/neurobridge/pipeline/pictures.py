@@ -111,8 +111,7 @@ def reconstruct(run: RunFolder) -> None:
 
     rng = np.random.default_rng(settings.seed)
     side = min(generator.image_size, data.images.pixels.shape[1])
-    rows = np.flatnonzero(data.train)
-    rows = rows if len(rows) <= LIBRARY else np.sort(rng.choice(rows, LIBRARY, replace=False))
+    rows = data.library(LIBRARY, rng)
     aims = stack_features(settings, data.images, options.feature_layers)
     library, known, shown = (
         Photographs.of(data, aims, some, side) for some in (rows, decoded.valid.images, test.images)

@@ -29,9 +29,7 @@ def sharpening(evidence: Evidence, data: ImageData, *, seed: int) -> dict[str, n
     test = evidence.decoded.test
     if test.presentations is None:
         return {}
-    rows = np.flatnonzero(data.train)
-    if len(rows) > LIBRARY:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, LIBRARY, replace=False))
+    rows = data.library(LIBRARY, np.random.default_rng(seed))
     library = data.images.pixels[rows]
     target = data.images.pixels[test.images] / 255
     most = test.presentations.responses.shape[1]

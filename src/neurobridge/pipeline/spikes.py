@@ -242,20 +242,15 @@ def labelled_images(sessions: Sequence[Session], settings: RunSettings, images: 
     """[images] bool: those that adaptation may know, adapt.labels of each session's train split, drawn by seed."""
     known = torch.zeros(images, dtype=torch.bool)
     for session in sessions:
-        shown = session.image_row[session.rows("train")]
-        shown = np.unique(shown[shown >= 0])
+        shown = np.unique(session.image_row[session.shown("train")])
         known[np.random.default_rng(settings.seed).permutation(shown)[: settings.adapt.labels]] = True
     return known
 
 
 def labelled_windows(sessions: Sequence[Session], labelled: np.ndarray) -> dict[int, np.ndarray]:
     """Index of a session -> rows of its training windows that show one of the ``labelled`` [images] (bool)."""
-    found = {}
-    for index, session in enumerate(sessions):
-        rows = session.rows("train")
-        shown = session.image_row[rows]
-        found[index] = rows[(shown >= 0) & labelled[shown]]
-    return found
+    rows = [session.shown("train") for session in sessions]
+    return {i: rows[i][labelled[session.image_row[rows[i]]]] for i, session in enumerate(sessions)}
 
 
 def schedule(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from rich.progress import track
 
-from neurobridge.bridge.response_noise import shrunk
+from neurobridge.bridge.response_noise import remainder, shrunk
 from neurobridge.data.datamodule import Batcher
 from neurobridge.pipeline.closed_form import SeenImages, closed_form, expected_by
 from neurobridge.pipeline.image_data import ImageData, StackFeatures
@@ -34,8 +32,7 @@ def lessons_of(
     found: dict[int, Lesson] = {}
     for index in track(range(len(batcher.sessions)), "teachers, closed form", transient=True):
         session = batcher.sessions[index]
-        rows = session.rows("train")
-        rows = rows[session.image_row[rows] >= 0]
+        rows = session.shown("train")
         if len(np.unique(session.image_row[rows])) >= FEWEST:
             shown, mean = average_by_image(responses(session, rows), session.image_row[rows])
             seen = SeenImages.of(session.name, shown, mean, seed=settings.seed)
@@ -58,9 +55,6 @@ def lesson_of(expected: np.ndarray, *, residual: np.ndarray, response: np.ndarra
     deviation = np.where(deviation > 0, deviation, 1.0)
     scatter = shrunk(residual)
     if not valued:  # Poisson spikes scatter by as much as is expected of them
-        scaled = (scatter - np.diag(response.mean(axis=0))) / deviation[:, None] / deviation
-        values, vectors = np.linalg.eigh(scaled)
-        scatter = (vectors * values.clip(min=SMALLEST)) @ vectors.T * deviation[:, None] * deviation
-    parts: Sequence[np.ndarray] = (expected, np.linalg.cholesky(scatter), deviation)
-    expected_, root, deviation_ = (torch.from_numpy(part).float() for part in parts)
-    return Lesson(expected=expected_, root=root, deviation=deviation_, bins=bins)
+        scatter = remainder(scatter, np.diag(response.mean(axis=0)), scale=deviation, least=SMALLEST)
+    parts = {"expected": expected, "root": np.linalg.cholesky(scatter), "deviation": deviation}
+    return Lesson(**{name: torch.from_numpy(part).float() for name, part in parts.items()}, bins=bins)

@@ -59,8 +59,7 @@ def quality(session: Session) -> dict[str, np.ndarray]:
         observed = merged(session.recording.observed_time)
         inside = elapsed(session.source.times, observed)[0] >= 0
         found["rate"] = np.bincount(session.columns[inside], minlength=session.units) / length_of(observed)
-    rows = session.rows("test")
-    rows = rows[session.image_row[rows] >= 0]
+    rows = session.shown("test")
     shown = session.image_row[rows]
     repeats = int(np.unique(shown, return_counts=True)[1].min(initial=len(shown)))
     if repeats >= 4 and len(np.unique(shown)) > 2:

@@ -13,9 +13,10 @@ from hashlib import sha256
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from neurobridge.bridge.adapter import Adapter
+from neurobridge.data.datamodule import steps_here
 from neurobridge.training.optimiser import RowAdamW
 from neurobridge.training.task import Task
 from neurobridge.vision.protocol import TrainableGenerator
@@ -31,9 +32,7 @@ class Numbers(IterableDataset):
         return self.last - self.first
 
     def __iter__(self) -> Iterator[int]:
-        worker = get_worker_info()
-        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        yield from range(self.first + offset, self.last, stride)
+        yield from steps_here(self.first, self.last)
 
 
 class ConditionTask(Task):

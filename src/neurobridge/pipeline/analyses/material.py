@@ -160,8 +160,7 @@ class Seen:
 
 def shown_rows(session: Session, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Windows of a split that show a known image, and the rows of those images."""
-    rows = session.rows(split)
-    rows = rows[session.image_row[rows] >= 0]
+    rows = session.shown(split)
     return rows, session.image_row[rows]
 
 
