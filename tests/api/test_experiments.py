@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.resources import files
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from neurobridge.api.experiment_figures import power_law
+from neurobridge.api.experiment_figures import law_along
 from neurobridge.api.experiments import cells_of, merged, read
 from neurobridge.api.model import settings_with
 from neurobridge.cli import main
@@ -96,10 +95,25 @@ def test_what_is_not_there_is_a_sentence(tmp_path, capsys):
         assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("scale", ["laptop", "paper"])
+def test_what_lies_along_an_axis_is_a_cell(scale):
+    question = read("scaling")
+    asked = question["scales"][scale]
+    cells, axes = ({**question, **asked}[key] for key in ("cells", "axes"))
+    assert {cell for along in axes.values() for cell in along} == set(cells)
+
+
 def test_a_law_is_found_and_its_last_point_foretold():
+    noise = 1e-3 * np.random.default_rng(0).standard_normal((3, 5))
     x = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
-    law = power_law(x, 0.5 - 0.3 * x**-0.7)
-    assert law["exponent"] == pytest.approx(0.7, abs=0.01)
-    assert law["foretold"] == pytest.approx(law["found"], abs=1e-3)
-    assert power_law(x[:3], x[:3]) is None
-    assert json.dumps(law)
+    several, flat, straight = (np.tile(x, 3), noise.ravel(), (0.1 + 0.2 * np.log10(x) + noise).ravel())
+    law = law_along(several, straight)
+    assert law.low < 0.2 < law.high
+    assert abs(law.foretold - law.found) < law.error
+    bent = law_along(several, (0.5 - 0.3 * x**-0.7 + noise).ravel())
+    assert bent.between[0] < 0.7 < bent.between[1]
+    none = law_along(several, flat)
+    assert none.low < 0 < none.high
+    assert none.exponent is None, "there is no power law where there is no trend"
+    assert law_along(x[:2], x[:2]) is None
+    assert np.isnan(law_along(x, x).error), "one seed tells of no spread"

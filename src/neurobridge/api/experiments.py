@@ -20,6 +20,7 @@ from scipy import stats
 
 from neurobridge.api.judge import identified, picture_row
 from neurobridge.api.model import settings_with
+from neurobridge.baselines.rates import fit_predict_psth
 from neurobridge.data.simulate import simulate
 from neurobridge.errors import UserError, atomic_path, needs
 from neurobridge.neuro.model import NeuroBridge
@@ -28,7 +29,15 @@ from neurobridge.pipeline.device import device
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.inputs import session_names
 from neurobridge.pipeline.picture_scores import score_images
-from neurobridge.pipeline.spike_scores import OURS, co_smoothing, co_smoothing_scores, masked_scores
+from neurobridge.pipeline.spike_scores import (
+    OURS,
+    PSTH,
+    RIVAL_WINDOWS,
+    co_smoothing,
+    co_smoothing_scores,
+    masked_scores,
+    some_rows,
+)
 from neurobridge.pipeline.spikes import held_out_sessions, make_batcher
 from neurobridge.terminal import console
 from neurobridge.training.settings import RunSettings
@@ -177,7 +186,8 @@ def do_cell(question: Mapping[str, Any], cell: Cell, data: Path) -> None:
         rows += [picture_row(row, held[0]) for row in score_images(folder)["pictures"]]
     facts = folder.facts("pretrain")
     common = {"cell": cell.name, "seed": cell.seed, "weights": facts["parameters"], "windows": facts["windows"]}
-    common |= {"sessions": len(facts["sessions"]), "minutes": (time.monotonic() - start) / 60}
+    common |= {"sessions": len(facts["sessions"]), "tasks": len(settings.pretrain.modes)}
+    common |= {"minutes": (time.monotonic() - start) / 60}
     with atomic_path(cell.folder / ROWS) as path:
         path.write_text(json.dumps([row | common for row in rows], default=float))
 
@@ -193,8 +203,14 @@ def spike_rows(run: RunFolder) -> list[dict]:
         for mode, value in masked_scores(model, batcher, 0, MODES).items()
     ]
     ours, true, units = co_smoothing(model, batcher, 0)
-    found = co_smoothing_scores({OURS: ours}, true[:, units], valued=session.valued)
-    return rows + [common | {"task": row["task"], "value": row["value"]} for row in found]
+    predictions = {OURS: ours}
+    if not session.valued and session.locked.all():  # else there is no time course after an onset
+        train = session.binned(some_rows(session, "train", RIVAL_WINDOWS), batcher.bin_ms)[:, units]
+        predictions[PSTH] = fit_predict_psth(train, true[:, units], bin_s=batcher.bin_ms / 1000)
+    found = co_smoothing_scores(predictions, true[:, units], valued=session.valued)
+    roles = {OURS: "ours", PSTH: "rival"}
+    scores = [{key: row[key] for key in ("task", "method", "value")} for row in found]
+    return rows + [common | row | {"role": roles[row["method"]]} for row in scores]
 
 
 def slurm(name: str, scale: str, out: Path, todo: list[Cell]) -> Path:
@@ -225,10 +241,10 @@ def summarise(question: Mapping[str, Any], place: Path, name: str) -> Path:
     table = pd.DataFrame(rows)
     with atomic_path(place / "results.parquet") as path:
         table.to_parquet(path, index=False)
-    summary = over_seeds(table)
+    summary, axes = over_seeds(table), question["scales"][place.name].get("axes", question.get("axes", {}))
     with atomic_path(place / "results.md") as path:
-        path.write_text(told(question, summary, Path(name).stem))
-    draw(summary, place / "results.png")
+        path.write_text(told(question, axes, table, summary, Path(name).stem))
+    draw(axes, summary, place / "results.png")
     console.print(
         f"{place / 'results.md'}: {len(set(table.cell))} cells, {len(table)} rows", markup=False, soft_wrap=True
     )
@@ -244,7 +260,7 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
         half = np.nan
         if len(values) > 1:
             half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-        more = {name: part[name].mean() for name in ("weights", "windows", "sessions", "minutes")}
+        more = {name: part[name].mean() for name in ("weights", "windows", "sessions", "tasks", "minutes")}
         rows.append(
             dict(zip(keys, key, strict=True)) | {"value": values.mean(), "half": half, "seeds": len(values)} | more
         )

@@ -33,6 +33,7 @@ WINDOWS, UNITS, GLM_SAMPLES = 300, 20, 30_000
 MOST_PREDICTORS, TOGETHER_MS = 512, 50  # units that a GLM sees at most; bins in which they go together
 WIDTHS_S = (0.02, 0.05, 0.2, 0.5, 1.0)  # of the smoothing of a GLM where windows know no onset: to a quarter of one
 GLM = {"sigmas_s": (0.02, 0.05), "lags_s": ((0.0,), (-0.05, 0.0, 0.05)), "alphas": (0.1, 1.0, 3.0), "folds": 2}
+RIVAL_WINDOWS = 1500  # of training, that rivals are fitted to
 OURS, PSTH = "NeuroBridge", "time course of the unit (PSTH)"
 CO_SMOOTHING = "co-smoothing, leave one out"
 OVER_PSTH = "co-smoothing, leave one out, over the PSTH"
@@ -195,7 +196,7 @@ def rival_predictions(
     samples: training bins that a GLM sees at most. Of more than :data:`MOST_PREDICTORS` units it sees so many, those
     that go most with the ones it predicts, and that is said: it inverts a matrix of their number squared.
     """
-    train = session.binned(some_rows(session, "train", 1500), bin_ms)
+    train = session.binned(some_rows(session, "train", RIVAL_WINDOWS), bin_ms)
     if session.valued:
         x, y = (np.moveaxis(part, 1, 2).reshape(-1, session.units) for part in (train, truth))  # a bin a row
         others = [np.delete(np.arange(session.units), u) for u in units]
@@ -209,7 +210,7 @@ def rival_predictions(
         console.print(f"{told} that go most with those they predict", markup=False, soft_wrap=True)
     counts = train[:, some], truth[:, some]
     options = {"bin_s": bin_s, "units": np.searchsorted(some, units), "max_samples": samples}
-    onsets = (session.stimulus_row >= 0).all()
+    onsets = session.locked.all()
     if not onsets:  # of a grid, which may be long and slow
         wide = tuple(width for width in WIDTHS_S if width * 4000 <= session.window_ms)
         options["sigmas_s"] = wide or GLM["sigmas_s"][:1]
