@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,6 +62,51 @@ def test_streamed_is_offline(known, spikes, packet):
     np.testing.assert_allclose(np.stack([m.embedding for m in moments]), embedding, atol=1e-5)
     np.testing.assert_allclose(np.stack([m.rates for m in moments]), rates, rtol=1e-4)
     assert all(m.image in set(live.library[0]) and -1 <= m.cosine <= 1 for m in moments)
+
+
+@pytest.fixture(scope="module")
+def causal(known):
+    """A causal model of two blocks, aligned at its last one, and the same recording."""
+    options = SHORT | {"model": TINY | {"depth": 2, "causal_ms": 100}}
+    model = nb.pretrain([known[1]], steps=4, **options)
+    options = {"windows": 16, "queries": 2, "hidden": 16, "level": None, "progress": False}
+    return nb.align(model, steps=2, joint_steps=0, **options), known[1]
+
+
+@pytest.mark.parametrize("packet", [37, 100_000])
+def test_a_causal_model_streams_what_it_says_offline_of_the_whole_recording(causal, spikes, packet):
+    model, recording = causal
+    times, units = spikes
+    live, whole = nb.Live(model, recording), nb.Live(model, recording)
+    moments = []
+    for at in range(0, len(times), packet):
+        moments += live.feed(times[at : at + packet], units[at : at + packet])
+    first, chunks = live.next // 50 - len(moments) - live.window // 50, len(moments) + live.window // 50 - 1
+    next(whole.feed(times, units))  # it holds all spikes now
+    net = model.net
+    window = live.window // 50 * net.encoder.latents
+    with torch.no_grad():
+        batch = whole._batch(first * 50, chunks * 50)
+        latent, read = (
+            net.encode(batch, level=level)[0].unfold(0, window, net.encoder.latents).transpose(1, 2)
+            for level in (None, model.bridge.head.level)
+        )
+        embedding = F.normalize(model.bridge.head(read), dim=-1)
+    np.testing.assert_allclose(np.stack([m.latents for m in moments]), latent[:, -2:].numpy(), atol=1e-5)
+    np.testing.assert_allclose(np.stack([m.embedding for m in moments]), embedding.numpy(), atol=1e-5)
+    assert {len(kept[0]) for kept in live.stream.kept} == {net.encoder.latents}, "one chunk before is within reach"
+
+
+def test_a_causal_model_does_not_see_what_comes_later(causal, known):
+    (model, recording), (other, _) = causal, known
+    for net, sees in ((model.net, False), (other.net, True)):
+        batch = model.batcher(model.session(recording)).batch_from([(0, np.array([1.0]))])
+        late = batch.event_tick >= 250
+        fewer = replace(batch, **{k: getattr(batch, k)[~late] for k in ("event_window", "event_unit", "event_tick")})
+        with torch.no_grad():
+            before, without = (net.encode(x)[0, : 5 * net.encoder.latents] for x in (batch, fewer))
+        assert late.any()
+        assert (not torch.equal(before, without)) == sees
 
 
 def test_late_and_unknown_spikes_are_told(known, spikes):

@@ -57,7 +57,7 @@ def test_the_test_sees_a_tensor_in_the_wrong_place():
 
 @pytest.mark.parametrize("decoder", ["factorised", "grid"])
 @pytest.mark.parametrize("valued", [False, True])
-@pytest.mark.parametrize("options", [{}, {"cls": True}, {"prompts": True}, {"mask_latents": True}])
+@pytest.mark.parametrize("options", [{}, {"cls": True}, {"prompts": True}, {"mask_latents": True}, {"causal_ms": 100}])
 def test_masked_training(decoder, valued, options):
     masker = Masker(whole_chunks_ms=50 if "mask_latents" in options else None)
     task = MaskedTask(

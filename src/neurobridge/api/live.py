@@ -1,7 +1,9 @@
 """Live: spikes in as they come, and every chunk (50 ms) what the last window says: latents, rates, embedding, image.
 
 The model sees the window that has just ended and nothing after it, so that what is streamed is what it would say
-offline of the same window. Time is that of the spikes; the clock of this machine is only compared with it.
+offline of the same window. In a causal model (model.causal_ms) no chunk sees a later one: keys and values of those
+before are kept, so that a chunk costs a chunk, and what is streamed is what it would say offline of the whole
+recording. Time is that of the spikes; the clock of this machine is only compared with it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from neurobridge.api.recordings import open_recordings
 from neurobridge.data.continuous import EPSILON, TICK
 from neurobridge.data.datamodule import region_codes
 from neurobridge.errors import UserError, needs
-from neurobridge.neuro.batch import collate_windows
+from neurobridge.neuro.batch import SpikeBatch, collate_windows
+from neurobridge.neuro.stream import ChunkStream, behind
 from neurobridge.terminal import console
 
 
@@ -48,7 +51,8 @@ class Live:
     >>> live = Live(model, recording)  # doctest: +SKIP
     >>> for moment in live.feed(times, units, until=12.35): print(moment.time, moment.image)  # doctest: +SKIP
 
-    ``late``: spikes that came after the moment of their chunk, which did not see them; later moments do.
+    ``late``: spikes that came after the moment of their chunk, which did not see them; later moments do, unless the
+    model is causal.
     """
 
     def __init__(
@@ -75,6 +79,14 @@ class Live:
         self.done: int | None = None  # ms: the end of the last chunk that was given
         self.late = 0
         self.library = self._library() if library is None else library
+        self.stream = ChunkStream(model.net.encoder) if model.net.encoder.reach else None
+        self.levels: list[list[torch.Tensor]] = []  # of the last chunks of a causal model, a window of them
+        bin_ms = model.settings.window.bin_ms
+        if self.stream is not None and (self.chunk % bin_ms or self.window % self.chunk):
+            raise UserError(
+                f"a causal model is streamed a chunk of {self.chunk} ms at a time, which windows of {self.window} ms "
+                f"and bins of {bin_ms} ms do not suit: pretrain it with windows of whole chunks of whole bins"
+            )
         self._heard: list[tuple[float, float]] = []  # (time of the newest spike, this machine's clock), both s
 
     def _library(self) -> tuple[Sequence[str], np.ndarray] | None:
@@ -118,25 +130,39 @@ class Live:
             still = self.ticks >= self.next - self.window
             self.ticks, self.columns = self.ticks[still], self.columns[still]
 
-    @torch.no_grad()
-    def _moment(self, end: int) -> Moment:
-        start = end - self.window
-        inside = (self.ticks >= start) & (self.ticks < end)
+    def _batch(self, start: int, length: int) -> SpikeBatch:
+        """The spikes of ``length`` ms from ``start`` as one window."""
+        inside = (self.ticks >= start) & (self.ticks < start + length)
         order = np.argsort(self.ticks[inside], kind="stable")
-        bin_ms = self.model.settings.window.bin_ms
-        batch = collate_windows(
+        return collate_windows(
             unit_rows=[self.rows],
             regions=[self.regions],
             windows=[[(self.columns[inside][order], self.ticks[inside][order] - start, None)]],
-            window_ms=self.window,
-            bin_ms=bin_ms,
+            window_ms=length,
+            bin_ms=self.model.settings.window.bin_ms,
         )
+
+    def _encoded(self, batch: SpikeBatch, end: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The last latents [1, M, D] of the window that ``batch`` holds, and those that the head reads."""
         net, bridge = self.model.net, self.model.bridge
-        latent = net.encode(batch)
+        level = None if bridge is None else bridge.head.level
+        if self.stream is None:
+            latent = net.encode(batch)
+            return latent, latent if level is None else net.encode(batch, level=level)
+        chunks = self.window // self.chunk
+        for ago in range(chunks - len(self.levels[1:]), 0, -1):  # all of the first window, then the newest alone
+            self.levels.append(self.stream(net.encode(self._batch(end - ago * self.chunk, self.chunk), level=0)))
+        self.levels = self.levels[-chunks:]
+        return behind(self.levels, None), behind(self.levels, level)
+
+    @torch.no_grad()
+    def _moment(self, end: int) -> Moment:
+        net, bridge, bin_ms = self.model.net, self.model.bridge, self.model.settings.window.bin_ms
+        batch = self._batch(end - self.window, self.window)
+        latent, read = self._encoded(batch, end)
         rates = net.decode(latent, batch)[0, :, -max(1, self.chunk // bin_ms) :].exp().mean(-1) * (1000 / bin_ms)
         embedding = image = cosine = None
         if bridge is not None:
-            read = latent if bridge.head.level is None else net.encode(batch, level=bridge.head.level)
             embedding = F.normalize(bridge.head(read), dim=-1)[0].numpy()
             if self.library is not None:
                 near = self.library[1] @ embedding

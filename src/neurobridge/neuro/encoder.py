@@ -1,4 +1,4 @@
-"""Events to latents: table attention and centred counts of chunks, presence of visible units, a bidirectional backbone.
+"""Events to latents: table attention and centred counts of chunks, presence of visible units, a backbone.
 
 The latent queries are constants and the key of an event depends on its unit alone, rotated by its tick within the
 chunk. So the score of an event is a function of (unit, tick): one table [N, P, H * L], built by small products.
@@ -206,6 +206,7 @@ class Encoder(nn.Module):
     For ablation only: ``prompts``, a learnt token that tells which masking mode is on (MtM; none is the default, for a
     missing token tells it by itself); ``mask_latents``, masking behind the Perceiver: the latents of a chunk that is
     wholly hidden in time are replaced by a learnt one.
+    causal_ms: a latent sees those of its own chunk and of so many ms before it ended, and nothing later; 0: all.
     """
 
     def __init__(
@@ -223,9 +224,12 @@ class Encoder(nn.Module):
         cls: bool = False,
         prompts: bool = False,
         mask_latents: bool = False,
+        causal_ms: int = 0,
     ) -> None:
         super().__init__()
         assert not (cls and prompts), "one token in front: [CLS] or a prompt"
+        assert not (causal_ms and (cls or prompts)), "a token in front has seen the whole window"
+        self.reach = causal_ms // chunk_ms  # chunks that a latent sees, its own among them; 0: all of the window
         self.chunk_ms, self.latents, self.in_front = chunk_ms, latents, cls or prompts
         sizes = {"width": width, "unit_width": unit_width, "latents": latents, "heads": heads}
         self.width, self.heads, self.head_width = width, heads, width // heads
@@ -279,7 +283,7 @@ class Encoder(nn.Module):
         x = x + self._since_onset(x.shape[1], batch.locked.to(x.dtype))[:, :, None]
         if self.masked_latent is not None:
             x = torch.where((hidden > 0.999).all(-1)[..., None, None], self.masked_latent, x)
-        # process: all latents of the window, both directions in time
+        # process: all latents of the window, both directions in time unless it is causal
         x = x.flatten(1, 2)
         if self.prompt is None:
             return self._process(x, self.cls, batch, memory, level)
@@ -295,9 +299,16 @@ class Encoder(nn.Module):
         if first is not None:
             x = torch.cat([first[:, None].expand(len(x), 1, -1), x], dim=1)
         phase = rotary_phase(self.latent_times(batch.window_ms, x.device), self.head_width)
+        seen = self._seen(x.shape[1], x.device) if self.reach else None
         for block in self.blocks[:level]:
-            x = block(x, phase=phase, memory=memory)
+            x = block(x, phase=phase, memory=memory, seen=seen)
         return self.norm(x) if level is None else x
+
+    def _seen(self, tokens: int, device: torch.device) -> Tensor:
+        """[M, M] bool: the latents of its own chunk and of those within reach before it."""
+        chunk = torch.arange(tokens, device=device) // self.latents
+        before = chunk[:, None] - chunk
+        return (before >= 0) & (before < self.reach)
 
     def _since_onset(self, chunks: int, locked: Tensor) -> Tensor:
         """[B, C, D]: the time of each chunk, told where the window knows the stimulus onset."""

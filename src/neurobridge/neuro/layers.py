@@ -19,11 +19,13 @@ SHORT = 512 * 512  # score matrices up to this size are held in memory on a CPU
 def rotary_phase(time_ms: Tensor, width: int, *, shortest_ms: float = 4.0, longest_ms: float = 4000.0) -> Tensor:
     """Unit complex numbers [..., width / 2] of rotary time (Su et al. 2021; times as in POYO, Azabou et al. 2023).
 
-    Periods are spaced geometrically from ``shortest_ms`` to ``longest_ms``.
+    Periods are spaced geometrically from ``shortest_ms`` to ``longest_ms``; whole turns are taken off in double
+    precision, so that times may be long.
     """
-    steps = torch.linspace(0, 1, width // 2, device=time_ms.device, dtype=time_ms.dtype)
-    period = shortest_ms * (longest_ms / shortest_ms) ** steps
-    angle = time_ms[..., None] * (2 * math.pi / period)
+    precise = torch.float32 if time_ms.device.type == "mps" else torch.float64  # which Apple's GPUs lack
+    steps = torch.linspace(0, 1, width // 2, device=time_ms.device, dtype=precise)
+    turns = time_ms[..., None] / (shortest_ms * (longest_ms / shortest_ms) ** steps)
+    angle = (2 * math.pi * (turns - turns.round())).to(time_ms.dtype)
     return torch.polar(torch.ones_like(angle), angle)
 
 
@@ -58,12 +60,19 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(
-        self, x: Tensor, memory: Tensor | None = None, *, phase_q: Tensor | None = None, phase_k: Tensor | None = None
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        *,
+        phase_q: Tensor | None = None,
+        phase_k: Tensor | None = None,
+        seen: Tensor | None = None,
     ) -> Tensor:
+        """seen [Q, K] bool: which keys a query looks at (empty: all)."""
         dropout = self.dropout if self.training else 0.0
         if self.query_key_value is not None:
             together = self.query_key_value(x)
-            if phase_q is not None and not dropout and _short(together, x.shape[1], x.shape[1]):
+            if phase_q is not None and seen is None and not dropout and _short(together, x.shape[1], x.shape[1]):
                 return self.out(ShortSelfAttention.apply(together, phase_q, self.heads))
             q, k, v = together.unflatten(-1, (3, self.heads, -1)).unbind(2)
             phase_k = phase_q
@@ -76,11 +85,26 @@ class Attention(nn.Module):
         q = q if phase_q is None else rotate(q, phase_q[..., None, :])
         k = k if phase_k is None else rotate(k, phase_k[..., None, :])
         q, k, v = (part.transpose(1, 2) for part in (q.expand(len(k), -1, -1, -1), k, v))
-        if not dropout and _short(q, q.shape[-2], k.shape[-2]):
+        if seen is None and not dropout and _short(q, q.shape[-2], k.shape[-2]):
             mixed = ShortAttention.apply(q, k, v)
         else:
-            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def follow(self, x: Tensor, past: Tensor | None, phase: Tensor) -> tuple[Tensor, Tensor]:
+        """Self-attention of the newest tokens x [B, L, D] to themselves and to those before them, and what to keep.
+
+        past [B, K, 2, H, d]: keys and values of the tokens before, not rotated (None: there are none). phase
+        [K + L, d / 2]: of all. Returns [B, L, D], and ``past`` with the newest tokens behind it.
+        """
+        assert self.query_key_value is not None, "tokens that read something else do not follow each other"
+        q, k, v = self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        kept = torch.stack([k, v], dim=2)
+        kept = kept if past is None else torch.cat([past, kept], dim=1)
+        k, v = kept.unbind(2)
+        q, k = rotate(q, phase[-q.shape[1] :, None]), rotate(k, phase[:, None])
+        mixed = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (q, k, v)))
+        return self.out(mixed.transpose(1, 2).flatten(2)), kept
 
 
 def _short(x: Tensor, queries: int, keys: int) -> bool:
@@ -263,11 +287,19 @@ class Block(nn.Module):
         self.norm_feed = norm(width)
         self.feed = FeedForward(width, dropout=dropout)
 
-    def forward(self, x: Tensor, *, phase: Tensor | None = None, memory: Tensor | None = None) -> Tensor:
-        x = x + self.attention(self.norm_attention(x), phase_q=phase)
+    def forward(
+        self, x: Tensor, *, phase: Tensor | None = None, memory: Tensor | None = None, seen: Tensor | None = None
+    ) -> Tensor:
+        x = x + self.attention(self.norm_attention(x), phase_q=phase, seen=seen)
         if self.cross is not None and self.norm_cross is not None and memory is not None:
             x = x + self.cross(self.norm_cross(x), memory)
         return x + self.feed(self.norm_feed(x))
+
+    def follow(self, x: Tensor, past: Tensor | None, phase: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`forward` of the newest tokens alone, without a memory; see :meth:`Attention.follow`."""
+        read, kept = self.attention.follow(self.norm_attention(x), past, phase)
+        x = x + read
+        return x + self.feed(self.norm_feed(x)), kept
 
 
 class CrossBlock(nn.Module):

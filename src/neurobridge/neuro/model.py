@@ -35,7 +35,7 @@ class NeuroBridge(nn.Module):
     width, depth, heads: of the backbone; latents: per chunk of chunk_ms; unit_width: of a unit's embedding.
     decoder: "factorised" or "grid". memory_width: width of an optional conditioning sequence, a map of memory_side x
     memory_side positions (0: a plain sequence), of which every second block reads memory_features. cls: a [CLS] token.
-    prompts, mask_latents: for ablation, see :class:`Encoder`. ``PRESETS`` names sizes.
+    prompts, mask_latents: for ablation, causal_ms: for streams, see :class:`Encoder`. ``PRESETS`` names sizes.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class NeuroBridge(nn.Module):
         cls: bool = False,
         prompts: bool = False,
         mask_latents: bool = False,
+        causal_ms: int = 0,
     ) -> None:
         super().__init__()
         self.options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -77,6 +78,7 @@ class NeuroBridge(nn.Module):
             cls=cls,
             prompts=prompts,
             mask_latents=mask_latents,
+            causal_ms=causal_ms,
         )
         self.decoder = DECODERS[decoder](
             width=width, unit_width=unit_width, heads=heads, latents=latents, depth=decoder_depth

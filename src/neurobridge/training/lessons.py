@@ -21,6 +21,7 @@ from neurobridge.data.datamodule import WHOLE, Batcher, Share
 from neurobridge.neuro.batch import SpikeBatch, bin_events
 from neurobridge.neuro.losses import expected_counts
 
+MOST_CELLS = 2**19  # of a question: windows x units x bins
 MOST_COUNTS = 4.0  # of a dreamt response, over the largest that is expected
 
 
@@ -62,7 +63,8 @@ class Question:
 class Lessons:
     """Lessons by the index of a session in ``batcher``, all about the same ``images`` [L] (rows of the image set).
 
-    sessions, windows: how many sessions and images a question is about.
+    sessions, windows: how many sessions and images a question is about; of images fewer where the units of these
+    sessions have too many bins in all (:data:`MOST_CELLS`).
     """
 
     def __init__(
@@ -76,7 +78,10 @@ class Lessons:
         first = rng.choice(list(self.lessons))
         alike = [i for i in self.lessons if self.batcher.kind(i) == self.batcher.kind(first)]
         chosen = rng.permutation(alike)[: self.sessions].tolist()
-        rows = torch.from_numpy(share.part(rng.integers(0, len(self.images), self.windows)))
+        _, window_ms, bin_ms = self.batcher.kind(first)
+        cells = sum(len(self.batcher.unit_rows[i]) for i in chosen) * (window_ms // bin_ms)
+        windows = min(self.windows, max(8, MOST_CELLS // cells // 8 * 8))  # which several processes can share
+        rows = torch.from_numpy(share.part(rng.integers(0, len(self.images), windows)))
         lessons = [self.lessons[i] for i in chosen]
         return Question(
             batch=self._empty(chosen, len(rows)),

@@ -58,6 +58,7 @@ RANGES: dict[str, Range] = {
     "pretrain.unit_learning_rate": ZERO,
     "pretrain.weight_decay": ZERO,
     "pretrain.unit_weight_decay": ZERO,
+    "model.causal_ms": ZERO,
     "pretrain.share": Range(0, 1, above=True),
     "pretrain.masked_weight": ZERO,
     "pretrain.encode_weight": ZERO,
@@ -156,6 +157,14 @@ def check_ranges(settings: RunSettings) -> None:
         )
     if model.cls and model.prompts:
         raise UserError("model.cls and model.prompts both put a token in front: set one of them")
+    if model.causal_ms % model.chunk_ms:
+        raise UserError(
+            f"model.causal_ms is {model.causal_ms}: give a multiple of model.chunk_ms ({model.chunk_ms}), or 0"
+        )
+    if model.causal_ms and (model.cls or model.prompts):
+        raise UserError(
+            "model.causal_ms goes with neither model.cls nor model.prompts: their token sees the whole window"
+        )
     if align.readout == "cls" and not model.cls:
         raise UserError("align.readout is cls, but the model has no [CLS] token: set model.cls too")
     check_masking(settings)

@@ -51,6 +51,7 @@ class ModelSettings:
         prompts: Tell the model its masking mode by a learnt token (ablation).
         memory_features: Features of an image's map that every second block reads.
         mask_latents: Hide whole chunks behind the Perceiver in temporal mode, not spikes before it (ablation).
+        causal_ms: A chunk sees so many ms up to its end and nothing later, for streams; 0: the whole window.
     """
 
     preset: Literal["none", "tiny", "small", "base", "plan", "large"] = "none"
@@ -67,6 +68,7 @@ class ModelSettings:
     prompts: bool = False
     memory_features: int = 64
     mask_latents: bool = False
+    causal_ms: int = 0
 
 
 @dataclass(kw_only=True)
