@@ -9,11 +9,15 @@ from neurobridge.neuro.losses import cell_loss, expected_counts, masked_losses
 from neurobridge.neuro.masking import MODES, Masker, nothing_hidden
 
 
-def batch_of(regions, *, windows=40, window_ms=300, unit_count=None):
+def batch_of(regions, *, windows=40, window_ms=300, bin_ms=10):
     units = len(regions)
     event = (list(range(units)), [window_ms // 2] * units, None)
     return collate_windows(
-        unit_rows=[list(range(units))], regions=[regions], windows=[[event] * windows], window_ms=window_ms, bin_ms=10
+        unit_rows=[list(range(units))],
+        regions=[regions],
+        windows=[[event] * windows],
+        window_ms=window_ms,
+        bin_ms=bin_ms,
     )
 
 
@@ -70,6 +74,14 @@ def test_guards_fall_back_rather_than_mask_nothing():
     assert (Masker().draw(one_unit, rng, "neuron").mode == MODES.index("temporal")).all()
     unknown = batch_of([-1] * 4)
     assert (Masker().draw(unknown, rng, "inter_region").mode == MODES.index("neuron")).all()
+
+
+@pytest.mark.parametrize(("bin_ms", "mode"), [(10, "temporal"), (100, "neuron"), (300, "neuron")])
+def test_time_is_not_hidden_where_no_whole_bin_would_be(bin_ms, mode):
+    batch = batch_of([0, 0, 1], bin_ms=bin_ms)
+    plan = Masker().draw(batch, np.random.default_rng(0), "temporal")
+    assert {MODES[m] for m in plan.mode.tolist()} == {mode}
+    assert plan.scored(batch).any()
 
 
 def test_temporal_stretches_ignore_chunk_borders():

@@ -88,7 +88,8 @@ class Masker:
     in inter_region those of no known region, which may lie in the scored one. span_ms: length of a hidden stretch of
     time, (25, 40) by default, its start on any millisecond so that it straddles chunks.
     Guards: intra_region wants a region with at least two units, inter_region at least two regions; a window that
-    has none falls back to neuron, and a window with fewer than two units to temporal.
+    has none falls back to neuron, and a window with fewer than two units to temporal. Temporal wants bins that a
+    stretch can hide as a whole, for nothing else is scored; with longer ones (windows of one bin) it is neuron.
     whole_chunks_ms: hide whole chunks of that length in time instead (for masking behind the Perceiver).
     """
 
@@ -126,7 +127,10 @@ class Masker:
         actual = np.empty(windows, dtype=np.int64)
         pool = exists[group]
         besides = np.zeros_like(pool)
-        possible = functools.cache(lambda name, g: self._possible(name, exists[g], region[g]))
+        whole = (
+            batch.bin_ms <= self.span_ms[1] or batch.window_ms <= self.span_ms[1] or self.whole_chunks_ms is not None
+        )
+        possible = functools.cache(lambda name, g: self._possible(name, exists[g], region[g], whole))
         for b, g in enumerate(group):
             name, codes = possible(mode or self.modes[wanted[b]], g)
             actual[b] = MODES.index(name)
@@ -151,14 +155,18 @@ class Masker:
             unscored_unit=torch.from_numpy(besides).to(device),
         )
 
-    def _possible(self, mode: Mode, exists: np.ndarray, region: np.ndarray) -> tuple[Mode, np.ndarray | None]:
-        """The mode that this session allows, and the regions to choose from (None: all units)."""
+    def _possible(
+        self, mode: Mode, exists: np.ndarray, region: np.ndarray, whole: bool
+    ) -> tuple[Mode, np.ndarray | None]:
+        """The mode that this session allows, and the regions to choose from (None: all units). ``whole``: whether bins
+        can be hidden in time.
+        """
         codes, sizes = np.unique(region[exists & (region >= 0)], return_counts=True)
         if mode == "intra_region" and (sizes >= self.min_region_units).any():
             return mode, codes[sizes >= self.min_region_units]
         if mode == "inter_region" and len(codes) >= 2:
             return mode, codes
-        if mode == "temporal" or exists.sum() < 2:
+        if (mode == "temporal" and whole) or exists.sum() < 2:
             return "temporal", None
         return "neuron", None
 

@@ -137,6 +137,8 @@ def masked_tasks(
 
 def scored(name: str, rates: np.ndarray, truth: np.ndarray, cells: np.ndarray, *, valued: bool) -> dict[str, dict]:
     """{name: value and, for spikes, its interval over units}; empty where there is nothing to score."""
+    if not (cells & ~np.isnan(truth)).any():
+        return {}
     if valued:
         found = gaussian_r2_per_unit(rates, truth, cells)
         return {} if np.isnan(found).all() else {name: {"value": float(np.nanmean(found))}}
