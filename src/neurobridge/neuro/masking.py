@@ -88,8 +88,8 @@ class Masker:
     in inter_region those of no known region, which may lie in the scored one. span_ms: length of a hidden stretch of
     time, (25, 40) by default, its start on any millisecond so that it straddles chunks.
     Guards: intra_region wants a region with at least two units, inter_region at least two regions; a window that
-    has none falls back to neuron, and a window with fewer than two units to temporal. Temporal wants bins that a
-    stretch can hide as a whole, for nothing else is scored; with longer ones (windows of one bin) it is neuron.
+    has none falls back to neuron, and a window with fewer than two units to temporal. Temporal wants bins that two
+    stretches can hide as a whole, for nothing else is scored; with longer ones (windows of one bin) it is neuron.
     whole_chunks_ms: hide whole chunks of that length in time instead (for masking behind the Perceiver).
     """
 
@@ -128,7 +128,9 @@ class Masker:
         pool = exists[group]
         besides = np.zeros_like(pool)
         whole = (
-            batch.bin_ms <= self.span_ms[1] or batch.window_ms <= self.span_ms[1] or self.whole_chunks_ms is not None
+            batch.bin_ms <= 2 * self.span_ms[1]
+            or batch.window_ms <= self.span_ms[1]
+            or self.whole_chunks_ms is not None
         )
         possible = functools.cache(lambda name, g: self._possible(name, exists[g], region[g], whole))
         for b, g in enumerate(group):
