@@ -10,9 +10,10 @@ Letters: P presentations, I images, N units, K layers, D features of a layer, G 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.linalg import eigh
@@ -40,6 +41,7 @@ class Window:
         return np.exp(-distance / (2 * self.width**2)).ravel()
 
 
+FITTED = ("mean", "stacking", "out_of_fold", "held_out_r2", "residual")  # arrays [..., N]
 POSITIONS_AT_ONCE, CELLS_AT_ONCE = 8, 2**20
 CENTERS = (-0.6, -0.3, 0.0, 0.3, 0.6)
 WINDOWS = (Window(), *(Window(row=r, column=c, width=0.35) for r in CENTERS for c in CENTERS))
@@ -70,23 +72,53 @@ class WindowedEncoding:
         """``features``: K layers [P, D] of the images shown; ``responses`` [P, N]."""
         responses = np.asarray(responses, np.float64)
         assert len(features) == len(self.grids), "one grid a layer"
-        scaled = self._standardise(features)
+        scaled, scales = self._standardise(features)
         fits = [_KernelFit.of(kernel, responses, self.penalties) for kernel in self._kernels(scaled)]
         self.mean = responses.mean(axis=0)
         held_out = np.stack([fit.out_of_fold for fit in fits]) - self.mean
         self.stacking = stacking_weights(held_out, responses - self.mean)
         self.out_of_fold = np.einsum("wpn,wn->pn", held_out, self.stacking) + self.mean
         residual = responses - self.out_of_fold
-        self._residual = residual
+        self.residual = residual
         variance = responses.var(axis=0)
         self.held_out_r2 = 1 - (residual**2).mean(axis=0) / np.where(variance > 0, variance, 1.0)
-        self.weights = self._weights(scaled, fits)
+        self.weights = self._weights(scaled, scales, fits)
         return self
+
+    def parts(self, sizes: Sequence[int]) -> list[WindowedEncoding]:
+        """The model of the first so many units, of the next ones, ...: every unit's fit is its own."""
+        found, last = [], 0
+        for size in sizes:
+            units, last = slice(last, last + size), last + size
+            state = {
+                name: value[..., units] if not name.startswith(("center", "grids")) else value
+                for name, value in self.state().items()
+            }
+            found.append(self.of(state, windows=self.windows, penalties=self.penalties))
+        return found
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that :meth:`fit` found, by name, for :meth:`of`."""
+        state = {name: getattr(self, name) for name in FITTED}
+        for name in ("center", "weights"):
+            state |= {f"{name}{k}": part for k, part in enumerate(getattr(self, name))}
+        return state | {"grids": np.array(self.grids)}
+
+    @classmethod
+    def of(cls, state: Mapping[str, np.ndarray], **options: Any) -> WindowedEncoding:
+        """A fitted model of its :meth:`state`."""
+        model = cls(grids=state["grids"].tolist(), **options)
+        for name in FITTED:
+            setattr(model, name, state[name])
+        model.center, model.weights = (
+            [state[f"{name}{k}"] for k in range(len(model.grids))] for name in ("center", "weights")
+        )
+        return model
 
     @cached_property
     def noise(self) -> GaussianNoise:
         """Of the residuals, when it is asked for: many sessions' units together are too many for a covariance."""
-        return GaussianNoise(self._residual)
+        return GaussianNoise(self.residual)
 
     def predict(self, features: Sequence[np.ndarray]) -> np.ndarray:
         """Expected responses [I, N] to images with K layers of ``features`` [I, D]."""
@@ -99,9 +131,9 @@ class WindowedEncoding:
         """[P, I] in nats: each of ``responses`` [P, N] under each image."""
         return self.noise.log_likelihood(np.asarray(responses, np.float64), self.predict(features))
 
-    def _standardise(self, features: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """K arrays [P, D] float32, centred and scaled; constant features become zero."""
-        self.center, self.scale, out = [], [], []
+    def _standardise(self, features: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """K arrays [P, D] float32, centred and scaled, and K scales [D]; constant features become zero."""
+        self.center, scales, out = [], [], []
         for layer in features:
             x = np.asarray(layer, np.float32)
             center, deviation = x.mean(axis=0), x.std(axis=0)
@@ -109,9 +141,9 @@ class WindowedEncoding:
             total = float(deviation[varies].sum()) or 1.0
             scale = np.where(varies, np.sqrt(deviation.clip(min=1e-6) * total), np.inf).astype(np.float32)
             self.center.append(center)
-            self.scale.append(scale)
+            scales.append(scale)
             out.append((x - center) / scale)
-        return out
+        return out, scales
 
     def _kernels(self, scaled: list[np.ndarray]) -> np.ndarray:
         """[W, P, P]: the positions' kernels, summed with each window's weights."""
@@ -128,10 +160,10 @@ class WindowedEncoding:
                     kernels[:, cell : cell + CELLS_AT_ONCE] += weights @ products[:, cell : cell + CELLS_AT_ONCE]
         return kernels.reshape(-1, rows, rows)
 
-    def _weights(self, scaled: list[np.ndarray], fits: list[_KernelFit]) -> list[np.ndarray]:
+    def _weights(self, scaled: list[np.ndarray], scales: list[np.ndarray], fits: list[_KernelFit]) -> list[np.ndarray]:
         """K arrays [D, N] of weights for centred raw features."""
         weights = []
-        for layer, grid, scale in zip(scaled, self.grids, self.scale, strict=True):
+        for layer, grid, scale in zip(scaled, self.grids, scales, strict=True):
             side = max(grid, 1) ** 2
             total = np.zeros((layer.shape[1] // side, side, self.mean.size), np.float32)
             for window, fit, share in zip(self.windows, fits, self.stacking, strict=True):

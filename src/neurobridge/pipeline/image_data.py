@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +43,15 @@ class ImageData:
 
 @dataclass(kw_only=True)
 class StackFeatures:
-    """K layers [I, D] float16 of all images of the data folder, and the side of each layer's grid (0: none)."""
+    """K layers [I, D] float16 of all images of the data folder, and the side of each layer's grid (0: none).
+
+    digest: of network, layers and images; folder: where what is fitted to them is kept (None: nowhere).
+    """
 
     layers: list[np.ndarray]
     grids: list[int]
+    digest: str = ""
+    folder: Path | None = None
 
     def of(self, images: np.ndarray) -> list[np.ndarray]:
         """K layers of some images, by row."""
@@ -112,7 +118,10 @@ def stack_features(settings: RunSettings, images: ImageSet, layers: Sequence[str
     embedded = embed_stack(
         stack, images.ids, images.pixels, cache(settings, "embeddings"), device=image_device(settings)
     )
-    return StackFeatures(layers=embedded, grids=stack.grids)
+    digest = sha256(repr([encoder.hash for encoder in stack.encoders]).encode() + np.asarray(images.ids).tobytes())
+    return StackFeatures(
+        layers=embedded, grids=stack.grids, digest=digest.hexdigest(), folder=cache(settings, "encodings")
+    )
 
 
 def show_images(settings: RunSettings, sessions: Sequence[Session]) -> ImageSet | None:

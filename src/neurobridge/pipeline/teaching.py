@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from rich.progress import track
 
 from neurobridge.bridge.response_noise import remainder, shrunk
 from neurobridge.data.datamodule import Batcher
-from neurobridge.pipeline.closed_form import SeenImages, closed_form, expected_by
+from neurobridge.pipeline.closed_form import SeenImages, closed_form_of_all, expected_by
 from neurobridge.pipeline.image_data import ImageData, StackFeatures
 from neurobridge.pipeline.joint_encoding import average_by_image, counted_bins, responses
 from neurobridge.training.lessons import Lesson, Lessons
@@ -18,15 +16,6 @@ from neurobridge.training.settings import RunSettings
 
 FEWEST = 50  # images of a session that a teacher can be fitted to
 SMALLEST = 0.01  # of a unit's variance: what scatters beyond Poisson spikes at least
-
-
-@dataclass(frozen=True, kw_only=True)
-class Taught:
-    """A session of the batcher by its ``index``: mean ``responses`` [P, N] to its training ``images`` [P], rows."""
-
-    index: int
-    images: np.ndarray
-    responses: np.ndarray
 
 
 def lessons_of(
@@ -41,29 +30,24 @@ def lessons_of(
     if data is None or features is None or not (options.taught or options.dreamt):
         return None
     images = np.flatnonzero(data.train)
-    alike: dict[bytes, list[Taught]] = {}
+    alike: dict[bytes, dict[int, SeenImages]] = {}
     for index, session in enumerate(batcher.sessions):
         rows = session.shown("train")
         if len(np.unique(session.image_row[rows])) >= FEWEST:
             shown, mean = average_by_image(responses(session, rows), session.image_row[rows])
-            alike.setdefault(shown.tobytes(), []).append(Taught(index=index, images=shown, responses=mean))
+            seen = SeenImages.of(session.name, shown, mean)
+            alike.setdefault(seen.images.tobytes(), {})[index] = seen
     found: dict[int, Lesson] = {}
-    for sessions in track(list(alike.values()), "teachers, closed form", transient=True):
-        names = ", ".join(batcher.sessions[taught.index].name for taught in sessions)
-        together = np.concatenate([taught.responses for taught in sessions], axis=1)
-        seen = SeenImages.of(names, sessions[0].images, together, seed=settings.seed)
-        teacher = closed_form(seen, features)
-        expected, residual = expected_by(teacher, features, images), seen.responses - teacher.out_of_fold
-        last = 0
-        for taught in sessions:
-            session, units = batcher.sessions[taught.index], slice(last, last + taught.responses.shape[1])
-            last = units.stop
-            found[taught.index] = lesson_of(
-                expected[:, units],
-                residual=residual[:, units],
-                response=taught.responses,
+    for together in track(list(alike.values()), "teachers, closed form", transient=True):
+        teachers = closed_form_of_all(list(together.values()), features)
+        for (index, seen), teacher in zip(together.items(), teachers, strict=True):
+            session = batcher.sessions[index]
+            found[index] = lesson_of(
+                expected_by(teacher, features, images),
+                residual=teacher.residual,
+                response=seen.responses,
                 valued=session.valued,
-                bins=counted_bins(session, batcher.bins[taught.index]),
+                bins=counted_bins(session, batcher.bins[index]),
             )
     if not found:
         return None
