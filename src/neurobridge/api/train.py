@@ -18,7 +18,7 @@ from neurobridge.training.settings import RunSettings
 Options = Mapping[str, Mapping[str, Any]]
 
 
-@takes(window=(), pretrain=(), image=("device", "batch"))
+@takes(window=(), pretrain=(), image=("device", "batch"), encoding=())
 def pretrain(
     recordings: object,
     *,
