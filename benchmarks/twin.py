@@ -1,6 +1,6 @@
 """The digital twin: does the model know what a unit answers to images that it was never shown?
 
-Route: spikes of five sessions -> `nb.pretrain` with images (default size) -> `nb.adapt` to the sixth -> the model's
+Route: spikes of five sessions -> `nb.pretrain` with images, taught by lessons (the demo's options) -> `nb.adapt` to the sixth -> the model's
 expected responses to images (all spikes hidden). Two questions, on the simulated brain:
 
 1. Correlation of expected with recorded mean responses over 100 test images, divided by its noise ceiling (units whose
@@ -38,13 +38,14 @@ from neurobridge.pipeline.image_data import stack_features
 from neurobridge.pipeline.joint_encoding import average_by_image, expected_responses, responses
 
 SEED, ELECTRODES, SELECTIVITY = 0, 130, 0.36  # the defaults of the simulation
+TAUGHT = {"taught": 2.0, "dreamt": 0.6, "unit_learning_rate": 0.1, "model": {"memory_features": 128}}  # as the demo
 CEILING, BEATEN = 0.3, 0.8
 
 
 def trained(folder: Path) -> tuple[Model, StoredRecording]:
     """The model adapted to the last session, and that recording; kept in ``folder``."""
     recordings = nb.open(simulate(folder / "data", seed=SEED))
-    pretrained = nb.pretrain(recordings[:-1], seed=SEED, out=folder / "pretrained")
+    pretrained = nb.pretrain(recordings[:-1], seed=SEED, out=folder / "pretrained", **TAUGHT)
     return nb.adapt(pretrained, recordings[-1:], out=folder / "adapted"), recordings[-1]
 
 

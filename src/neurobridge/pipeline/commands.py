@@ -157,9 +157,12 @@ def demo(out: Path = Path("runs/demo"), *, quick: bool = False, seed: int = 0) -
 
 
 def demo_settings(data: Path, out: Path, *, quick: bool, seed: int) -> RunSettings:
-    """What the demo runs: the defaults, the last session held out; shorter and narrower where quick."""
+    """What the demo runs: the defaults and lessons, the last session held out; shorter and narrower where quick."""
     names = sorted(path.stem for path in (data / "sessions").glob("*.h5"))
     settings = RunSettings(data=data, out=out, held_out=names[-1:], seed=seed)
+    settings.encoding = replace(settings.encoding, taught=2.0, dreamt=0.6)
+    settings.model = replace(settings.model, memory_features=128)
+    settings.pretrain = replace(settings.pretrain, unit_learning_rate=0.1)
     if quick:
         settings.model = replace(settings.model, width=64, depth=2, unit_width=32)
         settings.pretrain = replace(settings.pretrain, steps=120, windows=64, checkpoint_every=60)
