@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -17,6 +18,8 @@ import yaml
 from neurobridge.cli import main
 from neurobridge.data.recording import read_recording, write_recording
 from neurobridge.data.simulate import simulate
+from neurobridge.pipeline.commands import demo_settings
+from neurobridge.pipeline.folder import settings_of
 
 MODEL = {"width": 16, "depth": 1, "heads": 2, "latents": 2, "unit_width": 8}
 SHORT = {"steps": 4, "windows": 8, "groups": 1, "checkpoint_every": 2, "images": False}
@@ -258,3 +261,11 @@ def test_a_rate_that_is_much_too_high_is_a_sentence(made, tmp_path, capsys):
     assert "pretrain stopped at step" in sentence
     assert "no finite number" in sentence
     assert not (tmp_path / "run" / "pretrain").exists()
+
+
+def test_the_shipped_configuration_of_the_demo_is_what_the_demo_runs(tmp_path):
+    (tmp_path / "sessions").mkdir()
+    (tmp_path / "sessions" / "monkeyB_3.h5").touch()
+    path = Path(__file__).resolve().parents[2] / "configs" / "experiments" / "demo.yaml"
+    shipped = settings_of(path.read_text())
+    assert demo_settings(tmp_path, shipped.out, quick=False, seed=0) == replace(shipped, data=tmp_path)
