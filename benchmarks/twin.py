@@ -38,7 +38,7 @@ from neurobridge.pipeline.image_data import stack_features
 from neurobridge.pipeline.joint_encoding import average_by_image, expected_responses, responses
 
 SEED, ELECTRODES, SELECTIVITY = 0, 130, 0.36  # the defaults of the simulation
-TAUGHT = {"taught": 2.0, "dreamt": 0.6, "unit_learning_rate": 0.1, "model": {"memory_features": 128}}  # as the demo
+TAUGHT = {"taught": 4.0, "dreamt": 0.6, "unit_learning_rate": 0.1, "model": {"memory_features": 128}}  # as the demo
 CEILING, BEATEN = 0.3, 0.8
 
 

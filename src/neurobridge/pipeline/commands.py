@@ -160,7 +160,7 @@ def demo_settings(data: Path, out: Path, *, quick: bool, seed: int) -> RunSettin
     """What the demo runs: the defaults and lessons, the last session held out; shorter and narrower where quick."""
     names = sorted(path.stem for path in (data / "sessions").glob("*.h5"))
     settings = RunSettings(data=data, out=out, held_out=names[-1:], seed=seed)
-    settings.encoding = replace(settings.encoding, taught=2.0, dreamt=0.6)
+    settings.encoding = replace(settings.encoding, taught=4.0, dreamt=0.6)
     settings.model = replace(settings.model, memory_features=128)
     settings.pretrain = replace(settings.pretrain, unit_learning_rate=0.1)
     if quick:
