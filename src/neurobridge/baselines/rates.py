@@ -51,17 +51,29 @@ def fit_psth(
     that no bin is impossible.
     """
     train = as_windows(train_counts)
-    block = np.arange(len(train)) * folds // len(train)
+    block = blocks(len(train), folds)
     sums = np.stack([train[block == k].sum(0) for k in range(folds)])
-    windows = np.bincount(block, minlength=folds)[:, None, None]
-    rest = _course(sums.sum(0) - sums, windows.sum() - windows)
+    return psth_of(sums, np.bincount(block, minlength=folds), bin_s=bin_s, sigmas_s=sigmas_s)
+
+
+def blocks(windows: int, folds: int = 5) -> np.ndarray:
+    """[W]: to which of so many contiguous blocks each window belongs."""
+    return np.arange(windows) * folds // max(windows, 1)
+
+
+def psth_of(
+    sums: np.ndarray, windows: np.ndarray, *, bin_s: float, sigmas_s: Sequence[float] = PSTH_SIGMAS_S
+) -> np.ndarray:
+    """:func:`fit_psth` of counts ``sums`` [F, N, T] over the ``windows`` [F] of each block."""
+    counted = windows[:, None, None]
+    rest = _course(sums.sum(0) - sums, counted.sum() - counted)
     losses = []
     for sigma in sigmas_s:
         expected = _smooth_course(rest, bin_s, sigma)
-        losses.append((windows * expected - sums * np.log(expected)).sum((0, 2)))
-    whole = _course(train.sum(0), len(train))
+        losses.append((counted * expected - sums * np.log(expected)).sum((0, 2)))
+    whole = _course(sums.sum(0), int(windows.sum()))
     courses = np.stack([_smooth_course(whole, bin_s, sigma) for sigma in sigmas_s])
-    return courses[np.argmin(losses, axis=0), np.arange(train.shape[1])]
+    return courses[np.argmin(losses, axis=0), np.arange(sums.shape[1])]
 
 
 def fit_predict_psth(train_counts: np.ndarray, test_counts: np.ndarray, *, bin_s: float, **options) -> np.ndarray:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
+from neurobridge.baselines.rates import blocks, psth_of
 from neurobridge.data.binning import bin_events
 from neurobridge.data.checks import SPLITS
 from neurobridge.data.continuous import EPSILON, TICK, any_millisecond, free_time, left_out
@@ -28,7 +28,7 @@ from neurobridge.errors import UserError
 
 WINDOWS_AT_ONCE = 256
 MOST_BIAS_WINDOWS = 10_000
-COURSE_MS, COURSE_SPIKES = 15.0, 3.0  # width of the smoothing of a unit's time course; pseudo-spikes a bin
+COURSE_WINDOWS = 5  # that a time course can be told from
 SPLIT_NAMES = np.array([*SPLITS, "none"])
 
 
@@ -249,7 +249,7 @@ class Session:
     def course(self, bin_ms: int) -> np.ndarray:
         """[N, T] log of each unit's time course from the stimulus onset over its mean rate, in the train windows.
 
-        Smoothed over ``COURSE_MS`` and shrunk by a few spikes towards no course at all. Zeros for values, and where the
+        Smoothed as much as blocks of windows that are held out ask, unit by unit. Zeros for values, and where the
         windows know of no onset. Taken from ten thousand windows at most, and once a bin.
         """
         if bin_ms not in self._courses:
@@ -260,16 +260,18 @@ class Session:
         bins = self.window_ms // bin_ms
         rows = self.rows("train")
         rows = rows[self.stimulus_row[rows] >= 0]
-        if self.valued or not len(rows) or bins < 2:
+        if self.valued or len(rows) < COURSE_WINDOWS or bins < 2:
             return np.zeros((self.units, bins), dtype=np.float32)
         if len(rows) > MOST_BIAS_WINDOWS:
             rows = rows[np.linspace(0, len(rows) - 1, MOST_BIAS_WINDOWS).astype(np.int64)]
-        total = np.zeros((self.units, bins))
-        for at in range(0, len(rows), WINDOWS_AT_ONCE):
-            total += self.binned(rows[at : at + WINDOWS_AT_ONCE], bin_ms).sum(0)
-        mean = total.mean(1, keepdims=True)
-        smooth = gaussian_filter1d(total, COURSE_MS / bin_ms, axis=1, mode="nearest")
-        return np.log((smooth + COURSE_SPIKES) / (mean + COURSE_SPIKES)).astype(np.float32)
+        block = blocks(len(rows))
+        sums = np.zeros((block[-1] + 1, self.units, bins))
+        for k in range(len(sums)):
+            some = rows[block == k]
+            for at in range(0, len(some), WINDOWS_AT_ONCE):
+                sums[k] += self.binned(some[at : at + WINDOWS_AT_ONCE], bin_ms).sum(0)
+        course = psth_of(sums, np.bincount(block), bin_s=bin_ms / 1000)
+        return np.log(course / course.mean(1, keepdims=True)).astype(np.float32)
 
     def _zscored(self, values: np.ndarray, column: np.ndarray) -> np.ndarray:
         mean, deviation = self.statistics
