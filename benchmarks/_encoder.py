@@ -43,7 +43,7 @@ def recorded(folder: Path) -> Path:
 
 
 def demo_settings(data: Path, out: Path, *, seed: int, **changes) -> RunSettings:
-    """The options of the demo; ``changes``: which sessions it sees."""
+    """The defaults: the options of the demo but for its lessons; ``changes``: which sessions it sees."""
     return RunSettings(data=data, out=out, seed=seed, **changes)
 
 
