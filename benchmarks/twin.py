@@ -64,7 +64,8 @@ def first_question(twin: Twin) -> tuple[dict[str, np.ndarray], np.ndarray]:
     good = ceiling > CEILING
     turned = np.roll(ours, 1, axis=0)
     found = {"NeuroBridge": ours, "linear encoding, stacked": linear, "control: images exchanged": turned}
-    return {name: correlations(x, mean)[good] / ceiling[good] for name, x in found.items()}, good
+    scores = {name: np.nan_to_num(correlations(x, mean)[good]) / ceiling[good] for name, x in found.items()}
+    return scores, good  # an expectation that never varies tells nothing: 0
 
 
 def truth(pixels: np.ndarray, images: ImageSet, session: str, units: list[str]) -> np.ndarray:
