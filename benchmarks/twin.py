@@ -1,8 +1,7 @@
 """The digital twin: does the model know what a unit answers to images that it was never shown?
 
 Route: spikes of five sessions -> `nb.pretrain` with images, taught by lessons (the demo's options) -> `nb.adapt` to the
-sixth -> the model's
-expected responses to images (all spikes hidden). Two questions, on the simulated brain:
+sixth -> the model's expected responses to images (all spikes hidden). Two questions, on the simulated brain:
 
 1. Correlation of expected with recorded mean responses over 100 test images, divided by its noise ceiling (units whose
    ceiling is above 0.3), against the stacked linear encoding of the same session, tuned by cross-validation on its own
