@@ -81,10 +81,12 @@ class SpikeEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def transform(self, X: Any) -> np.ndarray:
         """Latents [n_samples, latents x width] of X [n_samples, n_units]."""
         session = self._session(X)
-        batches = self.model_.batcher(session).sequence(0, np.arange(session.starts.size), AT_ONCE)
+        count = session.starts.size
+        rows = np.pad(np.arange(count), (0, -count % AT_ONCE), mode="edge")  # rounding depends on a batch's size
+        batches = self.model_.batcher(session).sequence(0, rows, AT_ONCE)
         with torch.no_grad():
             parts = [self.model_.net.encode(batch).flatten(1) for batch in batches]
-        return torch.cat(parts).numpy()
+        return torch.cat(parts)[:count].numpy()
 
     def score(self, X: Any, y: Any = None) -> float:
         """R2 of a fixed tenth of the units, foretold from all others: 0 is their mean, 1 perfect. ``y`` is unused."""
