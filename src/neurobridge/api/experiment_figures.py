@@ -126,7 +126,8 @@ def told(question: Mapping[str, Any], axes: Axes, table: pd.DataFrame, summary: 
 
 def said(axis: str, law: Law) -> str:
     """A law as a sentence."""
-    text = f"Along {axis}: {law.slope:+.4f} [{law.low:+.4f}, {law.high:+.4f}] per tenfold"
+    between = "(one seed)" if np.isnan(law.low) else f"[{law.low:+.4f}, {law.high:+.4f}]"
+    text = f"Along {axis}: {law.slope:+.4f} {between} per tenfold"
     if law.exponent is not None and law.between is not None:
         text += f", power law of exponent {law.exponent:.2f} [{law.between[0]:.2f}, {law.between[1]:.2f}]"
     error = "" if np.isnan(law.error) else f" +- {law.error:.4f}"
