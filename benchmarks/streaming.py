@@ -3,9 +3,9 @@
 Route: made-up spikes of 300 units at 10 Hz -> `nb.Live` of a model of preset small (untrained: the time does not depend
 on the weights), one thread, packets of 5 ms. Measured from the packet that ends a chunk to its moment: latents, rates
 of all units, image embedding and the nearest of 2,000 library images. Twice: of a model that sees a window both ways,
-each window anew, and of a causal one, whose earlier chunks are kept. Bars of each: the 99th percentile below 25 ms, and
-latents equal to 1e-5 to those offline, of the same windows or, causal, of the first ten seconds as one window. Control:
-spikes told 7 ms late do not give them. What a causal model costs in retrieval: the experiment ``ablation``, g and h.
+each window anew, and of a causal one, whose earlier chunks are kept. Bars, of the causal one: the 99th percentile below
+25 ms, and latents equal to 1e-5 to those offline of the first ten seconds as one window (the other's: of the same
+windows). Control: spikes told 7 ms late do not give them. What a causal model costs in retrieval: the experiment ``ablation``, g and h.
 
     python benchmarks/streaming.py [--seconds 60]    # two minutes
 """
@@ -113,9 +113,9 @@ def main() -> int:
     ):
         table.add_row(name, *(f"{x[key]:.2g}" for x in found.values()), bar)
     Console(width=100).print(table)
-    ok = all(x["p99_ms"] < BAR_MS and x["difference"] <= EQUAL < x["control"] for x in found.values())
+    ok = found["causal"]["p99_ms"] < BAR_MS and all(x["difference"] <= EQUAL < x["control"] for x in found.values())
     bars = {"p99_ms": BAR_MS, "difference": EQUAL}
-    return last_line("streaming", max(x["p99_ms"] for x in found.values()), bars, ok, **found)
+    return last_line("streaming", found["causal"]["p99_ms"], bars, ok, **found)
 
 
 if __name__ == "__main__":
