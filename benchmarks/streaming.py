@@ -5,7 +5,8 @@ on the weights), one thread, packets of 5 ms. Measured from the packet that ends
 of all units, image embedding and the nearest of 2,000 library images. Twice: of a model that sees a window both ways,
 each window anew, and of a causal one, whose earlier chunks are kept. Bars, of the causal one: the 99th percentile below
 25 ms, and latents equal to 1e-5 to those offline of the first ten seconds as one window (the other's: of the same
-windows). Control: spikes told 7 ms late do not give them. What a causal model costs in retrieval: the experiment ``ablation``, g and h.
+windows). Control: spikes told 7 ms late do not give them. What a causal model costs in retrieval: the experiment
+``ablation``, g and h.
 
     python benchmarks/streaming.py [--seconds 60]    # two minutes
 """
