@@ -1,6 +1,6 @@
-"""What is a unit about to do, from all the others? Leave-one-out co-smoothing of the demo's model beside its rivals.
+"""What is a unit about to do, from all the others? Leave-one-out co-smoothing beside its rivals.
 
-Route: all six simulated sessions (spikes, images 300 ms each) -> `neurobridge pretrain` with the demo's options -> each
+Route: all six simulated sessions (spikes, images 300 ms each) -> `neurobridge pretrain` with its defaults -> each
 of 20 units of two sessions (one an animal) hidden in turn in 300 test windows, whose images no training window shows ->
 expected counts in bins of 10 ms. Rivals, fitted to 1,500 training windows of the session: population coupling, a
 leave-one-out GLM, the unit's time course after onset (PSTH), and PSTH x GLM, hyperparameters by inner folds; floor: the

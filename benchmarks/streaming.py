@@ -66,15 +66,11 @@ def measure(seconds: float, causal_ms: int) -> dict[str, float]:
             moments.append(moment)
             began = now
         shifted += list(late.feed(times[some] + 0.007, units[some], until=at + PACKET))
-    first = moments[0].time - WINDOW / 1000
-    some = (times >= first) & (times < first + LONG)
-    batch = model.batcher(model.session(seen)).batch_from([(0, np.array([m.time for m in moments]) - WINDOW / 1000)])
-    if causal_ms:  # one window of all that was streamed first
-        ticks = np.floor((times[some] + EPSILON) / TICK).astype(np.int64) - round(first * 1000)
-        windows = [[(units[some], ticks, None)]]
-        batch = collate_windows(
-            unit_rows=[live.rows], regions=[live.regions], windows=windows, window_ms=int(LONG * 1000), bin_ms=10
-        )
+    starts = np.array([moment.time for moment in moments]) - WINDOW / 1000
+    if causal_ms:
+        batch = first_seconds(live, times, units, starts[0])
+    else:
+        batch = model.batcher(model.session(seen)).batch_from([(0, starts)])
     told = last_chunks(model, batch, WINDOW)
     p50, p99 = np.percentile(took, [50, 99])
     return {
@@ -84,6 +80,19 @@ def measure(seconds: float, causal_ms: int) -> dict[str, float]:
         "control": difference(shifted[: len(told)], told),
         "chunks": len(took),
     }
+
+
+def first_seconds(live: nb.Live, times: np.ndarray, units: np.ndarray, first: float) -> SpikeBatch:
+    """LONG s from ``first`` on as one window."""
+    some = (times >= first) & (times < first + LONG)
+    ticks = np.floor((times[some] + EPSILON) / TICK).astype(np.int64) - round(first * 1000)
+    return collate_windows(
+        unit_rows=[live.rows],
+        regions=[live.regions],
+        windows=[[(units[some], ticks, None)]],
+        window_ms=int(LONG * 1000),
+        bin_ms=10,
+    )
 
 
 @torch.no_grad()

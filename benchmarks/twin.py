@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _common import ROOT, last_line
+from _common import ROOT, last_line, settings_of
 from rich.console import Console
 from rich.table import Table
 
@@ -42,7 +42,7 @@ from neurobridge.pipeline.joint_encoding import average_by_image, expected_respo
 from neurobridge.pipeline.pictures import Chosen, load_images
 
 SEED, ELECTRODES, SELECTIVITY = 0, 130, 0.36  # the defaults of the simulation
-TAUGHT = {"taught": 4.0, "dreamt": 0.6, "unit_learning_rate": 0.1, "model": {"memory_features": 128}}  # as the demo
+DEMO = settings_of(ROOT / "configs" / "experiments" / "demo.yaml")
 OURS, LINEAR, TURNED = "NeuroBridge", "linear encoding, stacked", "control: images exchanged"
 CEILING, BEATEN = 0.3, 0.8
 
@@ -50,7 +50,15 @@ CEILING, BEATEN = 0.3, 0.8
 def trained(folder: Path) -> tuple[Model, StoredRecording]:
     """The model adapted to the last session, and that recording; kept in ``folder``."""
     recordings = nb.open(simulate(folder / "data", seed=SEED))
-    pretrained = nb.pretrain(recordings[:-1], seed=SEED, out=folder / "pretrained", **TAUGHT)
+    pretrained = nb.pretrain(
+        recordings[:-1],
+        model={"memory_features": DEMO.model.memory_features},
+        taught=DEMO.encoding.taught,
+        dreamt=DEMO.encoding.dreamt,
+        unit_learning_rate=DEMO.pretrain.unit_learning_rate,
+        seed=SEED,
+        out=folder / "pretrained",
+    )
     return nb.adapt(pretrained, recordings[-1:], out=folder / "adapted"), recordings[-1]
 
 

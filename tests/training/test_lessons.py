@@ -109,6 +109,14 @@ def test_a_question_is_about_the_units_of_all_sessions_as_one_and_shared_by_proc
     assert torch.equal(torch.stack([p.expected for p in parts], 1).flatten(0, 1), whole.expected)
 
 
+@pytest.mark.parametrize("processes", [1, 2, 12, 16])
+def test_a_question_that_would_be_too_dear_still_has_images_for_every_process(processes, monkeypatch):
+    _, lessons = taught(valued=False)
+    monkeypatch.setattr("neurobridge.training.lessons.MOST_CELLS", 1)
+    parts = [lessons.question(np.random.default_rng(3), Share(k, processes)) for k in range(processes)]
+    assert {len(part.images) for part in parts} == {max(8, {12: 24}.get(processes, processes)) // processes}
+
+
 def test_dreamt_values_scatter_about_what_is_expected_of_the_image_that_they_stand_for():
     _, lessons = taught(valued=True)
     batch = lessons.batcher.batch([(0, np.arange(60)), (1, np.arange(60))])

@@ -142,7 +142,7 @@ class Live:
             bin_ms=self.model.settings.window.bin_ms,
         )
 
-    def _encoded(self, batch: SpikeBatch, end: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _encoded(self, batch: SpikeBatch, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The last latents [1, M, D] of the window that ``batch`` holds, and those that the head reads."""
         net, bridge = self.model.net, self.model.bridge
         level = None if bridge is None else bridge.head.level
@@ -150,7 +150,7 @@ class Live:
             latent = net.encode(batch)
             return latent, latent if level is None else net.encode(batch, level=level)
         chunks = self.window // self.chunk
-        for ago in range(chunks - len(self.levels[1:]), 0, -1):  # all of the first window, then the newest alone
+        for ago in range(1 if self.levels else chunks, 0, -1):  # all of the first window, then the newest alone
             self.levels.append(self.stream(net.encode(self._batch(end - ago * self.chunk, self.chunk), level=0)))
         self.levels = self.levels[-chunks:]
         return behind(self.levels, None), behind(self.levels, level)

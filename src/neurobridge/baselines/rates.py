@@ -58,7 +58,7 @@ def fit_psth(
 
 def blocks(windows: int, folds: int = 5) -> np.ndarray:
     """[W]: to which of so many contiguous blocks each window belongs."""
-    return np.arange(windows) * folds // max(windows, 1)
+    return np.arange(windows) * folds // windows
 
 
 def psth_of(

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy.linalg import eigh
@@ -78,23 +77,20 @@ class WindowedEncoding:
         held_out = np.stack([fit.out_of_fold for fit in fits]) - self.mean
         self.stacking = stacking_weights(held_out, responses - self.mean)
         self.out_of_fold = np.einsum("wpn,wn->pn", held_out, self.stacking) + self.mean
-        residual = responses - self.out_of_fold
-        self.residual = residual
+        self.residual = responses - self.out_of_fold
         variance = responses.var(axis=0)
-        self.held_out_r2 = 1 - (residual**2).mean(axis=0) / np.where(variance > 0, variance, 1.0)
+        self.held_out_r2 = 1 - (self.residual**2).mean(axis=0) / np.where(variance > 0, variance, 1.0)
         self.weights = self._weights(scaled, scales, fits)
         return self
 
     def parts(self, sizes: Sequence[int]) -> list[WindowedEncoding]:
         """The model of the first so many units, of the next ones, ...: every unit's fit is its own."""
-        found, last = [], 0
+        state, found, last = self.state(), [], 0
+        common = {name: value for name, value in state.items() if name.startswith(("center", "grids"))}
         for size in sizes:
             units, last = slice(last, last + size), last + size
-            state = {
-                name: value[..., units] if not name.startswith(("center", "grids")) else value
-                for name, value in self.state().items()
-            }
-            found.append(self.of(state, windows=self.windows, penalties=self.penalties))
+            own = {name: value[..., units] for name, value in state.items() if name not in common}
+            found.append(self.of(common | own))
         return found
 
     def state(self) -> dict[str, np.ndarray]:
@@ -105,9 +101,9 @@ class WindowedEncoding:
         return state | {"grids": np.array(self.grids)}
 
     @classmethod
-    def of(cls, state: Mapping[str, np.ndarray], **options: Any) -> WindowedEncoding:
+    def of(cls, state: Mapping[str, np.ndarray]) -> WindowedEncoding:
         """A fitted model of its :meth:`state`."""
-        model = cls(grids=state["grids"].tolist(), **options)
+        model = cls(grids=state["grids"].tolist())
         for name in FITTED:
             setattr(model, name, state[name])
         model.center, model.weights = (

@@ -27,11 +27,11 @@ class ChunkStream:
         first = self.kept[0]
         chunks = 1 + (0 if first is None else first.shape[1] // encoder.latents)
         phase = rotary_phase(encoder.latent_times(chunks * encoder.chunk_ms, x.device), encoder.head_width)
+        out = max(0, chunks + 1 - encoder.reach) * encoder.latents  # tokens that the next chunk does not see
         levels = [x]
         for i, block in enumerate(encoder.blocks):
             x, kept = block.follow(x, self.kept[i], phase)
-            tokens = (encoder.reach - 1) * encoder.latents
-            self.kept[i] = kept[:, max(0, kept.shape[1] - tokens) :]
+            self.kept[i] = kept[:, out:]
             levels.append(x)
         return [*levels, encoder.norm(x)]
 

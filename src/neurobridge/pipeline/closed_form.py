@@ -27,13 +27,13 @@ class SeenImages:
     responses: np.ndarray
 
     @classmethod
-    def of(cls, session: str, images: np.ndarray, responses: np.ndarray, *, seed: int = 0) -> SeenImages:
-        """A session's training images; of more than :data:`MOST_ROWS` so many, drawn by ``seed``, and said."""
+    def of(cls, session: str, images: np.ndarray, responses: np.ndarray) -> SeenImages:
+        """A session's training images; of more than :data:`MOST_ROWS` so many, drawn at random, and said."""
         if len(images) <= MOST_ROWS:
             return cls(images=images, responses=responses)
         told = f"session {session}: the windowed encoding is fitted to {MOST_ROWS:,} of its"
         console.print(f"{told} {len(images):,} training images, drawn at random", markup=False, soft_wrap=True)
-        some = np.sort(np.random.default_rng(seed).permutation(len(images))[:MOST_ROWS])
+        some = np.sort(np.random.default_rng(0).permutation(len(images))[:MOST_ROWS])
         return cls(images=images[some], responses=responses[some])
 
 
@@ -48,9 +48,9 @@ def closed_form_of_all(seen: Sequence[SeenImages], features: StackFeatures) -> l
     They are kept where the features are and read again by whoever asks for them.
     """
     paths = [kept_at(one, features) for one in seen]
-    found = [read(path) for path in paths if path is not None]
-    if found and all(model is not None for model in found):
-        return found  # pyright: ignore
+    kept = [model for path in paths if path is not None and (model := read(path)) is not None]
+    if len(kept) == len(seen):
+        return kept
     together = np.concatenate([one.responses for one in seen], axis=1)
     fitted = WindowedEncoding(grids=features.grids).fit(features.of(seen[0].images), together)
     models = fitted.parts([one.responses.shape[1] for one in seen])

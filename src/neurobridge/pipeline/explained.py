@@ -174,8 +174,7 @@ def windowed_readings(
     seen = SeenImages.of(decoded.session, decoded.train_images, decoded.train_responses)
     encoding, test, several = closed_form(seen, features), decoded.test, decoded.valid.presentations
     differences = None if several is None else np.diff(several.responses, axis=1).reshape(-1, test.responses.shape[1])
-    residual = seen.responses - encoding.out_of_fold
-    noise = ResponseNoise.of(residual, repeats=1.0, differences=differences)
+    noise = ResponseNoise.of(encoding.residual, repeats=1.0, differences=differences)
     expected, observed = expected_by(encoding, features, library), test.responses.astype(np.float64)
     stack = looking(feature_stack(settings, settings.encoding.layers), device(settings))
 

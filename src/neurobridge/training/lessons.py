@@ -10,6 +10,7 @@ Letters: L images of the lessons, N units of a session, V units of several, W wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ from neurobridge.neuro.batch import SpikeBatch, bin_events
 from neurobridge.neuro.losses import expected_counts
 
 MOST_CELLS = 2**19  # of a question: windows x units x bins
+SHARED_BY = 8  # images are a multiple of it, the same for 1, 2, 4 and 8 processes; else a multiple of theirs too
 MOST_COUNTS = 4.0  # of a dreamt response, over the largest that is expected
 
 
@@ -80,7 +82,8 @@ class Lessons:
         chosen = rng.permutation(alike)[: self.sessions].tolist()
         _, window_ms, bin_ms = self.batcher.kind(first)
         cells = sum(len(self.batcher.unit_rows[i]) for i in chosen) * (window_ms // bin_ms)
-        windows = min(self.windows, max(8, MOST_CELLS // cells // 8 * 8))  # which several processes can share
+        even = math.lcm(SHARED_BY, share.of)
+        windows = min(self.windows, max(even, MOST_CELLS // cells // even * even))
         rows = torch.from_numpy(share.part(rng.integers(0, len(self.images), windows)))
         lessons = [self.lessons[i] for i in chosen]
         return Question(
