@@ -43,14 +43,18 @@ def recorded(folder: Path) -> Path:
 
 
 def demo_settings(data: Path, out: Path, *, seed: int, **changes) -> RunSettings:
-    """The defaults: the options of the demo but for its lessons; ``changes``: which sessions it sees."""
-    return RunSettings(data=data, out=out, seed=seed, **changes)
+    """The options of ``configs/experiments/demo.yaml``, no session held out; ``changes``: which sessions it sees."""
+    return shipped("demo", data=data, out=out, seed=seed, **{"held_out": []} | changes)
 
 
 def v4_settings(data: Path, out: Path, *, seed: int, **changes) -> RunSettings:
     """The options of ``configs/experiments/v4.yaml``."""
-    settings = settings_of(ROOT / "configs" / "experiments" / "v4.yaml")
-    return replace(settings, data=data, out=out, seed=seed, **changes)
+    return shipped("v4", data=data, out=out, seed=seed, **changes)
+
+
+def shipped(name: str, **changes) -> RunSettings:
+    """A configuration of ``configs/experiments`` with changes."""
+    return replace(settings_of(ROOT / "configs" / "experiments" / f"{name}.yaml"), **changes)
 
 
 def pretrain(settings: RunSettings) -> RunFolder:

@@ -54,6 +54,7 @@ COMMANDS = {
     "analyse units": f"{ANALYSES}:units",
     "analyse retention": f"{ANALYSES}:retention",
     "analyse drift": f"{ANALYSES}:drift",
+    "analyse labels": f"{ANALYSES}:labels",
     "data simulate": "neurobridge.data.simulate.simulation:simulate",
     "data movies": "neurobridge.data.simulate.drifting:simulate_movies",
     "data get allen": f"{GET}:get_allen",

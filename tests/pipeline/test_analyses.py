@@ -2,23 +2,27 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from neurobridge.baselines.ridge import RidgeDecoder
 from neurobridge.cli import main
 from neurobridge.data.images import ImageSet
 from neurobridge.data.simulate import simulate
 from neurobridge.evaluation.report import write_report
 from neurobridge.evaluation.spikes import bits_per_spike
 from neurobridge.pipeline.alignment import predict_windows
-from neurobridge.pipeline.analyses import areas, drift, retention, time_course, unit_number
+from neurobridge.pipeline.analyses import areas, drift, label_number, retention, time_course, unit_number
 from neurobridge.pipeline.analyses.material import Material, mean_by_image
 from neurobridge.pipeline.analyses.model import PartBatcher
 from neurobridge.pipeline.analyses.questions import Questions, two_way
-from neurobridge.pipeline.folder import RunFolder
+from neurobridge.pipeline.folder import RunFolder, write_config
+from neurobridge.pipeline.identification import BOTH, DECODING, RIDGE
 from neurobridge.pipeline.joint_encoding import average_by_image, responses
 from neurobridge.pipeline.reporting import analyses
 from neurobridge.pipeline.spike_scores import masked_scores
@@ -285,3 +289,41 @@ def test_without_a_model_the_linear_rows_stand_alone(aligned, tmp_path):
     result = asked(run, "areas", "--draws", "1")
     assert {row["source"] for row in result["rows"]} == {"linear"}
     assert asked(run, "retention")["forgetting"] == []
+
+
+def test_labels_beside_ridge_of_the_same_images_and_without_any(aligned):
+    result = asked(aligned, "labels", "--counts", "[0, 20]", "--draws", "1", "--steps", "1")
+    found = {(r["method"], r["labels"]): r["mean"] for r in result["rows"]}
+    assert {k for _, k in found} == {0, 20, label_number.EVERY}
+    assert {m for m, k in found if k == 0} == {DECODING, BOTH, label_number.CARRIED}
+    assert {m for m, k in found if k == 20} == {DECODING, BOTH, RIDGE}
+
+    new = label_number.NewSessions(RunFolder.existing(aligned), 1)
+    [session] = new.sessions
+    rows = session.shown("train")
+    images, x = average_by_image(responses(session, rows), session.image_row[rows])
+    test_images, y = average_by_image(
+        responses(session, session.shown("test")), session.image_row[session.shown("test")]
+    )
+    ridge = RidgeDecoder().fit(x, new.data.embeddings[images])
+    space = new.bridge.space
+    predicted, targets = (
+        space(torch.from_numpy(np.float32(z))).numpy() for z in (ridge.predict(y), new.data.embeddings)
+    )
+    best = (predicted @ targets[test_images].T).argmax(1)
+    assert found[RIDGE, label_number.EVERY] == pytest.approx((best == np.arange(len(best))).mean())
+
+    kept = aligned / "analyses" / "labels" / f"{session.name}-20-0.json"
+    before = kept.stat().st_mtime_ns
+    asked(aligned, "labels", "--counts", "[0, 20]", "--draws", "1", "--steps", "1")
+    assert kept.stat().st_mtime_ns == before, "what was computed is read"
+
+
+def test_labels_are_counted_on_a_session_that_was_held_out(aligned, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(aligned, run)
+    options = yaml.safe_load((run / "config.yaml").read_text())
+    write_config(replace(RunFolder.existing(run).settings, held_out=[]), run)
+    assert options["held_out"]
+    assert main(["analyse", "labels", str(run)]) == 2
+    assert "held out no session that shows images" in capsys.readouterr().err

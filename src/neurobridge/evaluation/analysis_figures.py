@@ -35,10 +35,11 @@ def curves(
     xlabel: str,
     chance: Mapping[str, float] | None = None,
     log: bool = False,
+    ticks: Mapping[float, str] | None = None,
 ) -> Figure:
     """Panel name -> curve name -> curve, its interval as a band; ``chance`` (panel -> value) dashed; ``log``: x axis.
 
-    A curve whose name ends with "model" is drawn dashed.
+    A curve whose name ends with "model" is drawn dashed. ticks: what is written at places of the x axis.
     """
     figure = Figure(figsize=(min(9.6, 1.0 + 3.1 * len(panels)), 3.3))
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
@@ -52,6 +53,8 @@ def curves(
             ticks = max((curve.x for curve in lines.values()), key=len)
             axes.set_xticks(ticks, [f"{x:.0f}" for x in ticks])
             axes.minorticks_off()
+        if ticks is not None:
+            axes.set_xticks(list(ticks), list(ticks.values()))
         axes.grid(axis="y")
     _legend(figure)
     return figure

@@ -45,7 +45,7 @@ def adapt(run: RunFolder) -> None:
         add_units(model, sessions, settings)
         embed_units(model, encoder, sessions, settings)
     elif sessions:
-        facts = adapt_units(run, model, bridge, sessions)
+        facts = adapt_units(run, model, bridge, sessions, UnitPrior.load(run / "pretrain"))
     model.save(run / "adapt")
     if bridge is not None:
         bridge.save(run / "adapt")
@@ -53,11 +53,10 @@ def adapt(run: RunFolder) -> None:
 
 
 def adapt_units(
-    run: RunFolder, model: NeuroBridge, bridge: Bridge | None, sessions: Sequence[Session]
+    run: RunFolder, model: NeuroBridge, bridge: Bridge | None, sessions: Sequence[Session], prior: UnitPrior
 ) -> dict[str, dict[str, int]]:
     """Vectors of the units of ``sessions``: their starts, then the MAP estimate; session -> how many were carried."""
     settings, options = run.settings, run.settings.adapt
-    prior = UnitPrior.load(run / "pretrain")
     first = len(model.units)
     vectors = {session.name: carried_vectors(model, session) for session in sessions}
     add_units(model, sessions, settings)

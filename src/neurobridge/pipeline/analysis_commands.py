@@ -137,6 +137,27 @@ def drift(
     analyse(run, lambda material: drifts(material, blocks=blocks), label=label, split=split, repeats=repeats, seed=seed)
 
 
+def labels(
+    run: Path, *, counts: list[int] | None = None, draws: int = 2, steps: int | None = None, seed: int = 0
+) -> None:
+    """How many labelled images a new session needs: held-out sessions adapted with 0, 25, 50, ..., beside ridge.
+
+    Args:
+        run: Run folder whose stage pretrain is done, with held-out sessions that show images.
+        counts: Numbers of labelled images; empty: 0, 25, 50, 100, 200 and 500. All there are come last, always.
+        draws: Draws of the labelled images, for each number.
+        steps: Optimiser steps of each adaptation; empty: as in the run.
+        seed: Seed of the draws and intervals.
+    """
+    from neurobridge.pipeline.analyses.label_number import label_curve
+
+    counts = [0, 25, 50, 100, 200, 500] if counts is None else counts
+    check(0, seed=seed, counts=min(counts, default=0))
+    check(1, draws=draws, **{} if steps is None else {"steps": steps})
+    folder = RunFolder.existing(run)
+    keep(folder, label_curve(folder, counts=counts, draws=draws, steps=steps, seed=seed))
+
+
 def probe(run: Path, *, target: str, session: str | None = None, folds: int = 5, seed: int = 0) -> None:
     """Decode a behaviour from frozen latents, beside untrained latents, smoothed counts and a Wiener filter.
 
@@ -175,14 +196,19 @@ def check(least: int, **options: int) -> None:
 
 
 def analyse(run: Path, compute: Callable, **options) -> dict:
-    """Compute in the run folder, keep result and figures, show the tables, write the report again if there is one."""
-    from neurobridge.evaluation.report import Figure, Table
-    from neurobridge.pipeline.analyses.drawing import blocks
+    """Compute with what a run folder holds, and :func:`keep` the result."""
     from neurobridge.pipeline.analyses.material import Material
 
     check(0, seed=options["seed"])
     folder = RunFolder.existing(run)
-    result = compute(Material.of(folder, **options))
+    return keep(folder, compute(Material.of(folder, **options)))
+
+
+def keep(folder: RunFolder, result: dict) -> dict:
+    """Write a result and its figures into the run folder, show its tables, write the report again if there is one."""
+    from neurobridge.evaluation.report import Figure, Table
+    from neurobridge.pipeline.analyses.drawing import blocks
+
     name = result["analysis"]
     drawn = blocks(result)
     figures = [block for block in drawn if isinstance(block, Figure)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -163,10 +164,14 @@ def ridge_decoder(
     """The rival: ridge from the session's training responses to the same target; responses [I, N] -> [I, K].
 
     It is fitted on the raw embeddings [images, width] (one penalty for all, which suits their basis) and moved into the
-    embedding space afterwards.
+    embedding space afterwards, when it is first asked.
     """
-    decoder = RidgeDecoder().fit(decoded.train_responses, embeddings[decoded.train_images])
-    return lambda responses: space(torch.from_numpy(decoder.predict(responses).astype(np.float32))).numpy()
+
+    @cache
+    def fitted() -> RidgeDecoder:
+        return RidgeDecoder().fit(decoded.train_responses, embeddings[decoded.train_images])
+
+    return lambda responses: space(torch.from_numpy(fitted().predict(responses).astype(np.float32))).numpy()
 
 
 def ridge_embeddings(decoded: Decoded, embeddings: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from neurobridge.baselines.linear_encoding import stacking_weights
 from neurobridge.baselines.noise import GaussianNoise
 from neurobridge.baselines.ridge import LinearMap
+from neurobridge.bridge.alignment import EmbeddingSpace
 from neurobridge.bridge.response_noise import ResponseNoise
 from neurobridge.errors import UserError
 from neurobridge.evaluation.controls import bootstrap_interval, chance_level
@@ -75,20 +76,20 @@ def gather_evidence(run: RunFolder, sessions: Sequence[Decoded]) -> list[Evidenc
     """The evidence of every session. Raises UserError for a model that reads no images."""
     data = load_images(run)
     _, bridge = load_aligned(run)
-    targets = bridge.space(torch.from_numpy(data.embeddings)).numpy()
-    found = []
-    for d in sessions:
-        if d.encoding is None:
-            raise UserError(
-                f"the model of {run.path} reads no images, or session {d.session} has no valid split: there is no "
-                "likelihood to identify images by; pretrain with --pretrain.images true on data with a valid split"
-            )
-        ridge = ridge_decoder(d, data.embeddings, bridge.space)
-        one = Evidence(
-            decoded=d, targets=targets, embeddings=data.embeddings, encoding=d.encoding, share=0.0, ridge=ridge
+    return [evidence_of(run, d, data.embeddings, bridge.space) for d in sessions]
+
+
+def evidence_of(run: RunFolder, decoded: Decoded, embeddings: np.ndarray, space: EmbeddingSpace) -> Evidence:
+    """The evidence of one session, the share of the likelihood chosen; embeddings [images, width]."""
+    if decoded.encoding is None:
+        raise UserError(
+            f"the model of {run.path} reads no images, or session {decoded.session} has no valid split: there is no "
+            "likelihood to identify images by; pretrain with --pretrain.images true on data with a valid split"
         )
-        found.append(one.with_encoding(d.encoding))
-    return found
+    targets, ridge = space(torch.from_numpy(embeddings)).numpy(), ridge_decoder(decoded, embeddings, space)
+    encoding = decoded.encoding
+    one = Evidence(decoded=decoded, targets=targets, embeddings=embeddings, encoding=encoding, share=0.0, ridge=ridge)
+    return one.with_encoding(encoding)
 
 
 def closed_encoding(decoded: Decoded, expected: np.ndarray) -> SessionEncoding:

@@ -11,6 +11,7 @@ from neurobridge.evaluation.analysis_figures import Curve
 from neurobridge.evaluation.report import Block, Figure, Table
 from neurobridge.pipeline.analyses.areas import ADDED, ALL, ALONE, ANY, MATCHED, REVERSED, SHUFFLED
 from neurobridge.pipeline.analyses.drift import EARLY
+from neurobridge.pipeline.analyses.label_number import EVERY as EVERY_LABEL
 from neurobridge.pipeline.analyses.retention import OWN, TRANSFERRED
 from neurobridge.pipeline.analyses.unit_number import EVERY, WHOLE
 
@@ -251,8 +252,46 @@ def drift(result: dict) -> list[Block]:
     return found
 
 
+def labels(result: dict) -> list[Block]:
+    rows, options = result["rows"], result["options"]
+    numbers = list(dict.fromkeys(r["labels"] for r in rows))
+    said_of = {number: "all" if number == EVERY_LABEL else str(number) for number in numbers}
+    lines = {}
+    for method in dict.fromkeys(r["method"] for r in rows):
+        mine = [{**r, "at": numbers.index(r["labels"])} for r in rows if r["method"] == method]
+        lines[method] = curve(mine, "at")
+    note = (
+        f"Sessions {', '.join(options['sessions'])}, which pretraining never saw: unit vectors alone learn, "
+        f"{options['steps']} steps, {options['draws']} draws of the labelled images. The labels of the valid "
+        "split, which are not counted, give the noise of the likelihood and its weight beside decoding; decoding alone "
+        f"and the ridges do without them. Seed {options['seed']}, chance {result['chance']['top1']:.3g}."
+    )
+    table = [
+        [method, *[next((spread(r) for r in rows if (r["method"], r["labels"]) == (method, n)), None) for n in numbers]]
+        for method in lines
+    ]
+    return [
+        Figure(
+            "Labelled images",
+            analysis_figures.curves(
+                {"test images named right (top-1)": lines},
+                xlabel="labelled images",
+                chance={"test images named right (top-1)": result["chance"]["top1"]},
+                ticks={float(at): said_of[number] for at, number in enumerate(numbers)},
+            ),
+            INTERVALS,
+        ),
+        Table("Top-1 by number of labelled images", ["method", *said_of.values()], table, note=note),
+    ]
+
+
+def spread(r: dict) -> tuple[float, float, float]:
+    return r["mean"], r["low"], r["high"]
+
+
 DRAWINGS: dict[str, Callable[[dict], list[Block]]] = {
     "areas": areas, "time": time, "units": units, "retention": retention, "drift": drift,
+    "labels": labels,
 }  # fmt: skip
 
 
