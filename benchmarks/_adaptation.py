@@ -19,8 +19,16 @@ from neurobridge.pipeline.alignment import predict_windows
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.image_data import Bridge, embedded_images, seen_by, show_images, stack_features
 from neurobridge.pipeline.joint_encoding import average_by_image
-from neurobridge.pipeline.new_units import carried_vectors, starts
-from neurobridge.pipeline.spikes import UNITS_FASTER, add_units, joint_options, make_batcher, make_masker, open_windows
+from neurobridge.pipeline.new_units import carried_vectors, reach_of, starts
+from neurobridge.pipeline.spikes import (
+    UNITS_FASTER,
+    add_units,
+    joint_options,
+    labelled_share,
+    make_batcher,
+    make_masker,
+    open_windows,
+)
 from neurobridge.training.joint_task import JointTask, Learns, Seen
 from neurobridge.training.settings import RunSettings
 
@@ -69,21 +77,22 @@ class NewSession:
             add_units(self.grown, sessions, settings)
         self.batcher = make_batcher(self.grown, sessions, settings)
         self.facts: dict[str, dict[str, int]] = {}
-        self._starts: dict[str, Tensor] = {}
+        self._starts: dict[str, tuple[Tensor, np.ndarray, dict[str, int]]] = {}
 
     def labelled(self, number: int | None, *, seed: int) -> np.ndarray:
         """Rows of ``number`` images of the train split, drawn by ``seed``; None: all of them."""
         images = np.unique(self.session.image_row[self.session.shown("train")])
         return np.random.default_rng([seed, 41]).permutation(images)[:number]
 
-    def start(self, how: str) -> Tensor:
-        """Vectors [N, E] that the units start from; no label is used."""
+    def start(self, how: str) -> tuple[Tensor, np.ndarray]:
+        """Vectors [N, E] that the units start from, and which are carried [N]; no label is used."""
         assert self.base.prior is not None, "what was not pretrained knows no unit"
         if how not in self._starts:
             options = {"carried": self.carried, "how": how, "seed": self.settings.seed}
             masker = make_masker(self.settings)
-            self._starts[how], self.facts[how] = starts(self.grown, self.base.prior, self.batcher, 0, masker, **options)
-        return self._starts[how]
+            self._starts[how] = starts(self.grown, self.base.prior, self.batcher, 0, masker, **options)
+            self.facts[how] = self._starts[how][2]
+        return self._starts[how][:2]
 
     def adapted(
         self,
@@ -105,7 +114,9 @@ class NewSession:
         prior, units = self.base.prior, None
         if how != "random":
             assert prior is not None, "what was not pretrained knows no unit"
-            units = NewUnits(self.start(how), prior.factor, first=self.first)
+            vectors, carried = self.start(how)
+            reach = reach_of(carried, labelled_share(self.session, len(labelled)))
+            units = NewUnits(vectors, prior.factor, first=self.first, reach=reach)
         rows = self.session.shown("train")
         rows = rows[np.isin(self.session.image_row[rows], labelled)]
         if steps and len(rows):
@@ -133,6 +144,8 @@ class NewSession:
                 seed=seed,
                 **options,
             )
+            if learns == "units":  # their biases are the log rates of all training windows, which take no label
+                model.units.bias.requires_grad_(False)
             train(task)
         if units is not None:
             new = list(range(self.first, len(model.units)))

@@ -1,7 +1,8 @@
 """What is a unit about to do, from all the others? Leave-one-out co-smoothing beside its rivals.
 
-Route: all six simulated sessions (spikes, images 300 ms each) -> `neurobridge pretrain` with its defaults -> each
-of 20 units of two sessions (one an animal) hidden in turn in 300 test windows, whose images no training window shows ->
+Route: all six simulated sessions (windows of 300 ms from an image's onset) -> `neurobridge pretrain` on their spikes
+alone (`--pretrain.images false --pretrain.steps 1000`; kind and number of steps chosen on valid windows) -> each of 20
+units of two sessions (one an animal) hidden in turn in 300 test windows, whose images no training window shows ->
 expected counts in bins of 10 ms. Rivals, fitted to 1,500 training windows of the session: population coupling, a
 leave-one-out GLM, the unit's time course after onset (PSTH), and PSTH x GLM, hyperparameters by inner folds; floor: the
 unit's mean rate. Control that must fail: the model with the other units' windows shuffled, unit by unit. Scores:
@@ -10,7 +11,7 @@ above the PSTH and above PSTH x GLM, the paired intervals of all units together 
 
     python benchmarks/co_smoothing.py [--data runs/encoder/simulated] [--seeds 3]
 
-Pretraining is that of latents.py and is done once (about 7 minutes a seed on two cores); the rest 2 minutes a seed.
+Pretraining is done once (9 minutes a seed on one core); the rest 2 minutes a seed.
 """
 
 from __future__ import annotations
@@ -23,32 +24,40 @@ from pathlib import Path
 import numpy as np
 import torch
 from _common import last_line
-from _encoder import HERE, Seeing, demo_settings, pretrain, rounded, shown, shuffled, simulated
+from _encoder import HERE, pretrain, rounded, shown, shuffled, simulated
 
+from neurobridge.data.datamodule import Batcher
 from neurobridge.evaluation.spikes import bits_per_spike_interval
+from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.spike_scores import OURS, PSTH, co_smoothing, hide_unit, rival_predictions, some_rows
+from neurobridge.pipeline.spikes import make_batcher, open_windows
+from neurobridge.training.settings import PretrainSettings, RunSettings
 
 CONTROL, BOTH = "NeuroBridge, other units shuffled", "PSTH x leave-one-out GLM"
 SESSIONS = ("monkeyA_1", "monkeyB_1")
+STEPS = 1000
 
 
 @torch.no_grad()
-def control(seeing: Seeing, index: int, rows: np.ndarray, units: np.ndarray) -> np.ndarray:
+def control(model: NeuroBridge, batcher: Batcher, index: int, rows: np.ndarray, units: np.ndarray) -> np.ndarray:
     """[W, U, T]: what is expected of each unit when every other's spikes come from another window."""
-    batch = shuffled(seeing.batcher.batch([(index, rows)]), np.random.default_rng(8))
-    return np.stack([seeing.model(batch, hide_unit(u)(batch)).exp()[:, u].numpy() for u in units], axis=1)
+    batch = shuffled(batcher.batch([(index, rows)]), np.random.default_rng(8))
+    return np.stack([model(batch, hide_unit(u)(batch)).exp()[:, u].numpy() for u in units], axis=1)
 
 
 def predictions_of(seed: int, data: Path, rivals: dict[str, dict[str, np.ndarray]]) -> list[tuple[str, dict, dict]]:
     """A session each: its name, method -> expected counts [W, U, T], and the truth of its units."""
-    seeing = Seeing.of(pretrain(demo_settings(data, HERE / f"demo-{seed}", seed=seed)), SESSIONS)
-    found = []
-    for index, session in enumerate(seeing.sessions):
-        ours, truth, units = co_smoothing(seeing.model, seeing.batcher, index)
+    alone = PretrainSettings(images=False, steps=STEPS)
+    settings = RunSettings(data=data, out=HERE / f"spikes-{seed}", seed=seed, pretrain=alone)
+    model = NeuroBridge.load(pretrain(settings) / "pretrain").eval()
+    sessions = open_windows(settings, SESSIONS)
+    batcher, found = make_batcher(model, sessions, settings), []
+    for index, session in enumerate(sessions):
+        ours, truth, units = co_smoothing(model, batcher, index)
         if session.name not in rivals:  # no rival knows the seed
-            rivals[session.name] = rival_predictions(session, seeing.batcher.bin_ms, truth, units)
+            rivals[session.name] = rival_predictions(session, batcher.bin_ms, truth, units)
         rows = some_rows(session, "test", len(truth))
-        methods = {OURS: ours, CONTROL: control(seeing, index, rows, units)} | rivals[session.name]
+        methods = {OURS: ours, CONTROL: control(model, batcher, index, rows, units)} | rivals[session.name]
         found.append((session.name, methods, truth[:, units]))
     return found
 

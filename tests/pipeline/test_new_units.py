@@ -64,13 +64,38 @@ def test_a_unit_that_fires_otherwise_is_not_carried_over(tiny_config, tmp_path):
     wild = torch.zeros(session.units, 8)
     wild[:, 0] = 300.0 * (torch.arange(session.units) % 2)  # every second unit is said to do what nobody does
     every = np.ones(session.units, dtype=bool)
-    base, facts = starts(model, prior, batcher, 0, masker, carried=(wild, every), how="carried", seed=0)
+    base, carried, facts = starts(model, prior, batcher, 0, masker, carried=(wild, every), how="carried", seed=0)
     kept = base[:, 0] != 0
     assert not kept.any()
     assert facts["others"] >= session.units // 2 - 1
-    again, told = starts(model, prior, batcher, 0, masker, carried=(wild, every), how="prior", seed=0)
+    again, none, told = starts(model, prior, batcher, 0, masker, carried=(wild, every), how="prior", seed=0)
     assert told == {"carried": 0, "others": 0, "new": session.units}
     assert (again == 0).all()
+    assert not carried[1::2].any(), "those that were given up"
+    assert not none.any()
+
+
+def test_few_labels_move_a_carried_unit_less_than_many_and_none_not_at_all(tiny_config, tmp_path):
+    run = pretrained(tiny_config, tmp_path / "run")
+    start = NeuroBridge.load(run / "adapt").units
+    session = held_out_sessions(run.settings)[0]
+    rows = start.rows_of(session.recording.unit_keys)
+    prior = UnitPrior.load(run / "pretrain").means(session.recording.regions.tolist())
+    begun = start(torch.tensor(rows)).detach()
+    carried = (begun - prior).abs().amax(1) > 1e-5
+    assert carried.any()
+    assert not carried.all()
+    moved = {}
+    for labels in (0, 10, None):
+        out = tmp_path / f"labels{labels}"
+        options = ["--labels", str(labels)] if labels is not None else []
+        command = ["adapt", str(run.path), "--out", str(out), "--sessions", "[monkeyB_2]", "--steps", "4", *options]
+        assert main(command) == 0
+        units = NeuroBridge.load(out / "adapt").units
+        moved[labels] = (units(torch.tensor(units.rows_of(session.recording.unit_keys))).detach() - begun).norm(dim=1)
+    assert float(moved[0][carried].max()) == 0
+    assert float(moved[0][~carried].min()) > 0
+    assert 0 < float(moved[10][carried].mean()) < 0.7 * float(moved[None][carried].mean())
 
 
 def test_a_session_that_came_after_the_run(tiny_config, tmp_path, capsys):

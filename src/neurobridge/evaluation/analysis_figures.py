@@ -50,8 +50,8 @@ def curves(
         axes.set(title=title, xlabel=xlabel)
         if log:
             axes.set_xscale("log", base=2)
-            ticks = max((curve.x for curve in lines.values()), key=len)
-            axes.set_xticks(ticks, [f"{x:.0f}" for x in ticks])
+            longest = max((curve.x for curve in lines.values()), key=len)
+            axes.set_xticks(longest, [f"{x:.0f}" for x in longest])
             axes.minorticks_off()
         if ticks is not None:
             axes.set_xticks(list(ticks), list(ticks.values()))

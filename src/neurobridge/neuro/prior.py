@@ -72,21 +72,24 @@ class UnitPrior:
 class NewUnits(nn.Module):
     """Vectors of new units, told by how far they lie from where they start, in the prior's own measure.
 
-    vector = base + epsilon @ factor.T, epsilon from 0: a step goes where units differ from each other, and a decay of
-    epsilon is the prior's pull (the MAP estimate). ``first``: the row of the first of them in the vocabulary.
+    vector = base + reach * epsilon @ factor.T, epsilon from 0: a step goes where units differ from each other, and a
+    decay of epsilon is the prior's pull (the MAP estimate). ``first``: the row of the first of them in the vocabulary.
+    reach [N]: how far a unit may lie from its start, in deviations of the prior (None: 1, the prior itself).
     """
 
     base: Tensor
     factor: Tensor
+    reach: Tensor
 
-    def __init__(self, base: Tensor, factor: Tensor, *, first: int) -> None:
+    def __init__(self, base: Tensor, factor: Tensor, *, first: int, reach: Tensor | None = None) -> None:
         super().__init__()
         self.first = first
         self.register_buffer("base", base)
         self.register_buffer("factor", factor)
+        self.register_buffer("reach", torch.ones(len(base)) if reach is None else reach)
         self.epsilon = nn.Parameter(torch.zeros_like(base))
 
     def forward(self, unit_row: Tensor) -> Tensor:
         """Vectors [..., E] of rows of the vocabulary; padding (row 0) gets some vector that nobody looks at."""
         row = (unit_row - self.first).clamp(min=0)
-        return self.base[row] + self.epsilon[row] @ self.factor.T
+        return self.base[row] + self.reach[row, None] * self.epsilon[row] @ self.factor.T

@@ -14,12 +14,13 @@ from neurobridge.neuro.prior import NewUnits, UnitPrior
 from neurobridge.pipeline.device import device
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.image_data import Bridge, seen_by
-from neurobridge.pipeline.new_units import carried_vectors, starts
+from neurobridge.pipeline.new_units import carried_vectors, reach_of, starts
 from neurobridge.pipeline.spikes import (
     add_units,
     fit_here,
     held_out_sessions,
     image_side,
+    labelled_share,
     make_batcher,
     make_masker,
     pretraining_sessions,
@@ -61,16 +62,17 @@ def adapt_units(
     vectors = {session.name: carried_vectors(model, session) for session in sessions}
     add_units(model, sessions, settings)
     batcher, masker = make_batcher(model.to(device(settings)), sessions, settings), make_masker(settings)
-    parts, facts = [], {}
+    data, features = image_side(settings, sessions) if bridge is not None and options.steps else (None, None)
+    parts, reach, facts = [], [], {}
     for index, session in enumerate(sessions):
-        part, facts[session.name] = starts(
+        part, carried, facts[session.name] = starts(
             model, prior, batcher, index, masker, carried=vectors[session.name], how=options.start, seed=settings.seed
         )
         parts.append(part)
+        reach.append(reach_of(carried, 1.0 if bridge is None else labelled_share(session, options.labels)))
     model.cpu()
-    new_units = NewUnits(torch.cat(parts), prior.factor, first=first)
+    new_units = NewUnits(torch.cat(parts), prior.factor, first=first, reach=torch.cat(reach))
     if options.steps:
-        data, features = image_side(settings, sessions) if bridge is not None else (None, None)
         seen = None if bridge is None or data is None else seen_by(bridge, data, features)
         all_known = settings.adapt.labels is None and data is not None and features is not None
         task = spike_task(

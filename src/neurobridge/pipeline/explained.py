@@ -111,7 +111,7 @@ class Drawer:
         stack: FeatureStack,
         *,
         steps: int,
-        pull: float = 4.0,
+        pull: float = 16.0,
         seed: int,
         device: torch.device | str = "cpu",
     ) -> None:

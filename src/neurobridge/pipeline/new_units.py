@@ -88,8 +88,8 @@ def starts(
     carried: tuple[Tensor, np.ndarray],
     how: str,
     seed: int,
-) -> tuple[Tensor, dict[str, int]]:
-    """Vectors [N, E] to start from, and how many units were carried over, found to be others, or new.
+) -> tuple[Tensor, np.ndarray, dict[str, int]]:
+    """Vectors [N, E] to start from, which of them are carried [N], how many units were carried, are others, or are new.
 
     carried: what :func:`carried_vectors` found before the session's units were added. how: "carried" (where a unit has
     an earlier session's vector that holds), "prior" (none is carried over).
@@ -97,9 +97,18 @@ def starts(
     session = batcher.sessions[index]
     base = prior.means(session.recording.regions.tolist())
     if how == "prior":
-        return base, {"carried": 0, "others": 0, "new": session.units}
+        return base, np.zeros(session.units, dtype=bool), {"carried": 0, "others": 0, "new": session.units}
     vectors, found = carried
     mixed = torch.where(torch.from_numpy(found)[:, None], vectors, base)
     same = still_the_same(model, batcher, index, mixed, base, masker, seed=seed) & found
     facts = {"carried": int(same.sum()), "others": int((found & ~same).sum()), "new": int((~found).sum())}
-    return torch.where(torch.from_numpy(same)[:, None], mixed, base), facts
+    return torch.where(torch.from_numpy(same)[:, None], mixed, base), same, facts
+
+
+def reach_of(carried: np.ndarray, share: float) -> Tensor:
+    """[N]: how far the units of a session may move; ``share``: of its training images those that count as labelled.
+
+    A carried vector rests on all the images of earlier days, and few labels, or spikes without any, make it worse; a
+    unit that starts at the prior has nothing to lose. As standard errors go, by the root of the number.
+    """
+    return torch.from_numpy(np.where(carried, np.sqrt(share), 1.0)).float()

@@ -247,6 +247,12 @@ def labelled_images(sessions: Sequence[Session], settings: RunSettings, images: 
     return known
 
 
+def labelled_share(session: Session, labels: int | None) -> float:
+    """Of the images of a session's train split, the share of ``labels`` of them (None: all); 0 where it shows none."""
+    shown = len(np.unique(session.image_row[session.shown("train")]))
+    return min(1.0, (shown if labels is None else labels) / shown) if shown else 0.0
+
+
 def labelled_windows(sessions: Sequence[Session], labelled: np.ndarray) -> dict[int, np.ndarray]:
     """Index of a session -> rows of its training windows that show one of the ``labelled`` [images] (bool)."""
     rows = [session.shown("train") for session in sessions]
