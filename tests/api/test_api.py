@@ -219,6 +219,25 @@ def test_two_data_folders_become_one(data, tmp_path):
     assert isinstance(model.recordings[0].unit_ids, np.ndarray)
 
 
+def test_recordings_are_split_anew_and_the_old_ones_stay(data):
+    recordings = nb.open(data)
+    before = [r.stimuli.split.copy() for r in recordings]
+    made = recordings.split_by("time_block", test=0.2, valid=0.1, seed=1)
+    assert [r.path.name for r in made] == [r.path.name for r in recordings]
+    for old, new, split in zip(recordings, made, before, strict=True):
+        np.testing.assert_array_equal(nb.open(old.path)[0].stimuli.split, split)
+        np.testing.assert_array_equal(new.stimuli.image_id, old.stimuli.image_id)
+        np.testing.assert_array_equal(new.spike_times, old.spike_times)
+        assert {"train", "valid", "test"} == set(new.stimuli.split.tolist()) != set()
+        assert not np.array_equal(new.stimuli.split, split)
+        assert new.provenance["split"].startswith("by time_block, seed 1")
+    assert ImageSet.read(made[0].path.parent.parent / "images.h5").ids.tolist() == (
+        ImageSet.read(data / "images.h5").ids.tolist()
+    )
+    with pytest.raises(UserError, match="has no concept"):
+        recordings.split_by("concept", concepts={})
+
+
 def test_a_table_for_a_notebook_tells_what_is_there(data, pretrained):
     recordings = nb.open(data)
     for thing in (recordings, recordings[0], pretrained):

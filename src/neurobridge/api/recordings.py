@@ -13,9 +13,9 @@ from neurobridge.api.scratch import is_scratch, new_folder, place
 from neurobridge.data.checks import STIMULUS_FIELDS, SignalKind
 from neurobridge.data.images import ImageSet
 from neurobridge.data.importing import add_images, repeats
-from neurobridge.data.recording import Recording, Stimuli, TimeSeries, write_recording
+from neurobridge.data.recording import Recording, Stimuli, TimeSeries, read_recording, write_recording
 from neurobridge.data.sessions import Identity, file_of, identity_of, session_files
-from neurobridge.data.splits import split_keys
+from neurobridge.data.splits import SplitBy, resplit, split_keys
 from neurobridge.data.stored import StoredRecording, html_table
 from neurobridge.errors import UserError
 from neurobridge.terminal import console
@@ -40,6 +40,18 @@ class Recordings(list[StoredRecording]):
         if missing:
             raise UserError(f"session '{missing[0]}' is not among the recordings; there are: {', '.join(there)}")
         return Recordings([there[name] for name in names])
+
+    def split_by(self, rule: SplitBy, **options: Any) -> Recordings:
+        """The same recordings, copied, with new splits: by image, concept, trial, time_block, session or subject.
+
+        options: seed, shares ``test`` and ``valid``, ``concepts`` (image id -> concept); of :func:`resplit`. Raises
+        UserError for an image without a concept, and for fewer sessions or subjects than there are splits.
+        """
+        folder = new_folder("recordings")
+        for path, made in zip(self, resplit([read_recording(r.path) for r in self], rule, **options), strict=True):
+            write_recording(made, file_of(folder, identity_of(path.path)))
+            add_pictures(path.path.parent.parent / IMAGES, folder)
+        return _from_path(folder)
 
     def _repr_html_(self) -> str:
         return html_table([r.facts() for r in self])
