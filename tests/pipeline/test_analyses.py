@@ -14,6 +14,7 @@ from neurobridge.baselines.ridge import RidgeDecoder
 from neurobridge.cli import main
 from neurobridge.data.images import ImageSet
 from neurobridge.data.simulate import simulate
+from neurobridge.errors import UserError
 from neurobridge.evaluation.report import write_report
 from neurobridge.evaluation.spikes import bits_per_spike
 from neurobridge.pipeline.alignment import predict_windows
@@ -280,6 +281,15 @@ def test_the_report_shows_what_there_is(aligned, tmp_path):
     assert [type(block).__name__ for block in shown] == ["Figure", "Table", "Table"]
     page = write_report(run / "page.html", title="t", blocks=shown).read_text()
     assert "any area, matched" in page
+
+
+def test_a_spoilt_analysis_is_one_sentence(aligned, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(aligned, run)
+    (run / "analyses").mkdir(exist_ok=True)
+    (run / "analyses" / "areas.json").write_text("{}}")
+    with pytest.raises(UserError, match=r"areas.json is not a readable analysis.*analyse areas"):
+        analyses(RunFolder.existing(run))
 
 
 def test_without_a_model_the_linear_rows_stand_alone(aligned, tmp_path):

@@ -165,8 +165,11 @@ def test_decoys_tell_which_judges_no_headline_may_rest_on(run):
     assert judge_blocks([]) == []
     rows = [{**row, "name": "best of samples"} for row in found["pictures"] if row["name"] == "mean of samples"]
     cards = summary({"retrieval": [], "spikes": [], "pictures": rows})
-    assert cards == {}
-    assert summary({"retrieval": [], "spikes": [], "pictures": [{**row, "unfit": False} for row in rows]})
+    assert [card.rsplit(": ", 1)[1] for card in cards] == ["PixCorr"], "no judge is fit"
+    fit = summary({"retrieval": [], "spikes": [], "pictures": [{**row, "unfit": False} for row in rows]})
+    assert len(fit) > len(cards)
+    more = [*rows, *({**row, "name": "features inverted"} for row in rows)]
+    assert all("features inverted" in card for card in summary({"pictures": more}))
 
 
 @pytest.mark.skipif(weight_file() is None, reason="stlpips-pytorch is not installed: pip install 'neurobridge[bench]'")

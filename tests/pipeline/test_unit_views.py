@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 from neurobridge.data.simulate import simulate
-from neurobridge.errors import UserError
 from neurobridge.evaluation.report import Figure, Table, write_report
 from neurobridge.pipeline.commands import run_stages
 from neurobridge.pipeline.folder import settings_of
 from neurobridge.pipeline.generators import load_images
 from neurobridge.pipeline.identification import gather_evidence
-from neurobridge.pipeline.identification_report import few_labels
 from neurobridge.pipeline.pictures import Chosen
 from neurobridge.pipeline.scoring import closer
 from neurobridge.pipeline.sharpening import sharpening, sharpening_view
@@ -82,7 +80,7 @@ def test_more_presentations_change_the_picture_and_its_score(looked_at):
 
 
 def test_everything_is_drawn_small_and_told(looked_at, tmp_path):
-    run, chosen, decoded, _, arrays = looked_at
+    _, chosen, decoded, _, arrays = looked_at
     rows = json.loads(json.dumps(unit_rows(chosen.batcher.sessions, decoded)))
     blocks = [*units_view(rows, arrays), *attention_view(arrays), *sharpening_view(arrays, seed=0)]
     blocks += spikes_view(arrays)
@@ -94,19 +92,4 @@ def test_everything_is_drawn_small_and_told(looked_at, tmp_path):
     assert all(isinstance(block, Figure | Table) for block in blocks)
     path = write_report(tmp_path / "report.html", title="x", blocks=blocks)
     assert path.stat().st_size < 3e6
-    assert units_view([], {}) == attention_view({}) == sharpening_view({}, seed=0) == few_labels(run) == []
-
-
-def test_label_efficiency_where_a_curve_lies_in_the_run(looked_at):
-    run = looked_at[0]
-    path = run / "few_labels" / "curve.json"
-    path.parent.mkdir()
-    point = {"top1": [0.3, 0.2, 0.4], "top5": [0.5, 0.4, 0.6], "ways": 8}
-    path.write_text(json.dumps({"new day": {"ours": {"0": point, "5": point, "all": point}, "carried": {"0": point}}}))
-    (block,) = few_labels(run)
-    lines = block.figure.axes[0].lines
-    assert {tuple(np.asarray(line.get_xdata()).tolist()) for line in lines} >= {(5,)}
-    path.write_text("{}}")
-    with pytest.raises(UserError, match="is not a readable label-efficiency curve"):
-        few_labels(run)
-    path.unlink()
+    assert units_view([], {}) == attention_view({}) == sharpening_view({}, seed=0) == []

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 
-from neurobridge.errors import reading
 from neurobridge.evaluation import figures
 from neurobridge.evaluation.analysis_figures import Curve, curves
 from neurobridge.evaluation.report import Block, Cell, Figure, Table
-from neurobridge.pipeline.folder import RunFolder
 
 OURS = "NeuroBridge"
 
@@ -189,26 +185,6 @@ def fitted(rows: list[dict]) -> str:
         if "fitted" in r
     )
     return "".join(told)
-
-
-def few_labels(run: RunFolder) -> list[Block]:
-    """Top-1 against the number of labelled images, where RUN/few_labels/curve.json is (benchmarks/few_labels.py)."""
-    path = run / "few_labels" / "curve.json"
-    if not path.is_file():
-        return []
-    with reading(path, "label-efficiency curve", "copy runs/few_labels/curve.json again, or remove it"):
-        panels = {}
-        for setting, methods in json.loads(path.read_text()).items():
-            counts = sorted({int(k) for found in methods.values() for k in found if k.isdecimal() and int(k)})
-            panels[setting] = {}
-            for name, found in methods.items():
-                some = {k: found[str(k)]["top1"] for k in counts if str(k) in found}
-                if not some and "0" in found:
-                    some = dict.fromkeys(counts, found["0"]["top1"])
-                panels[setting][name] = Curve(list(some), *zip(*some.values(), strict=True))
-    figure = curves(panels, xlabel="labelled images of the new session", log=True)
-    caption = "Top-1; bands are 95 % intervals over images. What takes no label is a level line."
-    return [Figure("Label efficiency", figure, caption)]
 
 
 def flat(rows: list[dict], key: str) -> Curve:

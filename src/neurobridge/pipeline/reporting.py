@@ -8,6 +8,7 @@ from collections import defaultdict
 import numpy as np
 
 from neurobridge import __version__
+from neurobridge.errors import reading
 from neurobridge.evaluation import figures
 from neurobridge.evaluation.images import FLOORS
 from neurobridge.evaluation.judging import DECOY, UNFIT
@@ -15,7 +16,8 @@ from neurobridge.evaluation.report import Block, Figure, Table, write_report
 from neurobridge.pipeline.analyses.drawing import DRAWINGS
 from neurobridge.pipeline.analyses.drawing import blocks as drawn
 from neurobridge.pipeline.folder import DONE, RunFolder, as_yaml
-from neurobridge.pipeline.identification_report import OURS, few_labels, identification
+from neurobridge.pipeline.identification import BOTH, DECODING
+from neurobridge.pipeline.identification_report import OURS, identification
 from neurobridge.pipeline.pictures import WINDOWED
 from neurobridge.pipeline.probe_report import cards, probes
 from neurobridge.pipeline.sharpening import sharpening_view
@@ -60,7 +62,6 @@ def report(run: RunFolder) -> None:
         "Identification": [
             *(identification(results) if "retrieval" in results else []),
             *attention_view(arrays),
-            *few_labels(run),
         ],
         "Pictures": [
             *pictures(run, results.get("pictures", [])),
@@ -93,19 +94,28 @@ def report(run: RunFolder) -> None:
 
 def analyses(run: RunFolder) -> list[Block]:
     """What 'neurobridge analyse' left in the run folder, if anything."""
-    results = [run / "analyses" / f"{name}.json" for name in DRAWINGS]
-    return [block for path in results if path.is_file() for block in drawn(json.loads(path.read_text()))]
+    found: list[Block] = []
+    for name in DRAWINGS:
+        path = run / "analyses" / f"{name}.json"
+        if path.is_file():
+            with reading(path, "analysis", f"run 'neurobridge analyse {name} {run.path}' again, or remove it"):
+                found += drawn(json.loads(path.read_text()))
+    return found
 
 
 def summary(results: dict) -> dict:
-    """The few numbers that matter, the first session's."""
+    """The few numbers that matter, of the first session, and of the pictures that take most from what was read."""
     cards: dict = {}
     for row in results.get("retrieval", []):
-        if row["method"] == "NeuroBridge, decoding" and row["session"] == results["retrieval"][0]["session"]:
-            cards[f"top-1 of {row['gallery']} (chance {row['chance_top1']:.2g})"] = tuple(row["top1"])
+        if row["method"] in (DECODING, BOTH) and row["session"] == results["retrieval"][0]["session"]:
+            name = row["method"].removeprefix(f"{OURS}, ")
+            cards[f"{name}: top-1 of {row['gallery']} (chance {row['chance_top1']:.2g})"] = tuple(row["top1"])
+    drawn = {row["name"] for row in results.get("pictures", [])}
+    best = next((name for name in ("features inverted", "best of samples") if name in drawn), None)
     for row in results.get("pictures", []):
-        if row["name"] == "best of samples" and row["metric"].startswith("two-way") and not row.get("unfit"):
-            cards[row["metric"]] = tuple(row["value"])
+        counts = row["metric"] == "PixCorr" or row["metric"].startswith("two-way")
+        if row["name"] == best and counts and not row.get("unfit"):
+            cards[f"pictures, {best}: {row['metric']}"] = tuple(row["value"])
     for row in results.get("spikes", []):
         if row["method"] == OURS and row["task"].startswith("co-smoothing"):
             cards.setdefault(f"{row['task'].replace(', leave one out', '')}, {row['unit']}", tuple(row["interval"]))
