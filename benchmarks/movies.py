@@ -5,9 +5,9 @@ frames along time. Bars, with 95 % intervals over clips: PixCorr of the film str
 all held-out frames (two-way, by pixels) lie above both floors, the mean training frame and the training frame that is
 nearest by decoding; the control, the same pictures at moments of other clips, must not identify and lie below ours.
 
-    python benchmarks/movies.py [--out runs/movies] [--steps 200]
+    python benchmarks/movies.py [--out runs/movies/1] [--steps 200] [--seed 1]
 
-About six minutes on two cores.
+About two minutes. Of the simulation of seed 1 nothing was looked at while the way of drawing was made; that was seed 0.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ from neurobridge.api.movie import DRAWN, MEAN, NEAREST, SHUFFLED, movie, score_r
 from neurobridge.data.simulate.drifting import simulate_movies
 from neurobridge.pipeline.folder import DONE
 
-SEED = 0
 WINDOW_MS = 200
 SIZES = {"width": 64, "depth": 2, "heads": 4, "latents": 4, "unit_width": 32}
 NO_BETTER = 0.55  # two-way identification that a control may reach
 
 
-def trained(out: Path, steps: int) -> nb.Model:  # pyright: ignore
+def trained(out: Path, steps: int, seed: int) -> nb.Model:  # pyright: ignore
     """A model of the simulated session, from ``out`` if it was made before."""
-    recordings = nb.open(simulate_movies(out / "data", seed=SEED))
+    recordings = nb.open(simulate_movies(out / "data", seed=seed))
     if (out / "aligned" / "align" / DONE).is_file():
         return nb.load(out / "aligned")
     model = nb.pretrain(
@@ -45,21 +44,22 @@ def trained(out: Path, steps: int) -> nb.Model:  # pyright: ignore
         groups=1,
         model=SIZES,
         window_ms=WINDOW_MS,
-        seed=SEED,
+        seed=seed,
     )
     return nb.align(model, recordings, out=out / "aligned", steps=200, joint_steps=50, windows=128, hidden=128)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "movies")
+    parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    start = time.monotonic()
-    model = trained(options.out, options.steps)
+    start, out = time.monotonic(), options.out or ROOT / "runs" / "movies" / str(options.seed)
+    model = trained(out, options.steps, options.seed)
     films = movie(model, model.recordings[0])
-    films[0].save(options.out, "clip_0")
-    rows = score_rows(films, seed=SEED)
+    films[0].save(out, "clip_0")
+    rows = score_rows(films, seed=options.seed)
     console = Console(width=120)
     table = Table("picture", "score", "mean [95 % over clips]", title=f"{len(films)} held-out clips")
     for row in rows:
