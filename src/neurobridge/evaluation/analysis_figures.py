@@ -158,4 +158,6 @@ def _legend(figure: Figure) -> None:
     for axes in figure.axes:
         found |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if found:
-        figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=min(len(found), 5))
+        widest = 0.5 + 0.085 * max(len(name) for name in found)  # inches
+        columns = int(np.clip(figure.get_figwidth() // widest, 1, min(len(found), 5)))
+        figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)

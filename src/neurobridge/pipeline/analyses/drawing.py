@@ -11,6 +11,7 @@ from neurobridge.evaluation.analysis_figures import Curve
 from neurobridge.evaluation.report import Block, Figure, Table
 from neurobridge.pipeline.analyses.areas import ADDED, ALL, ALONE, ANY, MATCHED, REVERSED, SHUFFLED
 from neurobridge.pipeline.analyses.drift import EARLY
+from neurobridge.pipeline.analyses.label_number import CARRIED
 from neurobridge.pipeline.analyses.label_number import EVERY as EVERY_LABEL
 from neurobridge.pipeline.analyses.retention import OWN, TRANSFERRED
 from neurobridge.pipeline.analyses.unit_number import EVERY, WHOLE
@@ -259,6 +260,8 @@ def labels(result: dict) -> list[Block]:
     lines = {}
     for method in dict.fromkeys(r["method"] for r in rows):
         mine = [{**r, "at": numbers.index(r["labels"])} for r in rows if r["method"] == method]
+        if method == CARRIED:  # it takes no label: a level line
+            mine = [{**mine[0], "at": at} for at in range(len(numbers))]
         lines[method] = curve(mine, "at")
     note = (
         f"Sessions {', '.join(options['sessions'])}, which pretraining never saw: unit vectors alone learn, "
