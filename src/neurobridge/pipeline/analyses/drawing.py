@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from neurobridge.evaluation import analysis_figures, figures
-from neurobridge.evaluation.analysis_figures import Curve
 from neurobridge.evaluation.report import Block, Figure, Table
 from neurobridge.pipeline.analyses.areas import ADDED, ALL, ALONE, ANY, MATCHED, REVERSED, SHUFFLED
 from neurobridge.pipeline.analyses.drift import EARLY
 from neurobridge.pipeline.analyses.label_number import CARRIED
 from neurobridge.pipeline.analyses.label_number import EVERY as EVERY_LABEL
 from neurobridge.pipeline.analyses.retention import OWN, TRANSFERRED
+from neurobridge.pipeline.analyses.rows import INTERVALS, TITLES, curve, questions, said, titled, wide
 from neurobridge.pipeline.analyses.unit_number import EVERY, WHOLE
-
-TITLES = {
-    "identification": "identification (two-way)",
-    "category": "category (accuracy)",
-    "detail": "pixel-level detail (Pearson)",
-}
-INTERVALS = "95 % intervals by bootstrap over images, an image's score being its mean over sessions and draws."
 
 
 def blocks(result: dict) -> list[Block]:
@@ -296,37 +289,3 @@ DRAWINGS: dict[str, Callable[[dict], list[Block]]] = {
     "areas": areas, "time": time, "units": units, "retention": retention, "drift": drift,
     "labels": labels,
 }  # fmt: skip
-
-
-def questions(rows: Sequence[dict]) -> list[str]:
-    return list(dict.fromkeys(r["score"] for r in rows))
-
-
-def titled(chance: dict) -> dict[str, float]:
-    return {TITLES[name]: value for name, value in chance.items() if value is not None}
-
-
-def curve(rows: Sequence[dict], x: str) -> Curve:
-    rows = sorted(rows, key=lambda r: r[x])
-    return Curve(*([r[key] for r in rows] for key in (x, "mean", "low", "high")))
-
-
-def wide(rows: Sequence[dict], keys: Sequence[str]) -> list[tuple[dict, list]]:
-    """One row a key, with a cell (mean, low, high) a question, None where it was not asked."""
-    table: dict[tuple, dict[str, tuple]] = {}
-    first: dict[tuple, dict] = {}
-    for r in rows:
-        key = tuple(r[name] for name in keys)
-        first.setdefault(key, r)
-        table.setdefault(key, {})[r["score"]] = (r["mean"], r["low"], r["high"])
-    return [(first[key], [cells.get(score) for score in questions(rows)]) for key, cells in table.items()]
-
-
-def said(result: dict) -> str:
-    """Which images, how often averaged, chance, seed."""
-    options = result["options"]
-    chance = ", ".join(f"{name} {value:.3g}" for name, value in result["chance"].items() if value is not None)
-    return (
-        f"Images of the {options['split']} split, up to {options['repeats']} presentations averaged unless single ones "
-        f"are named; fitted on training images; seed {options['seed']}. Chance: {chance}."
-    )
