@@ -81,8 +81,7 @@ class NewSession:
 
     def labelled(self, number: int | None, *, seed: int) -> np.ndarray:
         """Rows of ``number`` images of the train split, drawn by ``seed``; None: all of them."""
-        images = np.unique(self.session.image_row[self.session.shown("train")])
-        return np.random.default_rng([seed, 41]).permutation(images)[:number]
+        return np.random.default_rng([seed, 41]).permutation(self.session.images_shown("train"))[:number]
 
     def start(self, how: str) -> tuple[Tensor, np.ndarray]:
         """Vectors [N, E] that the units start from, and which are carried [N]; no label is used."""

@@ -15,26 +15,17 @@ from _encoder import sessions_named
 
 from neurobridge.bridge.alignment import ImageHead
 from neurobridge.bridge.response_noise import ResponseNoise
-from neurobridge.data.store import Session
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.alignment import predict_windows
 from neurobridge.pipeline.identification import combine, rank
 from neurobridge.pipeline.image_data import embedded_images, show_images, stack_features
-from neurobridge.pipeline.joint_encoding import average_by_image, expected_responses, responses
+from neurobridge.pipeline.joint_encoding import average_by_image, expected_responses, mean_responses, responses
 from neurobridge.pipeline.pictures import cosine
 from neurobridge.pipeline.spikes import open_windows
 
 FEW, MOST = 50, 300  # labelled images that a covariance of residuals is taken from
 LAYERS = {"block4@8": 8, "block7@8": 4, "block10@8": 4}  # and the grid that they are averaged to
 COMPONENTS, PENALTIES, FOLDS = 600, (30, 100, 300, 1000, 3000, 10000), 5
-
-
-def mean_responses(session: Session, split: str, only: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Images [I] of a split (those in ``only``) and the mean of their responses [I, N]."""
-    rows = session.shown(split)
-    if only is not None:
-        rows = rows[np.isin(session.image_row[rows], only)]
-    return average_by_image(responses(session, rows), session.image_row[rows])
 
 
 class Identifier:

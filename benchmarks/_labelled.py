@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from _adaptation import NewSession, untrained
 from _encoder import as_json, ranks_of, sessions_named
-from _identifying import Identifier, Isotropic, best_way, mean_responses
+from _identifying import Identifier, Isotropic, best_way
 from _simulated import cached
 
-from neurobridge.baselines.carried import carry_ridge
 from neurobridge.baselines.ridge import RidgeDecoder
+from neurobridge.pipeline.decoding import carried_ridge
 from neurobridge.pipeline.image_data import show_images
+from neurobridge.pipeline.joint_encoding import mean_responses
 from neurobridge.pipeline.spikes import open_windows
 
 OURS, RIDGE, CARRIED, SCRATCH, LINEAR = (
@@ -60,21 +61,11 @@ class Case:
 
     def carried(self, k: int | None, draw: int) -> dict:
         """Ridge of each earlier session of the subject, all of its labels; none of the new one's."""
-        subject = self.new.session.recording.subject
         known = open_windows(self.new.settings, self.earlier())
         show_images(self.new.settings, known)
-        maps, names = [], []
-        for session in known:
-            if session.recording.subject != subject:
-                continue
-            images, x = mean_responses(session, "train")
-            decoder = RidgeDecoder().fit(x, self.new.data.embeddings[images])
-            assert decoder.map is not None, "it was fitted"
-            maps.append(decoder.map)
-            names.append([key.split("/", 3)[3] for key in session.recording.unit_keys])
-        ours = [key.split("/", 3)[3] for key in self.new.session.recording.unit_keys]
-        _, x = mean_responses(self.new.session, "train")
-        return self.tested(carry_ridge(maps, names, ours, x).predict)
+        ridge = carried_ridge(self.new.session, known, self.new.data.embeddings)
+        assert ridge is not None, "the units of a new day have the names of earlier ones"
+        return self.tested(ridge.predict)
 
     def earlier(self) -> list[str]:
         """The sessions that were pretrained on."""

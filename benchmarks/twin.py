@@ -38,7 +38,7 @@ from neurobridge.data.stored import StoredRecording
 from neurobridge.evaluation.controls import Interval, bootstrap_interval
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.image_data import stack_features
-from neurobridge.pipeline.joint_encoding import average_by_image, expected_responses, responses
+from neurobridge.pipeline.joint_encoding import expected_responses, mean_responses
 from neurobridge.pipeline.pictures import Chosen, load_images
 
 SEED, ELECTRODES, SELECTIVITY = 0, 130, 0.36  # the defaults of the simulation
@@ -68,9 +68,8 @@ def first_question(twin: Twin) -> tuple[dict[str, np.ndarray], np.ndarray]:
     assert images is not None, "the simulation has images"
     features = stack_features(twin.model.settings, images)
     maps = twin.model.bridge.maps.table(features.layers)
-    rows = {split: session.rows(split) for split in ("train", "test")}
-    shown, mean = average_by_image(responses(session, rows["test"]), session.image_row[rows["test"]])
-    seen, trained_on = average_by_image(responses(session, rows["train"]), session.image_row[rows["train"]])
+    shown, mean = mean_responses(session, "test")
+    seen, trained_on = mean_responses(session, "train")
     ours = expected_responses(twin.model.net, twin.batcher, 0, maps, shown)
     linear = LinearEncoding().fit(features.of(seen), trained_on).predict(features.of(shown))
     _, ceiling = twin.trust

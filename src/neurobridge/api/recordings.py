@@ -48,9 +48,10 @@ class Recordings(list[StoredRecording]):
         UserError for an image without a concept, and for fewer sessions or subjects than there are splits.
         """
         folder = new_folder("recordings")
-        for path, made in zip(self, resplit([read_recording(r.path) for r in self], rule, **options), strict=True):
-            write_recording(made, file_of(folder, identity_of(path.path)))
-            add_pictures(path.path.parent.parent / IMAGES, folder)
+        for old, made in zip(self, resplit([read_recording(r.path) for r in self], rule, **options), strict=True):
+            write_recording(made, file_of(folder, identity_of(old.path)))
+        for source in dict.fromkeys(r.path.parent.parent for r in self):
+            add_pictures(source / IMAGES, folder)
         return _from_path(folder)
 
     def _repr_html_(self) -> str:

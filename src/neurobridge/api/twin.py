@@ -201,7 +201,7 @@ class Twin:
 
     def library(self, seed: int) -> torch.Tensor:
         """Training images [L, 3, H, W] at a multiple of the patch, at most LIBRARY of them."""
-        rows = np.unique(self.session.image_row[self.session.shown("train")])
+        rows = self.session.images_shown("train")
         if self.images is None or not len(rows):
             raise UserError(f"session {self.session.name} shows no training images: there is no library to start from")
         rows = np.sort(np.random.default_rng(seed).permutation(rows)[:LIBRARY])

@@ -134,6 +134,10 @@ class Session:
         rows = self.rows(split)
         return rows[self.image_row[rows] >= 0]
 
+    def images_shown(self, split: str) -> np.ndarray:
+        """Images of a split that are at hand: rows of the image set, sorted."""
+        return np.unique(self.image_row[self.shown(split)])
+
     def count(self, split: str) -> int:
         """Number of windows of ``split``."""
         return int(np.count_nonzero(self.split_code == SPLITS.index(split)))

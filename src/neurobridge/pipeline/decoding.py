@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
 
+from neurobridge.baselines.carried import CarriedRidge, carry_ridge
 from neurobridge.baselines.linear_encoding import LinearEncoding
-from neurobridge.baselines.ridge import RidgeDecoder
+from neurobridge.baselines.ridge import LinearMap, RidgeDecoder
 from neurobridge.bridge.alignment import EmbeddingSpace, ImageHead
 from neurobridge.data.datamodule import Batcher
+from neurobridge.data.store import Session
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.pipeline.alignment import predict_windows
 from neurobridge.pipeline.joint_encoding import (
@@ -20,6 +22,7 @@ from neurobridge.pipeline.joint_encoding import (
     average_by_image,
     differences_between_repeats,
     expected_responses,
+    mean_responses,
     responses,
 )
 from neurobridge.training.settings import RunSettings
@@ -110,8 +113,7 @@ def decode_session(
             repeats=valid.repeats,
             differences=differences_between_repeats(session, session.shown("valid")),
         )
-    train = session.shown("train")
-    train_images, train_responses = average_by_image(responses(session, train), session.image_row[train])
+    train_images, train_responses = mean_responses(session, "train")
     return Decoded(
         session=session.name,
         areas=np.asarray(session.recording.regions),
@@ -172,6 +174,30 @@ def ridge_decoder(
         return RidgeDecoder().fit(decoded.train_responses, embeddings[decoded.train_images])
 
     return lambda responses: space(torch.from_numpy(fitted().predict(responses).astype(np.float32))).numpy()
+
+
+def carried_ridge(session: Session, earlier: Sequence[Session], embeddings: np.ndarray) -> CarriedRidge | None:
+    """The rival without a label: ridges of the same subject's ``earlier`` sessions to ``embeddings``, unit by unit.
+
+    None where none of them knows a unit of the session by its name.
+    """
+
+    def names(one: Session) -> list[str]:
+        return [key.split("/", 3)[3] for key in one.recording.unit_keys]
+
+    maps: list[LinearMap] = []
+    theirs = []
+    for known in earlier:
+        if known.recording.subject != session.recording.subject or not len(known.images_shown("train")):
+            continue
+        images, x = mean_responses(known, "train")
+        decoder = RidgeDecoder().fit(x, embeddings[images])
+        assert decoder.map is not None, "it was fitted"
+        maps.append(decoder.map)
+        theirs.append(names(known))
+    if not any(set(names(session)) & set(some) for some in theirs):
+        return None
+    return carry_ridge(maps, theirs, names(session), mean_responses(session, "train")[1])
 
 
 def ridge_embeddings(decoded: Decoded, embeddings: np.ndarray) -> np.ndarray:

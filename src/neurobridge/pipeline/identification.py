@@ -76,18 +76,21 @@ def gather_evidence(run: RunFolder, sessions: Sequence[Decoded]) -> list[Evidenc
     """The evidence of every session. Raises UserError for a model that reads no images."""
     data = load_images(run)
     _, bridge = load_aligned(run)
-    return [evidence_of(run, d, data.embeddings, bridge.space) for d in sessions]
+    targets = bridge.space(torch.from_numpy(data.embeddings)).numpy()
+    return [evidence_of(run, d, data.embeddings, bridge.space, targets) for d in sessions]
 
 
-def evidence_of(run: RunFolder, decoded: Decoded, embeddings: np.ndarray, space: EmbeddingSpace) -> Evidence:
-    """The evidence of one session, the share of the likelihood chosen; embeddings [images, width]."""
+def evidence_of(
+    run: RunFolder, decoded: Decoded, embeddings: np.ndarray, space: EmbeddingSpace, targets: np.ndarray
+) -> Evidence:
+    """The evidence of one session, the share of the likelihood chosen; embeddings [images, width], in ``space`` targets
+    [images, K]."""
     if decoded.encoding is None:
         raise UserError(
             f"the model of {run.path} reads no images, or session {decoded.session} has no valid split: there is no "
             "likelihood to identify images by; pretrain with --pretrain.images true on data with a valid split"
         )
-    targets, ridge = space(torch.from_numpy(embeddings)).numpy(), ridge_decoder(decoded, embeddings, space)
-    encoding = decoded.encoding
+    encoding, ridge = decoded.encoding, ridge_decoder(decoded, embeddings, space)
     one = Evidence(decoded=decoded, targets=targets, embeddings=embeddings, encoding=encoding, share=0.0, ridge=ridge)
     return one.with_encoding(encoding)
 

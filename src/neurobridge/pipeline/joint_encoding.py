@@ -120,6 +120,14 @@ def differences_between_repeats(session: Session, rows: np.ndarray) -> np.ndarra
     return counts[order[pairs + 1]] - counts[order[pairs]]
 
 
+def mean_responses(session: Session, split: str, only: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Images [I] of a split (those in ``only``) and the mean of their :func:`responses` [I, N]."""
+    rows = session.shown(split)
+    if only is not None:
+        rows = rows[np.isin(session.image_row[rows], only)]
+    return average_by_image(responses(session, rows), session.image_row[rows])
+
+
 def average_by_image(values: np.ndarray, image_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean of ``values`` [W, ...] over the windows of each image -> (image rows sorted [I], means [I, ...])."""
     rows, inverse, counts = np.unique(image_rows, return_inverse=True, return_counts=True)

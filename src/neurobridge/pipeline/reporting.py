@@ -110,8 +110,8 @@ def summary(results: dict) -> dict:
         if row["method"] in (DECODING, BOTH) and row["session"] == results["retrieval"][0]["session"]:
             name = row["method"].removeprefix(f"{OURS}, ")
             cards[f"{name}: top-1 of {row['gallery']} (chance {row['chance_top1']:.2g})"] = tuple(row["top1"])
-    drawn = {row["name"] for row in results.get("pictures", [])}
-    best = next((name for name in ("features inverted", "best of samples") if name in drawn), None)
+    ways = {row["name"] for row in results.get("pictures", [])}
+    best = next((name for name in ("features inverted", "best of samples") if name in ways), None)
     for row in results.get("pictures", []):
         counts = row["metric"] == "PixCorr" or row["metric"].startswith("two-way")
         if row["name"] == best and counts and not row.get("unfit"):

@@ -242,14 +242,14 @@ def labelled_images(sessions: Sequence[Session], settings: RunSettings, images: 
     """[images] bool: those that adaptation may know, adapt.labels of each session's train split, drawn by seed."""
     known = torch.zeros(images, dtype=torch.bool)
     for session in sessions:
-        shown = np.unique(session.image_row[session.shown("train")])
+        shown = session.images_shown("train")
         known[np.random.default_rng(settings.seed).permutation(shown)[: settings.adapt.labels]] = True
     return known
 
 
 def labelled_share(session: Session, labels: int | None) -> float:
     """Of the images of a session's train split, the share of ``labels`` of them (None: all); 0 where it shows none."""
-    shown = len(np.unique(session.image_row[session.shown("train")]))
+    shown = len(session.images_shown("train"))
     return min(1.0, (shown if labels is None else labels) / shown) if shown else 0.0
 
 

@@ -10,7 +10,7 @@ from neurobridge.bridge.response_noise import remainder, shrunk
 from neurobridge.data.datamodule import Batcher
 from neurobridge.pipeline.closed_form import SeenImages, closed_form_of_all, expected_by
 from neurobridge.pipeline.image_data import ImageData, StackFeatures
-from neurobridge.pipeline.joint_encoding import average_by_image, counted_bins, responses
+from neurobridge.pipeline.joint_encoding import counted_bins, mean_responses
 from neurobridge.training.lessons import Lesson, Lessons
 from neurobridge.training.settings import RunSettings
 
@@ -32,10 +32,8 @@ def lessons_of(
     images = np.flatnonzero(data.train)
     alike: dict[bytes, dict[int, SeenImages]] = {}
     for index, session in enumerate(batcher.sessions):
-        rows = session.shown("train")
-        if len(np.unique(session.image_row[rows])) >= FEWEST:
-            shown, mean = average_by_image(responses(session, rows), session.image_row[rows])
-            seen = SeenImages.of(session.name, shown, mean)
+        if len(session.images_shown("train")) >= FEWEST:
+            seen = SeenImages.of(session.name, *mean_responses(session, "train"))
             alike.setdefault(seen.images.tobytes(), {})[index] = seen
     found: dict[int, Lesson] = {}
     for together in track(list(alike.values()), "teachers, closed form", transient=True):

@@ -6,7 +6,6 @@ to the same labelled images; without a label it is carried over from the animal'
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,21 +14,17 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from neurobridge.baselines.carried import carry_ridge
-from neurobridge.baselines.ridge import LinearMap, RidgeDecoder
 from neurobridge.data.store import Session
-from neurobridge.errors import UserError, atomic_path
+from neurobridge.errors import UserError
 from neurobridge.evaluation.controls import chance_level
 from neurobridge.neuro.model import NeuroBridge
 from neurobridge.neuro.prior import UnitPrior
 from neurobridge.pipeline.adaptation import adapt_units
-from neurobridge.pipeline.analyses.parts import pooled, row
-from neurobridge.pipeline.decoding import Decoded, decode_session
+from neurobridge.pipeline.analyses.parts import kept_rows, pooled, row
+from neurobridge.pipeline.decoding import Decoded, carried_ridge, decode_session
 from neurobridge.pipeline.folder import RunFolder
 from neurobridge.pipeline.identification import BOTH, DECODING, RIDGE, evidence_of, rank
 from neurobridge.pipeline.image_data import Bridge, embedded_images, show_images, stack_features
-from neurobridge.pipeline.joint_encoding import average_by_image, responses
-from neurobridge.pipeline.pictures import cosine
 from neurobridge.pipeline.spikes import held_out_sessions, labelled_images, make_batcher, pretraining_sessions
 from neurobridge.terminal import console
 
@@ -44,17 +39,16 @@ def label_curve(run: RunFolder, *, counts: Sequence[int], draws: int, steps: int
     new = NewSessions(run, steps)
     parts = {}
     for session in new.sessions:
-        there = len(np.unique(session.image_row[session.shown("train")]))
+        there = len(session.images_shown("train"))
         wanted = [*sorted({k for k in counts if k < there}), EVERY]
         cells = [(k, draw) for k in wanted for draw in range(draws if k > 0 else 1)]
         parts[session.name] = [one for k, draw in cells for one in new.cell(session, k, seed + draw)]
     rows = pooled(parts, ("method", "labels"), seed)
     least = {r["labels"]: r["sessions"] for r in rows if r["method"] == DECODING}
-    gallery = {name: len(part[0]["images"]) for name, part in parts.items()}
     return {
         "analysis": "labels",
         "options": {"draws": draws, "steps": new.steps, "seed": seed, "sessions": list(parts)},
-        "chance": {"top1": float(np.mean([chance_level(images) for images in gallery.values()]))},
+        "chance": {"top1": float(np.mean([chance_level(len(part[0]["images"])) for part in parts.values()]))},
         "rows": [r for r in rows if least[r["labels"]] == len(parts)],
     }
 
@@ -81,6 +75,10 @@ class NewSessions:
         return Bridge.load(self.run / "pretrain")
 
     @cached_property
+    def targets(self) -> np.ndarray:
+        return self.bridge.space(torch.from_numpy(self.data.embeddings)).numpy()
+
+    @cached_property
     def maps(self) -> torch.Tensor:
         assert self.images is not None, "sessions show images"
         return self.bridge.maps.table(stack_features(self.run.settings, self.images).layers)
@@ -88,18 +86,13 @@ class NewSessions:
     def cell(self, session: Session, k: int, seed: int) -> list[dict]:
         """Rows of ``k`` labelled images of a session, drawn by ``seed``; read where they were computed before."""
         path = self.run / "analyses" / "labels" / f"{session.name}-{'all' if k == EVERY else k}-{seed}.json"
-        kept = json.loads(path.read_text()) if path.is_file() else {}
-        if kept.get("steps") != self.steps:
-            told = "all labelled images" if k == EVERY else f"{k} labelled images, draw {seed}"
-            console.print(f"{session.name}: {told}", markup=False)
-            kept = {"steps": self.steps, "rows": self.compute(session, k, seed)}
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(kept))
-        return kept["rows"]
+        return kept_rows(path, {"steps": self.steps}, lambda: self.compute(session, k, seed))
 
     def compute(self, session: Session, k: int, seed: int) -> list[dict]:
-        decoded = self.decode(session, k, seed)
-        one = evidence_of(self.run, decoded, self.data.embeddings, self.bridge.space)
+        told = "all labelled images" if k == EVERY else f"{k} labelled images, draw {seed}"
+        console.print(f"{session.name}: {told}", markup=False)
+        decoded, embeddings = self.decode(session, k, seed), self.data.embeddings
+        one = evidence_of(self.run, decoded, embeddings, self.bridge.space, self.targets)
         test = decoded.test
         scores = {
             DECODING: one.by_decoding(test.decoded),
@@ -107,8 +100,9 @@ class NewSessions:
         }
         if len(decoded.train_images) >= FEWEST:
             scores[RIDGE] = one.by_decoding(one.ridge(test.responses))
-        if k == 0 and (predicted := self.carried(session, test.responses)) is not None:
-            scores[CARRIED] = cosine(predicted, one.targets[test.images])
+        if k == 0 and (ridge := carried_ridge(session, self.known, embeddings)) is not None:
+            predicted = torch.from_numpy(ridge.predict(test.responses).astype(np.float32))
+            scores[CARRIED] = one.by_decoding(self.bridge.space(predicted).numpy())
         return [
             row(test.images, {"top1": (rank(of) < 1).astype(float)}, method=method, labels=k, units=session.units)
             for method, of in scores.items()
@@ -135,29 +129,3 @@ class NewSessions:
             train_images=decoded.train_images[labelled],
             train_responses=decoded.train_responses[labelled],
         )
-
-    def carried(self, session: Session, tested: np.ndarray) -> np.ndarray | None:
-        """Predictions [I, K] of ``tested`` responses [I, N] by the ridges of the animal's earlier sessions, if any."""
-        maps: list[LinearMap] = []
-        names = []
-        for known in self.known:
-            if known.recording.subject != session.recording.subject or not (known.image_row >= 0).any():
-                continue
-            rows = known.shown("train")
-            images, x = average_by_image(responses(known, rows), known.image_row[rows])
-            decoder = RidgeDecoder().fit(x, self.data.embeddings[images])
-            assert decoder.map is not None, "it was fitted"
-            maps.append(decoder.map)
-            names.append(unit_names(known))
-        ours = unit_names(session)
-        if not any(set(ours) & set(theirs) for theirs in names):
-            return None
-        rows = session.shown("train")
-        _, x = average_by_image(responses(session, rows), session.image_row[rows])
-        predicted = carry_ridge(maps, names, ours, x).predict(tested)
-        return self.bridge.space(torch.from_numpy(predicted.astype(np.float32))).numpy()
-
-
-def unit_names(session: Session) -> list[str]:
-    """Electrode and unit, as other sessions of the animal name them."""
-    return [key.split("/", 3)[3] for key in session.recording.unit_keys]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from rich.progress import track
@@ -31,17 +32,23 @@ def each_session(
     material: Material, name: str, options: dict, compute: Callable[[Session], list[dict]]
 ) -> dict[str, list[dict]]:
     """Session -> its part, computed, or read from run/analyses/<name> if it was computed with the same options."""
-    asked = json.loads(json.dumps({**options, "aligned": material.model is not None}))
+    asked = {**options, "aligned": material.model is not None}
     parts = {}
     for session in track(material.sessions, f"{name} by session"):
         path = material.run / "analyses" / name / f"{session.name}.json"
-        kept = json.loads(path.read_text()) if path.is_file() else {}
-        if kept.get("options") != asked:
-            kept = {"options": asked, "rows": compute(session)}
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(kept))
-        parts[session.name] = kept["rows"]
+        parts[session.name] = kept_rows(path, asked, lambda session=session: compute(session))
     return parts
+
+
+def kept_rows(path: Path, options: dict, compute: Callable[[], list[dict]]) -> list[dict]:
+    """Rows computed and kept at ``path``, or read there if they were computed with the same options."""
+    asked = json.loads(json.dumps(options))
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    if kept.get("options") != asked:
+        kept = {"options": asked, "rows": compute()}
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(kept))
+    return kept["rows"]
 
 
 def by_image(rows: Sequence[dict], question: str) -> dict[int, float]:
